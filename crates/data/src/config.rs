@@ -1,0 +1,299 @@
+//! What a dataset is made from.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::DataError;
+
+/// Where tokens come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum DataConfig {
+    /// Markov-chain domains of known entropy, generated on the fly.
+    Synthetic(SyntheticConfig),
+    /// Text files.
+    Text(TextConfig),
+}
+
+/// A corpus of domains, each a first-order Markov chain.
+///
+/// In every domain, every token has [`successors`](Self::successors) distinct, uniformly random
+/// successors, whose probabilities are proportional to 1, 1/2, 1/3, … in random order. A document
+/// is the domain's own token, a uniformly random start token, and then the chain.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SyntheticConfig {
+    /// Domains, each with a chain and a token of its own. Default 16.
+    pub domains: usize,
+    /// Tokens of the chains; the domains' own tokens come on top. Default 128.
+    pub tokens: usize,
+    /// Successors of each token in each domain. Default 4.
+    pub successors: usize,
+    /// Tokens a document, the domain's own token included. Default 65.
+    pub document_tokens: usize,
+    /// Domain `d`, from 1, is drawn in proportion to `d` to the power of minus this. Default 0:
+    /// all domains alike.
+    pub domain_zipf: f64,
+    /// What the chains and all documents are generated from. Default 0.
+    pub seed: u64,
+}
+
+/// A corpus of text files.
+///
+/// A document is what lies between lines of a single form feed in a `.txt` file, or the field
+/// `text` of a line of a `.jsonl` file. Each document is cut into a pre-training part, a CPT part
+/// and a validation part, in this order, so that every split sees every domain.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TextConfig {
+    /// `.txt` files, `.jsonl` files, or folders that are searched for them. In this order.
+    pub paths: Vec<PathBuf>,
+    /// How text becomes tokens. Default [`TokenizerConfig::Bytes`].
+    pub tokenizer: TokenizerConfig,
+    /// The share of each document's bytes that continued pre-training sees. Default 0.475.
+    pub cpt_share: f64,
+    /// The share of each document's bytes kept for validation. Default 0.05. What the two shares
+    /// leave is for pre-training.
+    pub validation_share: f64,
+}
+
+/// How text becomes tokens.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum TokenizerConfig {
+    /// One token a byte, ids 0 to 255, and 256 between documents.
+    #[default]
+    Bytes,
+    /// Byte-level byte pair encoding, trained on the pre-training split alone.
+    Bpe {
+        /// Tokens at most, the 256 bytes and the document separator included. A small corpus can
+        /// run out of pairs that occur twice before it reaches this number.
+        vocab: usize,
+    },
+    /// An existing tokenizer. Between documents goes the first of its tokens `<|endoftext|>`,
+    /// `</s>`, `<eos>`, `[SEP]` and `<|end_of_text|>`, or nothing if it has none of them.
+    File {
+        /// A `tokenizer.json` of the `tokenizers` library.
+        path: PathBuf,
+    },
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        DataConfig::Synthetic(SyntheticConfig::default())
+    }
+}
+
+impl Default for SyntheticConfig {
+    fn default() -> Self {
+        SyntheticConfig {
+            domains: 16,
+            tokens: 128,
+            successors: 4,
+            document_tokens: 65,
+            domain_zipf: 0.0,
+            seed: 0,
+        }
+    }
+}
+
+impl Default for TextConfig {
+    fn default() -> Self {
+        TextConfig {
+            paths: Vec::new(),
+            tokenizer: TokenizerConfig::default(),
+            cpt_share: 0.475,
+            validation_share: 0.05,
+        }
+    }
+}
+
+impl SyntheticConfig {
+    pub(crate) fn check(&self) -> Result<(), DataError> {
+        /// Entries of the transition table: 1 GiB of memory.
+        const LARGEST_TABLE: u128 = 1 << 28;
+
+        require(self.domains > 0, "domains", self.domains, "at least 1")?;
+        require(self.tokens > 0, "tokens", self.tokens, "at least 1")?;
+        require(
+            (1..=self.tokens).contains(&self.successors),
+            "successors",
+            self.successors,
+            "at least 1 and at most `tokens`",
+        )?;
+        require(
+            self.document_tokens >= 3,
+            "document_tokens",
+            self.document_tokens,
+            "at least 3: the domain, the start and one token of the chain",
+        )?;
+        require(
+            self.domain_zipf.is_finite() && self.domain_zipf >= 0.0,
+            "domain_zipf",
+            self.domain_zipf,
+            "finite and not negative",
+        )?;
+        let table = (self.domains as u128)
+            .saturating_mul(self.tokens as u128)
+            .saturating_mul(self.successors as u128);
+        require(
+            table <= LARGEST_TABLE,
+            "domains * tokens * successors",
+            table,
+            "at most 2^28, to fit in memory",
+        )
+    }
+}
+
+impl TextConfig {
+    pub(crate) fn check(&self) -> Result<(), DataError> {
+        if self.paths.is_empty() {
+            return Err(DataError::NoPaths);
+        }
+        for (field, share) in [
+            ("cpt_share", self.cpt_share),
+            ("validation_share", self.validation_share),
+        ] {
+            let inside = share > 0.0 && share < 1.0;
+            require(inside, field, share, "more than 0 and less than 1")?;
+        }
+        let sum = self.cpt_share + self.validation_share;
+        require(
+            sum < 1.0,
+            "cpt_share + validation_share",
+            sum,
+            "less than 1: the rest is for pre-training",
+        )?;
+        if let TokenizerConfig::Bpe { vocab } = self.tokenizer {
+            require(
+                (257..=1 << 20).contains(&vocab),
+                "tokenizer.vocab",
+                vocab,
+                "at least 257 (the bytes and the document separator) and at most 2^20",
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn require(
+    holds: bool,
+    field: &'static str,
+    value: impl ToString,
+    requirement: &'static str,
+) -> Result<(), DataError> {
+    if holds {
+        return Ok(());
+    }
+    Err(DataError::Field {
+        field,
+        value: value.to_string(),
+        requirement,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    #[track_caller]
+    fn rejects(check: Result<(), DataError>, field: &str) {
+        let message = check.unwrap_err().to_string();
+        assert!(message.contains(&format!("`{field}` is ")), "{message}");
+    }
+
+    #[test]
+    fn defaults_are_read_from_the_kind_alone() {
+        let read = |text| serde_json::from_str::<DataConfig>(text);
+        assert_eq!(
+            read(r#"{"kind": "synthetic"}"#).unwrap(),
+            DataConfig::default()
+        );
+        assert_eq!(
+            read(r#"{"kind": "text", "paths": ["a.txt"], "tokenizer": {"kind": "bpe", "vocab": 300}}"#)
+                .unwrap(),
+            DataConfig::Text(TextConfig {
+                paths: vec!["a.txt".into()],
+                tokenizer: TokenizerConfig::Bpe { vocab: 300 },
+                ..TextConfig::default()
+            })
+        );
+    }
+
+    #[test]
+    fn misspelt_fields_are_errors() {
+        let read = |text| serde_json::from_str::<DataConfig>(text);
+        for text in [
+            r#"{"kind": "synthetic", "domain": 3}"#,
+            r#"{"kind": "text", "path": []}"#,
+            r#"{"kind": "text", "tokenizer": {"kind": "bpe", "vocab": 300, "size": 1}}"#,
+        ] {
+            let message = read(text).unwrap_err().to_string();
+            assert!(message.contains("unknown field"), "{message}");
+        }
+    }
+
+    #[test]
+    fn configs_survive_serialization() {
+        for config in [
+            DataConfig::default(),
+            DataConfig::Text(TextConfig {
+                tokenizer: TokenizerConfig::File { path: "t".into() },
+                ..TextConfig::default()
+            }),
+        ] {
+            let text = serde_json::to_string(&config).unwrap();
+            assert_eq!(serde_json::from_str::<DataConfig>(&text).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn synthetic_fields_are_checked() {
+        let check = |change: fn(&mut SyntheticConfig)| {
+            let mut config = SyntheticConfig::default();
+            change(&mut config);
+            config.check()
+        };
+        check(|_| ()).unwrap();
+        rejects(check(|c| c.domains = 0), "domains");
+        rejects(check(|c| c.tokens = 0), "tokens");
+        rejects(check(|c| c.successors = 0), "successors");
+        rejects(check(|c| c.successors = 129), "successors");
+        rejects(check(|c| c.document_tokens = 2), "document_tokens");
+        rejects(check(|c| c.domain_zipf = -1.0), "domain_zipf");
+        rejects(check(|c| c.domain_zipf = f64::NAN), "domain_zipf");
+        rejects(
+            check(|c| c.domains = usize::MAX),
+            "domains * tokens * successors",
+        );
+    }
+
+    #[test]
+    fn text_fields_are_checked() {
+        let check = |change: fn(&mut TextConfig)| {
+            let mut config = TextConfig {
+                paths: vec!["a.txt".into()],
+                ..TextConfig::default()
+            };
+            change(&mut config);
+            config.check()
+        };
+        check(|_| ()).unwrap();
+        rejects(check(|c| c.cpt_share = 0.0), "cpt_share");
+        rejects(check(|c| c.validation_share = 1.0), "validation_share");
+        rejects(check(|c| c.validation_share = f64::NAN), "validation_share");
+        rejects(
+            check(|c| c.cpt_share = 0.95),
+            "cpt_share + validation_share",
+        );
+        rejects(
+            check(|c| c.tokenizer = TokenizerConfig::Bpe { vocab: 256 }),
+            "tokenizer.vocab",
+        );
+        let error = check(|c| c.paths.clear()).unwrap_err();
+        assert!(error.to_string().contains("`paths` is empty"), "{error}");
+    }
+}

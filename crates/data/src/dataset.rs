@@ -1,0 +1,281 @@
+//! The one door to all kinds of data.
+
+use std::{fmt, path::Path};
+
+use crate::{Batch, DataConfig, DataError, Split, synthetic::SyntheticCorpus, text::TextCorpus};
+
+/// An opened corpus.
+///
+/// It is immutable, so threads can share it behind an [`Arc`](std::sync::Arc).
+pub struct Dataset {
+    label: String,
+    fingerprint: String,
+    source: Source,
+}
+
+enum Source {
+    Synthetic(SyntheticCorpus),
+    Text(TextCorpus),
+}
+
+impl Dataset {
+    /// Opens a corpus.
+    ///
+    /// Text is tokenized on the first opening and kept under `cache_dir`, in a folder named by the
+    /// [fingerprint](Self::fingerprint); later openings map the kept tokens, or make them again if
+    /// they are damaged. A synthetic corpus leaves `cache_dir` alone.
+    ///
+    /// # Errors
+    ///
+    /// If a field of the configuration is out of range, a file cannot be read or is not what it
+    /// should be, there is no text, or the cache cannot be written.
+    pub fn open(config: &DataConfig, cache_dir: &Path) -> Result<Dataset, DataError> {
+        Ok(match config {
+            DataConfig::Synthetic(config) => Dataset {
+                label: "synthetic".to_owned(),
+                fingerprint: SyntheticCorpus::fingerprint(config),
+                source: Source::Synthetic(SyntheticCorpus::new(config)?),
+            },
+            DataConfig::Text(config) => {
+                let corpus = TextCorpus::open(config, cache_dir)?;
+                let names = config.paths.iter().filter_map(|path| path.file_stem());
+                let names: Vec<_> = names.map(|name| name.to_string_lossy()).collect();
+                Dataset {
+                    label: names.join("+"),
+                    fingerprint: corpus.fingerprint().to_owned(),
+                    source: Source::Text(corpus),
+                }
+            }
+        })
+    }
+
+    /// Token ids, all less than this number.
+    pub fn vocab_size(&self) -> usize {
+        match &self.source {
+            Source::Synthetic(corpus) => corpus.vocab_size(),
+            Source::Text(corpus) => corpus.vocab_size(),
+        }
+    }
+
+    /// The entropy of a scored token given those before it, in nats: the least possible loss. It
+    /// is known in closed form for synthetic data only.
+    pub fn entropy_rate(&self) -> Option<f64> {
+        match &self.source {
+            Source::Synthetic(corpus) => Some(corpus.entropy_rate()),
+            Source::Text(_) => None,
+        }
+    }
+
+    /// A hexadecimal blake3 hash of everything that determines the tokens. Where text files lie
+    /// and what they are called is not part of it.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// A short name for tables and plots: `synthetic`, or the names of the paths, like
+    /// `french+chess`.
+    pub fn label(&self) -> String {
+        self.label.clone()
+    }
+
+    /// The tokenizer in the JSON form of the `tokenizers` library, so that checkpoints can carry
+    /// it along. None where tokens are bytes or synthetic.
+    pub fn tokenizer_json(&self) -> Option<String> {
+        match &self.source {
+            Source::Synthetic(_) => None,
+            Source::Text(corpus) => corpus.tokenizer_json().map(str::to_owned),
+        }
+    }
+
+    /// The tokens of a split; none if it never ends.
+    pub fn tokens(&self, split: Split) -> Option<u64> {
+        match &self.source {
+            Source::Synthetic(_) => None,
+            Source::Text(corpus) => Some(corpus.tokens(split)),
+        }
+    }
+
+    /// Checks that every split has a row of `context` tokens and one more.
+    ///
+    /// # Errors
+    ///
+    /// If a split is too small, or nothing can be scored in so short a context.
+    pub fn check_shape(&self, context: usize) -> Result<(), DataError> {
+        match &self.source {
+            Source::Synthetic(corpus) => corpus.check_shape(context),
+            Source::Text(corpus) => corpus.check_shape(context),
+        }
+    }
+
+    /// Batch number `index` of `rows` rows of `context` tokens, with one target a position.
+    ///
+    /// The batch is a pure function of the arguments. Batch `index` holds the rows from
+    /// `index * rows` on of an endless sequence that depends on the split and the seed. Text comes
+    /// in epochs: every window once, in an order that depends on the seed and the epoch.
+    ///
+    /// # Errors
+    ///
+    /// As for [`check_shape`](Self::check_shape), of this split; or if the batch cannot fit in
+    /// memory.
+    pub fn batch(
+        &self,
+        split: Split,
+        seed: u64,
+        index: u64,
+        rows: usize,
+        context: usize,
+    ) -> Result<Batch, DataError> {
+        // No run gets as far as the wrap; arithmetic there must only not panic.
+        let first_row = index.wrapping_mul(rows as u64);
+        match &self.source {
+            Source::Synthetic(corpus) => corpus.batch(split, seed, first_row, rows, context),
+            Source::Text(corpus) => corpus.batch(split, seed, first_row, rows, context),
+        }
+    }
+
+    /// How many validation rows there are at this context, at most `limit`. Synthetic data has as
+    /// many as asked for.
+    pub fn validation_rows(&self, context: usize, limit: usize) -> usize {
+        match &self.source {
+            Source::Synthetic(_) => limit,
+            Source::Text(corpus) => {
+                usize::try_from(corpus.validation_rows(context)).map_or(limit, |n| n.min(limit))
+            }
+        }
+    }
+
+    /// Validation rows `first_row` to `first_row + rows`, always the same.
+    ///
+    /// Synthetic rows carry the exact distribution of each scored token, so
+    /// [`choices`](Batch::choices) is the number of successors. Text rows are ordered such that
+    /// any number of them from the first on is spread over the whole split.
+    ///
+    /// # Errors
+    ///
+    /// As for [`batch`](Self::batch); or if text has fewer validation rows.
+    pub fn validation_batch(
+        &self,
+        first_row: usize,
+        rows: usize,
+        context: usize,
+    ) -> Result<Batch, DataError> {
+        let first_row = first_row as u64;
+        match &self.source {
+            Source::Synthetic(corpus) => corpus.validation_batch(first_row, rows, context),
+            Source::Text(corpus) => corpus.validation_batch(first_row, rows, context),
+        }
+    }
+}
+
+impl fmt::Debug for Dataset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dataset")
+            .field("label", &self.label)
+            .field("fingerprint", &self.fingerprint)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use std::fs;
+
+    use super::*;
+    use crate::{SyntheticConfig, TextConfig};
+
+    fn synthetic() -> Dataset {
+        Dataset::open(&DataConfig::default(), Path::new("/nowhere")).unwrap()
+    }
+
+    /// A text dataset and the folder that must outlive it.
+    fn text() -> (tempfile::TempDir, Dataset) {
+        let root = tempfile::tempdir().unwrap();
+        let paths = ["french.txt", "chess.txt"].map(|name| root.path().join(name));
+        for path in &paths {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            fs::write(
+                path,
+                (0..300).map(|i| format!("{name}{i}")).collect::<String>(),
+            )
+            .unwrap();
+        }
+        let config = DataConfig::Text(TextConfig {
+            paths: paths.to_vec(),
+            ..TextConfig::default()
+        });
+        let dataset = Dataset::open(&config, &root.path().join("cache")).unwrap();
+        (root, dataset)
+    }
+
+    #[test]
+    fn datasets_can_be_shared_between_threads() {
+        fn shareable<T: Send + Sync>() {}
+        shareable::<Dataset>();
+    }
+
+    #[test]
+    fn synthetic_data_describes_itself() {
+        let data = synthetic();
+        assert_eq!(data.label(), "synthetic");
+        assert_eq!(data.vocab_size(), 144);
+        assert!((data.entropy_rate().unwrap() - 1.242).abs() < 1e-3);
+        assert_eq!(data.tokens(Split::Pretrain), None);
+        assert_eq!(data.tokenizer_json(), None);
+        assert_eq!(data.validation_rows(64, 100), 100);
+        assert_eq!(data.validation_batch(2, 3, 64).unwrap().choices, 4);
+        assert_eq!(data.fingerprint().len(), 64);
+        let other = DataConfig::Synthetic(SyntheticConfig {
+            seed: 1,
+            ..SyntheticConfig::default()
+        });
+        let other = Dataset::open(&other, Path::new("/nowhere")).unwrap();
+        assert_ne!(data.fingerprint(), other.fingerprint());
+    }
+
+    #[test]
+    fn text_describes_itself() {
+        let (_root, data) = text();
+        assert_eq!(data.label(), "french+chess");
+        assert_eq!(data.vocab_size(), 257);
+        assert_eq!(data.entropy_rate(), None);
+        assert_eq!(data.tokenizer_json(), None);
+        assert!(data.tokens(Split::Cpt).unwrap() > data.tokens(Split::Validation).unwrap());
+        assert_eq!(data.validation_rows(10, 4), 4);
+        assert!(data.validation_rows(10, 1000) < 1000);
+    }
+
+    #[test]
+    fn batches_are_pure_and_differ_by_index() {
+        let (_root, text) = text();
+        for data in [&synthetic(), &text] {
+            let batch = |index| data.batch(Split::Pretrain, 3, index, 4, 16).unwrap();
+            assert_eq!(batch(5), batch(5));
+            assert_ne!(batch(5), batch(6));
+            let halves = |index| data.batch(Split::Pretrain, 3, index, 2, 16).unwrap();
+            assert_eq!(
+                batch(5).inputs,
+                [halves(10).inputs, halves(11).inputs].concat()
+            );
+        }
+    }
+
+    #[test]
+    fn bad_shapes_are_errors() {
+        let (_root, text) = text();
+        for data in [&synthetic(), &text] {
+            data.check_shape(16).unwrap();
+            assert!(data.check_shape(0).is_err());
+            assert!(data.batch(Split::Cpt, 0, 0, 1, 0).is_err());
+            assert!(data.validation_batch(0, 1, 0).is_err());
+            assert!(data.batch(Split::Cpt, 0, u64::MAX, usize::MAX, 16).is_err());
+            assert!(
+                data.batch(Split::Cpt, 0, 0, 0, 16)
+                    .unwrap()
+                    .inputs
+                    .is_empty()
+            );
+        }
+    }
+}

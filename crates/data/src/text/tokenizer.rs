@@ -1,0 +1,163 @@
+//! Text into tokens.
+
+mod bpe;
+mod subword;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use self::subword::Subword;
+use super::cut::Shares;
+use crate::{DataError, Split, TokenizerConfig, digest::Digest};
+
+/// The separator of the byte tokenizer: the first id that is no byte.
+const BYTES_SEPARATOR: u32 = 256;
+
+/// All that determines a tokenizer besides the corpus, which is enough to tell whether packed
+/// tokens are still the right ones without making the tokenizer.
+pub(super) enum Recipe {
+    Bytes,
+    Bpe { vocab: usize },
+    File { path: PathBuf, json: String },
+}
+
+impl Recipe {
+    pub(super) fn read(config: &TokenizerConfig) -> Result<Recipe, DataError> {
+        Ok(match config {
+            TokenizerConfig::Bytes => Recipe::Bytes,
+            TokenizerConfig::Bpe { vocab } => Recipe::Bpe { vocab: *vocab },
+            TokenizerConfig::File { path } => Recipe::File {
+                json: fs::read_to_string(path).map_err(|reason| unusable(path, reason))?,
+                path: path.clone(),
+            },
+        })
+    }
+
+    pub(super) fn hash_into(&self, digest: &mut Digest) {
+        match self {
+            Recipe::Bytes => digest.bytes(b"bytes"),
+            Recipe::Bpe { vocab } => digest.bytes(b"bpe").number(*vocab as u64),
+            Recipe::File { json, .. } => digest.bytes(b"file").bytes(json.as_bytes()),
+        };
+    }
+}
+
+/// Turns text into tokens.
+pub(super) enum Tokenizer {
+    Bytes,
+    Subword(Box<Subword>),
+}
+
+impl Tokenizer {
+    /// Follows a recipe. Only byte pair encoding looks at the documents, and only at their
+    /// pre-training parts: validation text must not shape the vocabulary.
+    pub(super) fn make(
+        recipe: Recipe,
+        documents: &[String],
+        shares: &Shares,
+    ) -> Result<Tokenizer, DataError> {
+        let subword = match recipe {
+            Recipe::Bytes => return Ok(Tokenizer::Bytes),
+            Recipe::Bpe { vocab } => {
+                let parts = documents
+                    .iter()
+                    .map(|document| shares.part(Split::Pretrain, document));
+                bpe::train(vocab, parts)
+                    .and_then(Subword::parse)
+                    .map_err(|reason| DataError::Train {
+                        reason: reason.to_string(),
+                    })?
+            }
+            Recipe::File { path, json } => {
+                Subword::parse(json).map_err(|reason| unusable(&path, reason))?
+            }
+        };
+        Ok(Tokenizer::Subword(Box::new(subword)))
+    }
+
+    /// Token ids, including any that are never used.
+    pub(super) fn vocab_size(&self) -> usize {
+        match self {
+            Tokenizer::Bytes => BYTES_SEPARATOR as usize + 1,
+            Tokenizer::Subword(subword) => subword.vocab_size(),
+        }
+    }
+
+    /// The token that goes after each document.
+    pub(super) fn separator(&self) -> Option<u32> {
+        match self {
+            Tokenizer::Bytes => Some(BYTES_SEPARATOR),
+            Tokenizer::Subword(subword) => subword.separator(),
+        }
+    }
+
+    /// The tokenizer in the form of the `tokenizers` library; none for bytes.
+    pub(super) fn json(&self) -> Option<&str> {
+        match self {
+            Tokenizer::Bytes => None,
+            Tokenizer::Subword(subword) => Some(subword.json()),
+        }
+    }
+
+    pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        match self {
+            Tokenizer::Bytes => Ok(text.bytes().map(u32::from).collect()),
+            Tokenizer::Subword(subword) => subword.encode(text),
+        }
+    }
+}
+
+fn unusable(path: &Path, reason: impl ToString) -> DataError {
+    DataError::Tokenizer {
+        path: path.into(),
+        reason: reason.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+    use crate::TextConfig;
+
+    #[test]
+    fn bytes_are_their_own_ids() {
+        let tokenizer = Tokenizer::Bytes;
+        assert_eq!(tokenizer.encode("aé").unwrap(), [97, 0xc3, 0xa9]);
+        assert_eq!(tokenizer.vocab_size(), 257);
+        assert_eq!(tokenizer.separator(), Some(256));
+        assert_eq!(tokenizer.json(), None);
+    }
+
+    #[test]
+    fn byte_pairs_are_learned_from_the_pretraining_part_alone() {
+        let recipe = || Recipe::Bpe { vocab: 300 };
+        let shares = Shares::new(&TextConfig::default());
+        let json = |later: &str| {
+            let document = "the cat and the hat ".repeat(10) + &later.repeat(11);
+            let tokenizer = Tokenizer::make(recipe(), &[document], &shares).unwrap();
+            tokenizer.json().unwrap().to_owned()
+        };
+        assert_eq!(json("zzzzzzzzzzzzzzzzzzzz"), json("kkkkkkkkkkkkkkkkkkkk"));
+    }
+
+    #[test]
+    fn broken_tokenizer_files_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        let config = TokenizerConfig::File { path: path.clone() };
+        let fails = |result: Result<(), DataError>| {
+            let message = result.unwrap_err().to_string();
+            assert!(message.contains("tokenizer.json is not a usable tokenizer"));
+            assert!(message.contains("of the `tokenizers` library"));
+        };
+        fails(Recipe::read(&config).map(drop));
+        fs::write(&path, "{}").unwrap();
+        let recipe = Recipe::read(&config).unwrap();
+        let shares = Shares::new(&TextConfig::default());
+        fails(Tokenizer::make(recipe, &[], &shares).map(drop));
+    }
+}

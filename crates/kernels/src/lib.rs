@@ -1,0 +1,145 @@
+//! The few fused operations that Mixture-of-Experts language models need, behind one trait.
+//!
+//! [`MoeBackend`] extends Burn's [`Backend`] by a handful of operations. Each has a default body in plain Burn
+//! tensor operations ([`reference`]), so a model written against `MoeBackend` runs on every backend; a backend
+//! overrides an operation where a specialised body pays.
+//!
+//! Tensor names carry their shape: `T` tokens, `B` batch, `S` sequence, `D` model, `F` expert hidden, `E` experts,
+//! `K` top-K, `R` routed rows (`T * K`), `V` vocabulary, `H` heads, `G` key-value heads, `C` head width,
+//! `J` targets of one position.
+
+pub mod adamw;
+mod backends;
+mod precision;
+pub mod reference;
+
+use burn::tensor::{
+    Int, Tensor,
+    backend::{AutodiffBackend, Backend},
+};
+
+pub use adamw::{AdamW, AdamWRecord};
+pub use precision::Precision;
+
+/// Weights of all experts of one layer, stacked: one parameter a matrix.
+#[derive(Debug, Clone)]
+pub struct ExpertWeights<B: Backend> {
+    /// Gate projection, `[E, D, F]`.
+    pub gate_edf: Tensor<B, 3>,
+    /// Up projection, `[E, D, F]`.
+    pub up_edf: Tensor<B, 3>,
+    /// Down projection, `[E, F, D]`.
+    pub down_efd: Tensor<B, 3>,
+}
+
+/// Cosines and sines of the rotary position embedding, `[S, C / 2]` each.
+#[derive(Debug, Clone)]
+pub struct RotaryAngles<B: Backend> {
+    /// Cosines, `[S, C / 2]`.
+    pub cos_sc: Tensor<B, 2>,
+    /// Sines, `[S, C / 2]`.
+    pub sin_sc: Tensor<B, 2>,
+}
+
+/// Targets of every position as a sparse distribution: `J` token ids and their weights.
+///
+/// An ordinary next-token target has `J = 1` and weight 1; a position that is not scored has weight 0.
+#[derive(Debug, Clone)]
+pub struct SoftTargets<B: Backend> {
+    /// Token ids, `[T, J]`.
+    pub ids_tj: Tensor<B, 2, Int>,
+    /// Weights, `[T, J]`.
+    pub weights_tj: Tensor<B, 2>,
+}
+
+/// The operations of Mixture-of-Experts language models, with default bodies in plain tensor operations.
+///
+/// On an [`Autodiff`](burn::backend::Autodiff) backend all of them but [`top_k`](Self::top_k) are differentiable
+/// in their float arguments.
+pub trait MoeBackend: Backend {
+    /// Indices of the `k` largest values of each row, best first.
+    ///
+    /// # Shapes
+    /// `[T, E] -> [T, K]`, `1 <= K <= E`. Not differentiable.
+    fn top_k(scores_te: Tensor<Self, 2>, k: usize) -> Tensor<Self, 2, Int> {
+        reference::top_k(scores_te, k)
+    }
+
+    /// SwiGLU experts on the tokens routed to them, weighted by their gates and summed:
+    /// `y_t = sum_k gate_tk * down_e(silu(x_t gate_e) * (x_t up_e))` with `e = experts_tk[t, k]`.
+    ///
+    /// Dropless: every token reaches all of its experts, whatever the load.
+    ///
+    /// # Shapes
+    /// `x_td: [T, D]`, `experts_tk: [T, K]` with values in `0..E`, `gates_tk: [T, K]`; returns `[T, D]`.
+    fn expert_ffn(
+        x_td: Tensor<Self, 2>,
+        weights: ExpertWeights<Self>,
+        experts_tk: Tensor<Self, 2, Int>,
+        gates_tk: Tensor<Self, 2>,
+        precision: Precision,
+    ) -> Tensor<Self, 2> {
+        reference::expert_ffn(x_td, weights, experts_tk, gates_tk, precision)
+    }
+
+    /// Causal grouped-query attention, scores scaled by `1 / sqrt(C)`.
+    ///
+    /// # Shapes
+    /// `q_bshc: [B, S, H, C]`, `k_bsgc` and `v_bsgc: [B, S, G, C]` with `H` a multiple of `G`; returns `[B, S, H, C]`.
+    fn causal_attention(
+        q_bshc: Tensor<Self, 4>,
+        k_bsgc: Tensor<Self, 4>,
+        v_bsgc: Tensor<Self, 4>,
+        precision: Precision,
+    ) -> Tensor<Self, 4> {
+        reference::causal_attention(q_bshc, k_bsgc, v_bsgc, precision)
+    }
+
+    /// Root mean square normalisation over the last axis, with a learned scale
+    /// ([Zhang and Sennrich, 2019](https://arxiv.org/abs/1910.07467)).
+    ///
+    /// # Shapes
+    /// `x_td: [T, D]`, `scale_d: [D]`; returns `[T, D]`.
+    fn rms_norm(x_td: Tensor<Self, 2>, scale_d: Tensor<Self, 1>, eps: f32) -> Tensor<Self, 2> {
+        reference::rms_norm(x_td, scale_d, eps)
+    }
+
+    /// Rotary position embedding ([Su et al., 2021](https://arxiv.org/abs/2104.09864)), halves rotated
+    /// (channel `c` pairs with `c + C / 2`), as Hugging Face's Llama family has it.
+    ///
+    /// # Shapes
+    /// `x_bshc: [B, S, H, C]` and angles for `S` positions; returns `[B, S, H, C]`.
+    fn rotary(x_bshc: Tensor<Self, 4>, angles: RotaryAngles<Self>) -> Tensor<Self, 4> {
+        reference::rotary(x_bshc, angles)
+    }
+
+    /// Output head and cross-entropy in one: `loss_t = sum_j weight_tj * -log softmax(x_t head^T)[id_tj]`, in nats.
+    ///
+    /// Works in chunks of tokens, so that without gradients `[T, V]` logits never exist at once.
+    ///
+    /// # Shapes
+    /// `x_td: [T, D]`, `head_vd: [V, D]`, targets `[T, J]`; returns `[T]`.
+    fn linear_cross_entropy(
+        x_td: Tensor<Self, 2>,
+        head_vd: Tensor<Self, 2>,
+        targets: SoftTargets<Self>,
+        precision: Precision,
+    ) -> Tensor<Self, 1> {
+        reference::linear_cross_entropy(x_td, head_vd, targets, precision)
+    }
+
+    /// One AdamW update of one parameter: `(parameter, first moment, second moment)` after the step.
+    fn adamw<const D: usize>(
+        parameter: Tensor<Self, D>,
+        gradient: Tensor<Self, D>,
+        moments: (Tensor<Self, D>, Tensor<Self, D>),
+        update: adamw::Update,
+    ) -> (Tensor<Self, D>, Tensor<Self, D>, Tensor<Self, D>) {
+        reference::adamw(parameter, gradient, moments, update)
+    }
+}
+
+/// A [`MoeBackend`] with gradients, whose inner backend is one as well.
+pub trait MoeAutodiffBackend: MoeBackend + AutodiffBackend<InnerBackend: MoeBackend> {}
+
+impl<B: MoeBackend + AutodiffBackend<InnerBackend: MoeBackend>> MoeAutodiffBackend for B {}

@@ -1,0 +1,32 @@
+//! Precision of matrix products inside the forward pass.
+
+use burn::tensor::{DType, Tensor, backend::Backend};
+use serde::{Deserialize, Serialize};
+
+/// Precision in which matrix products are computed. Parameters, moments and everything else stay in f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// Operands are cast to bfloat16 and the product back to f32; gradients flow through the casts.
+    Bf16,
+}
+
+impl Precision {
+    /// Matrix product of `lhs` and `rhs` over the last two axes in this precision, returned in f32.
+    pub fn matmul<B: Backend, const D: usize>(
+        self,
+        lhs: Tensor<B, D>,
+        rhs: Tensor<B, D>,
+    ) -> Tensor<B, D> {
+        match self {
+            Self::F32 => lhs.matmul(rhs),
+            Self::Bf16 => lhs
+                .cast(DType::BF16)
+                .matmul(rhs.cast(DType::BF16))
+                .cast(DType::F32),
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Every operation of [`MoeBackend`](crate::MoeBackend) in plain Burn tensor operations.
+//!
+//! These bodies define what the specialised ones must compute, run on any backend, and are differentiated by
+//! Burn's autodiff.
+
+use burn::tensor::{
+    ElementConversion, IndexingUpdateOp, Int, Tensor,
+    activation::{silu, softmax},
+    backend::Backend,
+};
+
+use crate::{ExpertWeights, Precision, RotaryAngles, SoftTargets, adamw::Update};
+
+/// Reference of [`MoeBackend::top_k`](crate::MoeBackend::top_k).
+pub fn top_k<B: Backend>(scores_te: Tensor<B, 2>, k: usize) -> Tensor<B, 2, Int> {
+    scores_te.topk_with_indices(k, 1).1
+}
+
+/// Reference of [`MoeBackend::expert_ffn`](crate::MoeBackend::expert_ffn): rows are gathered into equal slots for
+/// every expert, so that each projection is one batched product.
+pub fn expert_ffn<B: Backend>(
+    x_td: Tensor<B, 2>,
+    weights: ExpertWeights<B>,
+    experts_tk: Tensor<B, 2, Int>,
+    gates_tk: Tensor<B, 2>,
+    precision: Precision,
+) -> Tensor<B, 2> {
+    let [t, d] = x_td.dims();
+    let [_, k] = gates_tk.dims();
+    let [e, _, _] = weights.gate_edf.dims();
+    let slots = Slots::assign(experts_tk, e);
+
+    let x_ecd = x_td
+        .select(0, slots.token_of_slot.clone())
+        .reshape([e, slots.capacity, d]);
+    let gate_ecf = precision.matmul(x_ecd.clone(), weights.gate_edf);
+    let up_ecf = precision.matmul(x_ecd, weights.up_edf);
+    let y_ecd = precision.matmul(silu(gate_ecf) * up_ecf, weights.down_efd);
+
+    let y_rd = y_ecd
+        .reshape([e * slots.capacity, d])
+        .select(0, slots.slot_of_row);
+    let weighted_rd = y_rd * gates_tk.reshape([t * k, 1]);
+    weighted_rd.reshape([t, k, d]).sum_dim(1).reshape([t, d])
+}
+
+/// Rounding of slots an expert: few distinct sizes, so that GPU autotuning meets few shapes.
+const CAPACITY_STEP: usize = 16;
+
+/// A place for every routed row among equally many slots of every expert.
+struct Slots<B: Backend> {
+    /// Slots of one expert: the largest load, rounded up.
+    capacity: usize,
+    /// Slot of every routed row, `[R]`, in `0..E * capacity`.
+    slot_of_row: Tensor<B, 1, Int>,
+    /// Token that fills every slot, `[E * capacity]`; empty slots hold token 0, and nobody reads their output.
+    token_of_slot: Tensor<B, 1, Int>,
+}
+
+impl<B: Backend> Slots<B> {
+    /// Computed on the device; only the largest load is read back.
+    fn assign(experts_tk: Tensor<B, 2, Int>, experts: usize) -> Self {
+        let device = experts_tk.device();
+        let [t, k] = experts_tk.dims();
+        let r = t * k;
+        let expert_r = experts_tk.reshape([r]);
+        let expert_ids_1e = Tensor::arange(0..experts as i64, &device).reshape([1, experts]);
+        let chosen_re = expert_r
+            .clone()
+            .reshape([r, 1])
+            .repeat_dim(1, experts)
+            .equal(expert_ids_1e.repeat_dim(0, r))
+            .int();
+        let rank_re = cumulative_sum(chosen_re);
+        let load: i64 = rank_re
+            .clone()
+            .slice([r - 1..r, 0..experts])
+            .max()
+            .into_scalar()
+            .elem();
+        let capacity = (load as usize).next_multiple_of(CAPACITY_STEP);
+
+        let rank_r = rank_re
+            .gather(1, expert_r.clone().reshape([r, 1]))
+            .reshape([r])
+            - 1;
+        let slot_of_row = expert_r * capacity as i64 + rank_r;
+        let token_r = Tensor::arange(0..r as i64, &device) / k as i64;
+        let token_of_slot = Tensor::zeros([experts * capacity], &device).scatter(
+            0,
+            slot_of_row.clone(),
+            token_r,
+            IndexingUpdateOp::Add,
+        );
+        Self {
+            capacity,
+            slot_of_row,
+            token_of_slot,
+        }
+    }
+}
+
+/// Cumulative sum over the first axis, in two levels: Burn's GPU kernel is quadratic in the length.
+fn cumulative_sum<B: Backend>(x_re: Tensor<B, 2, Int>) -> Tensor<B, 2, Int> {
+    let [r, e] = x_re.dims();
+    let block = (1..=128).rev().find(|b| r % b == 0).unwrap_or(1);
+    let within = x_re.reshape([r / block, block, e]).cumsum(1);
+    let totals = within.clone().slice([0..r / block, block - 1..block, 0..e]);
+    let before = totals.clone().cumsum(0) - totals;
+    (within + before).reshape([r, e])
+}
+
+/// Reference of [`MoeBackend::causal_attention`](crate::MoeBackend::causal_attention).
+pub fn causal_attention<B: Backend>(
+    q_bshc: Tensor<B, 4>,
+    k_bsgc: Tensor<B, 4>,
+    v_bsgc: Tensor<B, 4>,
+    precision: Precision,
+) -> Tensor<B, 4> {
+    let device = q_bshc.device();
+    let [b, s, h, c] = q_bshc.dims();
+    let [_, _, g, _] = k_bsgc.dims();
+    let r = h / g;
+    // The heads of a group share their keys: they are folded into the query axis, nothing is repeated.
+    let q_bgqc = (q_bshc * (c as f32).powf(-0.5))
+        .reshape([b, s, g, r, c])
+        .permute([0, 2, 3, 1, 4])
+        .reshape([b, g, r * s, c]);
+    let k_bgcs = k_bsgc.permute([0, 2, 3, 1]);
+    let v_bgsc = v_bsgc.permute([0, 2, 1, 3]);
+
+    let position = Tensor::<B, 1, Int>::arange(0..s as i64, &device).float();
+    let future_ss = position
+        .clone()
+        .reshape([1, s])
+        .repeat_dim(0, s)
+        .greater(position.reshape([s, 1]).repeat_dim(1, s));
+    let mask = Tensor::<B, 2>::zeros([s, s], &device)
+        .mask_fill(future_ss, f32::NEG_INFINITY)
+        .reshape([1, s * s])
+        .repeat_dim(1, r);
+    // One row of additive mask over flat scores is the broadcast that CPU backends have a fast path for.
+    let scores = precision.matmul(q_bgqc, k_bgcs).reshape([b * g, r * s * s]) + mask;
+    let attention_bgqs = softmax(scores.reshape([b, g, r * s, s]), 3);
+    precision
+        .matmul(attention_bgqs, v_bgsc)
+        .reshape([b, g, r, s, c])
+        .permute([0, 3, 1, 2, 4])
+        .reshape([b, s, h, c])
+}
+
+/// Reference of [`MoeBackend::rms_norm`](crate::MoeBackend::rms_norm).
+pub fn rms_norm<B: Backend>(x_td: Tensor<B, 2>, scale_d: Tensor<B, 1>, eps: f32) -> Tensor<B, 2> {
+    let rms_t1 = x_td.clone().square().mean_dim(1).add_scalar(eps).sqrt();
+    x_td / rms_t1 * scale_d.unsqueeze()
+}
+
+/// Reference of [`MoeBackend::rotary`](crate::MoeBackend::rotary).
+pub fn rotary<B: Backend>(x_bshc: Tensor<B, 4>, angles: RotaryAngles<B>) -> Tensor<B, 4> {
+    let [b, s, h, c] = x_bshc.dims();
+    // Cosines and sines of whole rows, `[1, S * H * C]`: a shared row is the fast broadcast on CPU backends.
+    let row = |left: Tensor<B, 2>, right: Tensor<B, 2>| {
+        Tensor::cat(vec![left, right], 1)
+            .reshape([s, 1, c])
+            .repeat_dim(1, h)
+            .reshape([1, s * h * c])
+    };
+    let cos = row(angles.cos_sc.clone(), angles.cos_sc);
+    let sin = row(angles.sin_sc.clone().neg(), angles.sin_sc);
+    let halves = x_bshc.clone().reshape([b * s * h, c]).split(c / 2, 1);
+    let swapped = Tensor::cat(halves.into_iter().rev().collect(), 1);
+    let rotated = x_bshc.reshape([b, s * h * c]) * cos + swapped.reshape([b, s * h * c]) * sin;
+    rotated.reshape([b, s, h, c])
+}
+
+/// Elements of logits in one chunk of [`linear_cross_entropy`].
+const LOGITS_CHUNK: usize = 1 << 22;
+
+/// Reference of [`MoeBackend::linear_cross_entropy`](crate::MoeBackend::linear_cross_entropy).
+pub fn linear_cross_entropy<B: Backend>(
+    x_td: Tensor<B, 2>,
+    head_vd: Tensor<B, 2>,
+    targets: SoftTargets<B>,
+    precision: Precision,
+) -> Tensor<B, 1> {
+    let [t, d] = x_td.dims();
+    let [v, _] = head_vd.dims();
+    let [_, j] = targets.ids_tj.dims();
+    let rows = (LOGITS_CHUNK / v).clamp(1, t);
+    let head_dv = head_vd.transpose();
+    let losses = (0..t).step_by(rows).map(|from| {
+        let to = (from + rows).min(t);
+        let logits = precision.matmul(x_td.clone().slice([from..to, 0..d]), head_dv.clone());
+        let ids = targets.ids_tj.clone().slice([from..to, 0..j]);
+        let weights = targets.weights_tj.clone().slice([from..to, 0..j]);
+
+        let max = logits.clone().detach().max_dim(1);
+        let log_sum = (logits.clone() - max.clone()).exp().sum_dim(1).log() + max;
+        let expected = (logits.gather(1, ids) * weights.clone()).sum_dim(1);
+        (log_sum * weights.sum_dim(1) - expected).reshape([to - from])
+    });
+    Tensor::cat(losses.collect(), 0)
+}
+
+/// Reference of [`MoeBackend::adamw`](crate::MoeBackend::adamw).
+pub fn adamw<B: Backend, const D: usize>(
+    parameter: Tensor<B, D>,
+    gradient: Tensor<B, D>,
+    (moment_1, moment_2): (Tensor<B, D>, Tensor<B, D>),
+    update: Update,
+) -> (Tensor<B, D>, Tensor<B, D>, Tensor<B, D>) {
+    let moment_1 = moment_1 * update.beta_1 + gradient.clone() * (1.0 - update.beta_1);
+    let moment_2 = moment_2 * update.beta_2 + gradient.square() * (1.0 - update.beta_2);
+    let root = (moment_2.clone() / update.correction_2).sqrt() + update.epsilon;
+    let delta = moment_1.clone() / root * (update.lr / update.correction_1);
+    let parameter = parameter * (1.0 - update.lr * update.weight_decay) - delta;
+    (parameter, moment_1, moment_2)
+}

@@ -1,0 +1,175 @@
+//! Figures of a sweep as SVG, and SVG as PNG.
+
+use std::sync::Arc;
+
+use resvg::{tiny_skia, usvg};
+
+use crate::report::group::groups;
+use crate::report::palette::Palette;
+use crate::report::{gap_closure, loss_curves, routing_load};
+use crate::results::Results;
+
+/// One figure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Figure {
+    /// What it shows.
+    pub kind: FigureKind,
+    /// File stem, unique in a sweep, such as `gap_closure_tiny_8x2_k2`.
+    pub name: String,
+    /// Title; it stands in the picture too.
+    pub title: String,
+    /// What the marks and lines mean, in sentences.
+    pub caption: String,
+    /// The picture, on white ground.
+    pub svg: String,
+}
+
+/// What a figure shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FigureKind {
+    /// Gap closure over the CPT fraction.
+    GapClosure,
+    /// Validation loss over tokens.
+    LossCurves,
+    /// Load of each expert.
+    RoutingLoad,
+}
+
+/// Why a figure could not be drawn.
+#[derive(Debug, thiserror::Error)]
+pub enum PlotError {
+    /// The drawing library failed.
+    #[error("cannot draw the figure: {0}")]
+    Draw(String),
+    /// The picture is not valid SVG.
+    #[error("cannot read the figure as SVG")]
+    Svg(#[from] usvg::Error),
+    /// A picture of this size cannot be made.
+    #[error("cannot make a PNG of {width} x {height} pixels; choose another scale")]
+    Size {
+        /// Pixels a row.
+        width: f32,
+        /// Rows.
+        height: f32,
+    },
+    /// The PNG encoder failed.
+    #[error("cannot encode the figure as PNG: {0}")]
+    Encode(String),
+}
+
+/// All figures of a sweep: for each (scale, data, protocol, E, mE, K) gap closure over the CPT fraction, loss curves,
+/// and the load of the experts, each where there are data for it.
+///
+/// # Errors
+///
+/// When the drawing library fails.
+pub fn figures(results: &Results) -> Result<Vec<Figure>, PlotError> {
+    let palette = Palette::new(results);
+    let mut figures = Vec::new();
+    for group in &groups(results) {
+        figures.extend(gap_closure::figure(group, &palette)?);
+        figures.extend(loss_curves::figure(group, &palette, results.floor)?);
+        figures.extend(routing_load::figure(group, &palette)?);
+    }
+    Ok(figures)
+}
+
+const LARGEST_SIDE: f32 = 32_768.0;
+
+/// Renders SVG as PNG, `scale` pixels a unit. Text is set in a font that comes with the program, so that the result
+/// is the same on every machine.
+///
+/// # Errors
+///
+/// When the text is not SVG, or the scale gives a picture of no size or more than 32,768 pixels a side.
+pub fn png(svg: &str, scale: f32) -> Result<Vec<u8>, PlotError> {
+    let tree = usvg::Tree::from_str(svg, &options())?;
+    let (width, height) = (tree.size().width() * scale, tree.size().height() * scale);
+    let size = PlotError::Size { width, height };
+    if !(width >= 1.0 && height >= 1.0 && width.max(height) <= LARGEST_SIDE) {
+        return Err(size);
+    }
+    let Some(mut pixels) = tiny_skia::Pixmap::new(width.ceil() as u32, height.ceil() as u32) else {
+        return Err(size);
+    };
+    pixels.fill(tiny_skia::Color::WHITE);
+    let scale = tiny_skia::Transform::from_scale(scale, scale);
+    resvg::render(&tree, scale, &mut pixels.as_mut());
+    pixels
+        .encode_png()
+        .map_err(|error| PlotError::Encode(error.to_string()))
+}
+
+/// Options with the bundled font. It has Latin, Greek and Cyrillic letters, but no arrows.
+fn options() -> usvg::Options<'static> {
+    let mut fonts = usvg::fontdb::Database::new();
+    fonts.load_font_data(epaint_default_fonts::UBUNTU_LIGHT.to_vec());
+    let family = fonts
+        .faces()
+        .find_map(|face| face.families.first().map(|(name, _)| name.clone()));
+    if let Some(family) = family {
+        fonts.set_sans_serif_family(family);
+    }
+    usvg::Options {
+        fontdb: Arc::new(fonts),
+        ..usvg::Options::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    fn names(results: &Results) -> Vec<String> {
+        let figures = figures(results).unwrap();
+        figures.into_iter().map(|f| f.name).collect()
+    }
+
+    #[test]
+    fn three_figures_a_group() {
+        let expected = [
+            "gap_closure_tiny_8x2_k2",
+            "loss_curves_tiny_8x2_k2",
+            "routing_load_tiny_8x2_k2",
+        ];
+        assert_eq!(names(&sample::results()), expected);
+        assert_eq!(names(&sample::two_top_k()).len(), 6);
+        assert!(names(&sample::empty()).is_empty());
+    }
+
+    #[test]
+    fn figures_are_svg_that_renders_to_png() {
+        for results in [sample::results(), sample::odd()] {
+            for figure in figures(&results).unwrap() {
+                assert!(figure.svg.starts_with("<svg role=\"img\""));
+                assert!(!figure.svg.contains("NaN"), "{}", figure.name);
+                let png = png(&figure.svg, 0.25).unwrap();
+                let pixels = tiny_skia::Pixmap::decode_png(&png).unwrap();
+                assert_eq!(pixels.width(), 380);
+            }
+        }
+    }
+
+    #[test]
+    fn text_is_drawn_without_system_fonts() {
+        let picture = |text: &str| {
+            let svg = format!(
+                r#"<svg xmlns="http://www.w3.org/2000/svg" width="60" height="30"><text y="20" font-family="sans-serif">{text}</text></svg>"#
+            );
+            png(&svg, 1.0).unwrap()
+        };
+        for text in ["abc", "η", "τ", "±", "−", "…"] {
+            assert_ne!(picture(text), picture(""), "{text} left no trace");
+        }
+    }
+
+    #[test]
+    fn no_png_of_impossible_size() {
+        let svg = r#"<svg xmlns="http://www.w3.org/2000/svg" width="60" height="30"/>"#;
+        for scale in [0.0, -1.0, f32::NAN, f32::INFINITY, 1e9] {
+            assert!(matches!(png(svg, scale), Err(PlotError::Size { .. })));
+        }
+        assert!(matches!(png("no picture", 1.0), Err(PlotError::Svg(_))));
+    }
+}

@@ -1,0 +1,47 @@
+//! The table of training cost.
+
+use crate::report::group::{Group, Model, Seeds};
+use crate::report::markup::{Html, Table};
+use crate::report::number::{MISSING, duration, flops, percent, saving};
+use crate::report::palette::Palette;
+use crate::results::Cell;
+
+/// FLOPs and seconds of Upcycled beside Fixed-mE, means over seeds.
+pub(crate) fn costs(group: &Group, palette: &Palette) -> Table {
+    let big = Model::FixedMe.label(group.setting);
+    let head = [
+        "CPT".to_owned(),
+        "recipe".to_owned(),
+        "FLOPs, Upcycled".to_owned(),
+        format!("FLOPs, {big}"),
+        "saved".to_owned(),
+        "time, Upcycled".to_owned(),
+        format!("time, {big}"),
+        "saved".to_owned(),
+    ];
+    let caption = format!("Training cost, means over seeds: {}", group.label);
+    let mut table = Table::new(caption, 2, head);
+    for seeds in group.comparisons() {
+        let names = [
+            percent(seeds.cpt_fraction).into(),
+            Html::model(seeds.recipe, palette.look(Model::Upcycled(seeds.recipe))),
+        ];
+        let computed = pair(&seeds, flops, |c| c.train_flops, |c| c.train_flops_fixed_me);
+        let timed = pair(&seeds, duration, |c| c.wall_seconds, |c| c.wall_seconds_fixed_me);
+        table.row(names.into_iter().chain(computed).chain(timed));
+    }
+    table
+}
+
+/// Cost of Upcycled, cost of Fixed-mE, share saved.
+fn pair(
+    seeds: &Seeds,
+    shown: fn(f64) -> String,
+    upcycled: fn(&Cell) -> f64,
+    fixed_me: fn(&Cell) -> f64,
+) -> [Html; 3] {
+    let cost = seeds.summary(upcycled).mean;
+    let reference = seeds.summary(fixed_me).mean;
+    let saved = saving(cost, reference).map_or(MISSING.to_owned(), percent);
+    [shown(cost).into(), shown(reference).into(), saved.into()]
+}

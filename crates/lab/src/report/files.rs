@@ -1,0 +1,106 @@
+//! The files of a report.
+
+use std::path::{Path, PathBuf};
+use std::{fs, io, process};
+
+use crate::plot::{Figure, figures, png};
+use crate::report::{ReportError, csv, page};
+use crate::results::Results;
+
+/// Figures are drawn in units of half a page pixel, so one pixel a unit is sharp on a fine screen too.
+const PNG_SCALE: f32 = 1.0;
+
+pub(super) fn write(results: &Results, dir: &Path) -> Result<PathBuf, ReportError> {
+    let figures = figures(results)?;
+    let pictures = dir.join("figures");
+    fs::create_dir_all(&pictures).map_err(at(&pictures))?;
+    for figure in &figures {
+        write_figure(figure, &pictures)?;
+    }
+    put(&dir.join("results.csv"), csv(results).as_bytes())?;
+    let path = dir.join("results.json");
+    let json = serde_json::to_vec_pretty(results).map_err(|source| ReportError::Json {
+        path: path.clone(),
+        source,
+    })?;
+    put(&path, &json)?;
+    let path = dir.join("report.html");
+    put(&path, page::page(results, &figures).as_bytes())?;
+    Ok(path)
+}
+
+fn write_figure(figure: &Figure, dir: &Path) -> Result<(), ReportError> {
+    put(&dir.join(format!("{}.svg", figure.name)), figure.svg.as_bytes())?;
+    let path = dir.join(format!("{}.png", figure.name));
+    let pixels = png(&figure.svg, PNG_SCALE).map_err(|source| ReportError::Png {
+        path: path.clone(),
+        source,
+    })?;
+    put(&path, &pixels)
+}
+
+/// Writes beside the path, then renames.
+fn put(path: &Path, bytes: &[u8]) -> Result<(), ReportError> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".{}.tmp", process::id()));
+    let beside = PathBuf::from(beside);
+    let written = fs::write(&beside, bytes).and_then(|()| fs::rename(&beside, path));
+    written.map_err(|error| {
+        // What is left of the attempt is of no use; the first error is the one to tell.
+        let _ = fs::remove_file(&beside);
+        at(path)(error)
+    })
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> ReportError {
+    let path = path.to_owned();
+    move |source| ReportError::Write { path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    #[test]
+    fn all_files_and_no_leftovers() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("new/report");
+        let path = write(&sample::results(), &target).unwrap();
+        assert_eq!(path, target.join("report.html"));
+        let names = |dir: &Path| {
+            let entries = fs::read_dir(dir).unwrap();
+            let mut names: Vec<String> = entries
+                .map(|e| e.unwrap().file_name().into_string().unwrap())
+                .collect();
+            names.sort();
+            names
+        };
+        assert_eq!(
+            names(&target),
+            ["figures", "report.html", "results.csv", "results.json"]
+        );
+        assert_eq!(names(&target.join("figures")).len(), 6);
+        let json = fs::read(target.join("results.json")).unwrap();
+        let read: Results = serde_json::from_slice(&json).unwrap();
+        assert_eq!(read.cells.len(), 16);
+    }
+
+    #[test]
+    fn writing_twice_replaces() {
+        let dir = tempfile::tempdir().unwrap();
+        write(&sample::empty(), dir.path()).unwrap();
+        write(&sample::results(), dir.path()).unwrap();
+        let table = fs::read_to_string(dir.path().join("results.csv")).unwrap();
+        assert_eq!(table.lines().count(), 17);
+    }
+
+    #[test]
+    fn errors_name_the_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = write(&sample::empty(), &file).unwrap_err();
+        assert!(error.to_string().contains("file"), "{error}");
+    }
+}

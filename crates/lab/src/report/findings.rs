@@ -1,0 +1,211 @@
+//! What the numbers of a group say, in sentences.
+
+use crate::report::group::{Group, Model, Seeds};
+use crate::report::number::{fixed, percent, saving, whole_percent};
+use crate::results::Cell;
+use crate::statistics::{Summary, summarize};
+
+/// A gap of fewer seed spreads than this is not worth dividing by.
+const CLEAR: f64 = 3.0;
+
+/// A short paragraph on one group; none if no cell has finished.
+pub(crate) fn findings(group: &Group) -> Option<String> {
+    let last = *group.cpt_fractions().last()?;
+    let sentences = [
+        Some(gap(group, last)),
+        best(group),
+        contest(group, last),
+        cost(group, last),
+    ];
+    Some(sentences.into_iter().flatten().collect::<Vec<_>>().join(" "))
+}
+
+/// How far Fixed-mE is ahead of Fixed-E, measured by the spread of the seeds.
+fn gap(group: &Group, fraction: f64) -> String {
+    let small = Model::FixedE.label(group.setting);
+    let big = Model::FixedMe.label(group.setting);
+    let cells = group.fixed(fraction);
+    let of = |loss: fn(&Cell) -> f64| summarize(&cells.iter().map(|c| loss(c)).collect::<Vec<_>>());
+    let (fixed_e, fixed_me) = (of(|c| c.loss_fixed_e), of(|c| c.loss_fixed_me));
+    let gap = fixed_e.mean - fixed_me.mean;
+    let budget = percent(fraction);
+    if !gap.is_finite() {
+        return format!("At CPT of {budget} of pre-training no pair of {small} and {big} has a loss.");
+    }
+    if gap <= 0.0 {
+        return format!(
+            "At CPT of {budget} of pre-training {big} from scratch is not better than {small} ({} against {} nats a \
+             token), so there is no gap to close.",
+            fixed(fixed_me.mean, 4),
+            fixed(fixed_e.mean, 4)
+        );
+    }
+    let spread = fixed_e.sd.max(fixed_me.sd);
+    let times = gap / spread;
+    let measured = if times.is_finite() {
+        let decimals = usize::from(times < 9.95);
+        let caution = if times < CLEAR {
+            "; so small a gap makes gap closure mostly noise"
+        } else {
+            ""
+        };
+        format!(", {} times the seed spread{caution}", fixed(times, decimals))
+    } else {
+        String::new()
+    };
+    format!(
+        "At CPT of {budget} of pre-training {big} from scratch beats {small} by {} nats a token{measured}.",
+        fixed(gap, 3)
+    )
+}
+
+/// The best mean gap closure at each CPT fraction.
+fn best(group: &Group) -> Option<String> {
+    let best: Vec<(Seeds, f64)> = group
+        .cpt_fractions()
+        .into_iter()
+        .filter_map(|fraction| ranked(group, fraction).into_iter().next())
+        .map(|(seeds, etas)| (seeds, etas.mean))
+        .collect();
+    let first = best.first()?.0.recipe;
+    let always = best.iter().all(|(seeds, _)| seeds.recipe == first);
+    let several = group.recipes().len() > 1;
+    let at = |(seeds, eta): &(Seeds, f64)| {
+        let at = format!("{} at CPT {}", whole_percent(*eta), percent(seeds.cpt_fraction));
+        if always {
+            at
+        } else {
+            format!("{at} ({})", seeds.recipe)
+        }
+    };
+    let list = listed(&best.iter().map(at).collect::<Vec<_>>());
+    let mut sentence = match (always, several) {
+        (true, true) => format!("The best recipe, {first}, closes {list}."),
+        (true, false) => format!("Recipe {first} closes {list}."),
+        (false, _) => format!("The best recipes close {list}."),
+    };
+    if best.iter().any(|(_, eta)| *eta < 0.0) {
+        let small = Model::FixedE.label(group.setting);
+        sentence += &format!(" Below zero the upcycled model ended worse than {small}.");
+    }
+    Some(sentence)
+}
+
+/// Whether the two best recipes can be told apart with the longest CPT.
+fn contest(group: &Group, fraction: f64) -> Option<String> {
+    let ranked = ranked(group, fraction);
+    let (first, first_etas) = ranked.first()?;
+    if first_etas.n < 2 {
+        return Some(format!(
+            "At {} {} has one seed only, so no spread is known.",
+            percent(fraction),
+            first.recipe
+        ));
+    }
+    let (second, second_etas) = ranked.get(1)?;
+    let lead = first_etas.mean - second_etas.mean;
+    let spread = first_etas.sd.hypot(second_etas.sd);
+    let points = fixed(100.0 * lead, 1);
+    let verdict = match lead / spread {
+        times if times >= 2.0 => "more than twice their seeds' spread",
+        times if times < 1.0 => "less than their seeds' spread: no clear winner",
+        times if times.is_nan() => return None,
+        _ => "about their seeds' spread: a weak lead",
+    };
+    Some(format!(
+        "At {} {} leads {} by {points} points, {verdict}.",
+        percent(fraction),
+        first.recipe,
+        second.recipe
+    ))
+}
+
+/// What the upcycled run cost beside Fixed-mE.
+fn cost(group: &Group, fraction: f64) -> Option<String> {
+    let (best, _) = ranked(group, fraction).into_iter().next()?;
+    let flops = saving(
+        best.summary(|c| c.train_flops).mean,
+        best.summary(|c| c.train_flops_fixed_me).mean,
+    )?;
+    let wall = saving(
+        best.summary(|c| c.wall_seconds).mean,
+        best.summary(|c| c.wall_seconds_fixed_me).mean,
+    );
+    let against = |saving: f64| match whole_percent(saving.abs()) {
+        share if saving < 0.0 => format!("{share} more"),
+        share => format!("{share} less"),
+    };
+    let wall = wall.map_or(String::new(), |w| format!(" and {} wall-clock time", against(w)));
+    Some(format!(
+        "Counting pre-training, {} took {} training FLOPs{wall} than {}.",
+        best.recipe,
+        against(flops).replace("less", "fewer"),
+        Model::FixedMe.label(group.setting)
+    ))
+}
+
+/// Recipes that have a gap closure, best mean first.
+fn ranked<'a>(group: &Group<'a>, fraction: f64) -> Vec<(Seeds<'a>, Summary)> {
+    let all = group.recipes().into_iter().map(|r| group.seeds(r, fraction));
+    let mut ranked: Vec<_> = all
+        .map(|seeds| {
+            let etas = summarize(&seeds.gap_closures());
+            (seeds, etas)
+        })
+        .filter(|(_, etas)| etas.n > 0)
+        .collect();
+    ranked.sort_by(|a, b| b.1.mean.total_cmp(&a.1.mean));
+    ranked
+}
+
+fn listed(items: &[String]) -> String {
+    match items {
+        [] => String::new(),
+        [only] => only.clone(),
+        [rest @ .., last] => format!("{} and {last}", rest.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::group::groups;
+    use crate::report::sample;
+    use crate::results::Results;
+
+    fn text(results: &Results) -> String {
+        findings(&groups(results)[0]).unwrap()
+    }
+
+    #[test]
+    fn tells_gap_best_recipe_and_cost() {
+        let text = text(&sample::results());
+        assert!(text.contains("Fixed-16 from scratch beats Fixed-8 by 0.06"), "{text}");
+        assert!(text.contains("times the seed spread"), "{text}");
+        assert!(text.contains("The best recipe, distinct, closes"), "{text}");
+        assert!(text.contains("fewer training FLOPs"), "{text}");
+    }
+
+    #[test]
+    fn one_seed_has_no_spread() {
+        let text = text(&sample::seeds(1));
+        assert!(text.contains("one seed only") && !text.contains("times the seed"), "{text}");
+    }
+
+    #[test]
+    fn no_gap_is_said() {
+        let mut results = sample::results();
+        for cell in &mut results.cells {
+            cell.loss_fixed_me = 2.0;
+            cell.gap_closure = None;
+        }
+        let text = text(&results);
+        assert!(text.contains("no gap to close") && !text.contains("best"), "{text}");
+    }
+
+    #[test]
+    fn lists_read_like_language() {
+        let items = ["a".to_owned(), "b".to_owned(), "c".to_owned()];
+        assert_eq!(listed(&items), "a, b and c");
+    }
+}

@@ -1,0 +1,212 @@
+//! The figure of gap closure over the CPT fraction.
+
+use std::ops::Range;
+
+use plotters::style::BLACK;
+use plotters::style::text_anchor::HPos;
+
+use crate::plot::{Figure, FigureKind, PlotError};
+use crate::report::axis::{extent, widened};
+use crate::report::canvas::{Entry, MUTED, Panel, Stroke, WIDTH, draw};
+use crate::report::group::{Group, Model, Seeds};
+use crate::report::number::{percent, whole_percent};
+use crate::report::palette::{Look, Palette};
+use crate::statistics::summarize;
+
+/// What is farther away from the gap than this, in per cent, is marked at the border.
+const WINDOW: Range<f64> = -150.0..200.0;
+/// Fewer seeds speak for themselves.
+const SEEDS_FOR_A_BAR: usize = 3;
+
+/// Gap closure of each recipe; none if no cell has one.
+pub(crate) fn figure(
+    group: &Group,
+    palette: &Palette,
+) -> Result<Option<Figure>, PlotError> {
+    let fractions = group.cpt_fractions();
+    let lines = lines(group, palette, &fractions);
+    let Some(all) = extent(lines.iter().flat_map(|line| line.values())) else {
+        return Ok(None);
+    };
+    let title = format!("Gap closure: {}", group.label);
+    let legend: Vec<Entry> = lines
+        .iter()
+        .map(|line| Entry {
+            label: line.recipe.to_owned(),
+            look: line.look,
+        })
+        .collect();
+    let y = range(&all);
+    let svg = draw(&title, &legend, 620, |sheet| {
+        let x = -0.4..fractions.len() as f64 - 0.6;
+        let panel = sheet.panel(120..WIDTH - 170, x, y.clone());
+        axes(&panel, group, &fractions)?;
+        lines.iter().try_for_each(|line| line.draw(&panel))
+    })?;
+    Ok(Some(Figure {
+        kind: FigureKind::GapClosure,
+        name: format!("gap_closure_{}", group.stem),
+        title,
+        caption: caption(group, &lines, &all, &y),
+        svg,
+    }))
+}
+
+/// One recipe: its seeds' gap closures in per cent at each position.
+struct Line<'a> {
+    recipe: &'a str,
+    look: Look,
+    places: Vec<(f64, Vec<f64>)>,
+}
+
+fn lines<'a>(group: &Group<'a>, palette: &Palette, fractions: &[f64]) -> Vec<Line<'a>> {
+    let recipes = group.recipes();
+    let step = (0.36 / recipes.len().max(1) as f64).min(0.1);
+    let middle = (recipes.len() as f64 - 1.0) / 2.0;
+    let lines = recipes.iter().enumerate().map(|(i, recipe)| {
+        // Recipes stand side by side, so that marks of equal height do not hide each other.
+        let offset = (i as f64 - middle) * step;
+        let place = |(position, fraction): (usize, &f64)| {
+            let etas = percents(&group.seeds(recipe, *fraction));
+            (!etas.is_empty()).then_some((position as f64 + offset, etas))
+        };
+        Line {
+            recipe,
+            look: palette.look(Model::Upcycled(recipe)),
+            places: fractions.iter().enumerate().filter_map(place).collect(),
+        }
+    });
+    lines.filter(|line| !line.places.is_empty()).collect()
+}
+
+fn percents(seeds: &Seeds) -> Vec<f64> {
+    let etas = seeds.gap_closures().into_iter();
+    etas.map(|eta| 100.0 * eta).collect()
+}
+
+fn range(all: &Range<f64>) -> Range<f64> {
+    let low = all.start.clamp(WINDOW.start, 0.0);
+    let high = all.end.clamp(100.0, WINDOW.end);
+    let padded = widened(&(low..high), 0.06, 0.06);
+    // A clipped side ends at the window, so that the triangles stand at its border.
+    let start = if all.start < WINDOW.start { low } else { padded.start };
+    let end = if all.end > WINDOW.end { high } else { padded.end };
+    start..end
+}
+
+fn axes(panel: &Panel, group: &Group, fractions: &[f64]) -> Result<(), PlotError> {
+    panel.y_axis("gap closure η in %")?;
+    let label = |(i, fraction): (usize, &f64)| (i as f64, percent(*fraction));
+    let labels: Vec<_> = fractions.iter().enumerate().map(label).collect();
+    panel.x_axis(&labels, "continued pre-training, relative to pre-training steps")?;
+    for (eta, model) in [(0.0, Model::FixedE), (100.0, Model::FixedMe)] {
+        panel.horizontal(eta, Stroke::dashed(MUTED, 3, (14, 8)))?;
+        let (_, y) = panel.place((0.0, eta));
+        let at = (panel.columns.end + 14, y);
+        panel.sheet.text(&model.label(group.setting), at, HPos::Left, BLACK)?;
+    }
+    Ok(())
+}
+
+impl Line<'_> {
+    fn values(&self) -> impl Iterator<Item = f64> {
+        self.places.iter().flat_map(|(_, etas)| etas.iter().copied())
+    }
+
+    fn draw(&self, panel: &Panel) -> Result<(), PlotError> {
+        let color = self.look.color;
+        let means: Vec<(f64, f64)> = self
+            .places
+            .iter()
+            .map(|(x, etas)| (*x, summarize(etas).mean))
+            .collect();
+        panel.line(&means, Stroke::line(color, 5))?;
+        for (x, etas) in &self.places {
+            let summary = summarize(etas);
+            if let Some(interval) = summary.interval.filter(|_| summary.n >= SEEDS_FOR_A_BAR) {
+                panel.error_bar(*x, interval, color)?;
+            }
+        }
+        for mean in means {
+            panel.mean(mean, self.look)?;
+        }
+        for (x, etas) in &self.places {
+            // With one seed the mean is the seed.
+            for eta in etas.iter().filter(|_| etas.len() > 1) {
+                panel.seed((*x, *eta), color)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn caption(group: &Group, lines: &[Line], all: &Range<f64>, y: &Range<f64>) -> String {
+    let setting = group.setting;
+    let small = Model::FixedE.label(setting);
+    let big = Model::FixedMe.label(setting);
+    let counts = || lines.iter().flat_map(|l| l.places.iter().map(|p| p.1.len()));
+    let (least, most) = (counts().min().unwrap_or(0), counts().max().unwrap_or(0));
+    let mut caption = format!(
+        "Share of the loss gap between {small} (0 %) and {big} from scratch (100 %) that the upcycled model closes at \
+         equal tokens."
+    );
+    caption += match most {
+        1 => " One seed: no spread is known.",
+        _ => " Large marks are means over seeds, small discs single seeds.",
+    };
+    caption += match (least, most) {
+        (_, 1) => "",
+        (SEEDS_FOR_A_BAR.., _) => " Bars are 95 % intervals of the mean (Student t).",
+        (_, SEEDS_FOR_A_BAR..) => {
+            " Bars are 95 % intervals of the mean (Student t), only where there are three seeds or more."
+        }
+        _ => " With fewer than three seeds no interval is drawn.",
+    };
+    if all.start < y.start || all.end > y.end {
+        caption += &format!(
+            " Triangles at the border stand for values outside (from {} to {}).",
+            whole_percent(all.start / 100.0),
+            whole_percent(all.end / 100.0)
+        );
+    }
+    caption
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::group::groups;
+    use crate::report::sample;
+    use crate::results::Results;
+
+    fn drawn(results: &Results) -> Option<Figure> {
+        figure(&groups(results)[0], &Palette::new(results)).unwrap()
+    }
+
+    #[test]
+    fn caption_tells_of_seeds_and_clipping() {
+        let figure = drawn(&sample::results()).unwrap();
+        assert!(figure.caption.contains("no interval is drawn"));
+        assert!(figure.caption.contains("outside (from −"));
+        let figure = drawn(&sample::seeds(3)).unwrap();
+        assert!(figure.caption.contains("Bars are 95 % intervals"));
+        let figure = drawn(&sample::seeds(1)).unwrap();
+        assert!(figure.caption.contains("One seed"));
+    }
+
+    #[test]
+    fn nothing_to_draw_without_a_gap() {
+        let mut results = sample::results();
+        for cell in &mut results.cells {
+            cell.gap_closure = None;
+        }
+        assert!(drawn(&results).is_none());
+    }
+
+    #[test]
+    fn range_always_shows_both_references() {
+        assert_eq!(range(&(-300.0..50.0)).start, -150.0);
+        let narrow = range(&(40.0..60.0));
+        assert!(narrow.start < 0.0 && narrow.end > 100.0);
+    }
+}

@@ -1,0 +1,308 @@
+//! The rows of a sweep that belong into one figure or table: all that share scale, data, protocol, E, mE and K.
+
+use crate::results::{Arm, Cell, Curve, Results, RoutingRow, Setting};
+use crate::statistics::{Summary, summarize};
+
+/// One comparison of Fixed-E, Fixed-mE and some recipes over CPT fractions and seeds.
+pub(crate) struct Group<'a> {
+    /// The setting of one of its rows; only the CPT fraction differs between rows.
+    pub(crate) setting: &'a Setting,
+    /// Name for people, unique in a sweep.
+    pub(crate) label: String,
+    /// Name for files, unique in a sweep.
+    pub(crate) stem: String,
+    pub(crate) cells: Vec<&'a Cell>,
+    pub(crate) curves: Vec<&'a Curve>,
+    pub(crate) routing: Vec<&'a RoutingRow>,
+}
+
+/// The seeds of one recipe at one CPT fraction.
+pub(crate) struct Seeds<'a> {
+    pub(crate) recipe: &'a str,
+    pub(crate) cpt_fraction: f64,
+    pub(crate) cells: Vec<&'a Cell>,
+}
+
+/// One of the models that are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Model<'a> {
+    FixedE,
+    Upcycled(&'a str),
+    FixedMe,
+}
+
+impl<'a> Model<'a> {
+    pub(crate) fn new(arm: Arm, recipe: Option<&'a str>) -> Self {
+        match arm {
+            Arm::FixedE => Self::FixedE,
+            Arm::FixedMe => Self::FixedMe,
+            Arm::Upcycled => Self::Upcycled(recipe.unwrap_or("upcycled")),
+        }
+    }
+
+    /// Name for people, such as `Fixed-16`.
+    pub(crate) fn label(self, setting: &Setting) -> String {
+        match self {
+            Self::FixedE => format!("Fixed-{}", setting.experts),
+            Self::Upcycled(recipe) => recipe.to_owned(),
+            Self::FixedMe => format!("Fixed-{}", setting.target_experts),
+        }
+    }
+}
+
+impl Curve {
+    /// The model that this is the curve of.
+    pub(crate) fn model(&self) -> Model<'_> {
+        Model::new(self.arm, self.recipe.as_deref())
+    }
+}
+
+impl RoutingRow {
+    /// The model that this is a layer of.
+    pub(crate) fn model(&self) -> Model<'_> {
+        Model::new(self.arm, self.recipe.as_deref())
+    }
+}
+
+/// Groups the rows, in order of first appearance.
+pub(crate) fn groups(results: &Results) -> Vec<Group<'_>> {
+    let mut groups: Vec<Group> = Vec::new();
+    for cell in &results.cells {
+        find(&mut groups, &cell.setting).cells.push(cell);
+    }
+    for curve in &results.curves {
+        find(&mut groups, &curve.setting).curves.push(curve);
+    }
+    for row in &results.routing {
+        find(&mut groups, &row.setting).routing.push(row);
+    }
+    name(groups)
+}
+
+fn find<'g, 'a>(groups: &'g mut Vec<Group<'a>>, setting: &'a Setting) -> &'g mut Group<'a> {
+    let position = groups.iter().position(|g| same(g.setting, setting));
+    let index = position.unwrap_or_else(|| {
+        groups.push(Group {
+            setting,
+            label: String::new(),
+            stem: String::new(),
+            cells: Vec::new(),
+            curves: Vec::new(),
+            routing: Vec::new(),
+        });
+        groups.len() - 1
+    });
+    &mut groups[index]
+}
+
+fn same(a: &Setting, b: &Setting) -> bool {
+    a.scale == b.scale
+        && a.data == b.data
+        && a.protocol == b.protocol
+        && a.experts == b.experts
+        && a.target_experts == b.target_experts
+        && a.top_k == b.top_k
+}
+
+/// Names each group by what sets it apart: data and protocol only where the sweep has several.
+fn name(mut groups: Vec<Group<'_>>) -> Vec<Group<'_>> {
+    let several = |field: fn(&Setting) -> &str| {
+        groups
+            .windows(2)
+            .any(|pair| field(pair[0].setting) != field(pair[1].setting))
+    };
+    let several_data = several(|s| &s.data);
+    let several_protocols = several(|s| &s.protocol);
+    let mut taken: Vec<String> = Vec::new();
+    for group in &mut groups {
+        let s = group.setting;
+        let mut label = format!(
+            "{}, {} to {} experts, top-{}",
+            s.scale, s.experts, s.target_experts, s.top_k
+        );
+        let mut stem = format!("{}_{}x{}_k{}", s.scale, s.experts, s.multiplier, s.top_k);
+        if several_data {
+            label += &format!(", {}", s.data);
+            stem += &format!("_{}", s.data);
+        }
+        if several_protocols {
+            label += &format!(", {}", s.protocol);
+            stem += &format!("_{}", s.protocol);
+        }
+        group.label = label;
+        group.stem = distinct(file_name(&stem), &taken);
+        taken.push(group.stem.clone());
+    }
+    groups
+}
+
+fn file_name(text: &str) -> String {
+    text.to_lowercase()
+        .chars()
+        .map(|c| match c {
+            'a'..='z' | '0'..='9' | '_' | '-' => c,
+            _ => '-',
+        })
+        .collect()
+}
+
+fn distinct(stem: String, taken: &[String]) -> String {
+    (2_usize..)
+        .map(|i| format!("{stem}-{i}"))
+        .take(taken.len())
+        .fold(stem.clone(), |name, next| {
+            if taken.contains(&name) { next } else { name }
+        })
+}
+
+impl<'a> Group<'a> {
+    /// CPT fractions of the finished cells, ascending.
+    pub(crate) fn cpt_fractions(&self) -> Vec<f64> {
+        ascending(self.cells.iter().map(|c| c.setting.cpt_fraction))
+    }
+
+    /// Recipes of the finished cells, in order of appearance.
+    pub(crate) fn recipes(&self) -> Vec<&'a str> {
+        let mut recipes: Vec<&str> = Vec::new();
+        for cell in &self.cells {
+            if !recipes.contains(&cell.recipe.as_str()) {
+                recipes.push(&cell.recipe);
+            }
+        }
+        recipes
+    }
+
+    /// The cells of one recipe at one CPT fraction; it may have none.
+    pub(crate) fn seeds(&self, recipe: &'a str, cpt_fraction: f64) -> Seeds<'a> {
+        let chosen = |c: &&&Cell| c.recipe == recipe && c.setting.cpt_fraction == cpt_fraction;
+        Seeds {
+            recipe,
+            cpt_fraction,
+            cells: self.cells.iter().filter(chosen).copied().collect(),
+        }
+    }
+
+    /// Each recipe at each CPT fraction that has a cell: fractions ascending, recipes in order of appearance.
+    pub(crate) fn comparisons(&self) -> Vec<Seeds<'a>> {
+        let mut comparisons = Vec::new();
+        for fraction in self.cpt_fractions() {
+            for recipe in self.recipes() {
+                let seeds = self.seeds(recipe, fraction);
+                if !seeds.cells.is_empty() {
+                    comparisons.push(seeds);
+                }
+            }
+        }
+        comparisons
+    }
+
+    /// One cell a seed at a CPT fraction: Fixed-E and Fixed-mE are the same runs whatever the recipe.
+    pub(crate) fn fixed(&self, cpt_fraction: f64) -> Vec<&'a Cell> {
+        let mut cells: Vec<&Cell> = Vec::new();
+        for cell in &self.cells {
+            let new = !cells.iter().any(|c| c.seed == cell.seed);
+            if new && cell.setting.cpt_fraction == cpt_fraction {
+                cells.push(cell);
+            }
+        }
+        cells
+    }
+
+    /// The curves at the largest CPT fraction that has one.
+    pub(crate) fn longest_curves(&self) -> Vec<&'a Curve> {
+        let last = ascending(self.curves.iter().map(|c| c.setting.cpt_fraction)).pop();
+        let longest = |c: &&&Curve| Some(c.setting.cpt_fraction) == last;
+        self.curves.iter().filter(longest).copied().collect()
+    }
+
+    /// The routing rows at the largest CPT fraction that has one.
+    pub(crate) fn longest_routing(&self) -> Vec<&'a RoutingRow> {
+        let last = ascending(self.routing.iter().map(|r| r.setting.cpt_fraction)).pop();
+        let longest = |r: &&&RoutingRow| Some(r.setting.cpt_fraction) == last;
+        self.routing.iter().filter(longest).copied().collect()
+    }
+}
+
+impl Seeds<'_> {
+    /// Summary of one quantity over the seeds.
+    pub(crate) fn summary(&self, quantity: impl Fn(&Cell) -> f64) -> Summary {
+        summarize(&self.values(quantity))
+    }
+
+    /// Gap closure of each seed that has one, as a fraction.
+    pub(crate) fn gap_closures(&self) -> Vec<f64> {
+        let finite = |eta: &f64| eta.is_finite();
+        let etas = self.cells.iter().filter_map(|c| c.gap_closure);
+        etas.filter(finite).collect()
+    }
+
+    fn values(&self, quantity: impl Fn(&Cell) -> f64) -> Vec<f64> {
+        self.cells.iter().map(|c| quantity(c)).collect()
+    }
+}
+
+/// Fixed-E, the upcycled models in order of appearance, Fixed-mE.
+pub(crate) fn in_order<'a>(models: impl IntoIterator<Item = Model<'a>>) -> Vec<Model<'a>> {
+    let mut ordered: Vec<Model> = Vec::new();
+    for model in models {
+        if !ordered.contains(&model) {
+            ordered.push(model);
+        }
+    }
+    ordered.sort_by_key(|model| match model {
+        Model::FixedE => 0,
+        Model::Upcycled(_) => 1,
+        Model::FixedMe => 2,
+    });
+    ordered
+}
+
+fn ascending(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = values.filter(|v| v.is_finite()).collect();
+    values.sort_by(f64::total_cmp);
+    values.dedup();
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    #[test]
+    fn groups_and_their_names() {
+        let results = sample::two_top_k();
+        let groups = groups(&results);
+        let stems: Vec<&str> = groups.iter().map(|g| g.stem.as_str()).collect();
+        assert_eq!(stems, ["tiny_8x2_k1", "tiny_8x2_k2"]);
+        assert_eq!(groups[1].label, "tiny, 8 to 16 experts, top-2");
+        assert_eq!(groups[0].cpt_fractions(), [0.1, 0.25, 0.5, 1.0]);
+        assert_eq!(groups[0].fixed(1.0).len(), 2);
+        assert_eq!(groups[0].comparisons().len(), 8);
+    }
+
+    #[test]
+    fn names_differ_where_only_the_data_differ() {
+        let mut results = sample::results();
+        let mut other = results.cells[0].clone();
+        other.setting.data = "Some Text?".into();
+        results.cells.push(other);
+        let groups = groups(&results);
+        assert_eq!(groups[1].stem, "tiny_8x2_k2_some-text-");
+        assert!(groups[1].label.ends_with("Some Text?"));
+    }
+
+    #[test]
+    fn file_names_stay_distinct() {
+        let taken = ["a".to_owned(), "a-2".to_owned()];
+        assert_eq!(distinct("a".into(), &taken), "a-3");
+        assert_eq!(distinct("b".into(), &taken), "b");
+    }
+
+    #[test]
+    fn a_fraction_that_is_no_number_is_left_out() {
+        let mut results = sample::results();
+        results.cells[0].setting.cpt_fraction = f64::NAN;
+        assert_eq!(groups(&results)[0].cpt_fractions().len(), 4);
+    }
+}

@@ -1,0 +1,43 @@
+//! The table of routing health.
+
+use crate::report::group::{Group, in_order};
+use crate::report::markup::{Html, Table};
+use crate::report::number::{fixed, percent};
+use crate::report::palette::Palette;
+use crate::results::RoutingRow;
+use crate::statistics::summarize;
+
+/// Routing of the final models with the longest CPT, means over layers and seeds; none if there is no routing row.
+pub(crate) fn routing(group: &Group, palette: &Palette) -> Option<Table> {
+    let rows = group.longest_routing();
+    let fraction = rows.first()?.setting.cpt_fraction;
+    let caption = format!(
+        "Routing of the final models (CPT {}), means over layers and seeds: {}",
+        percent(fraction),
+        group.label
+    );
+    let head = [
+        "model",
+        "max violation",
+        "normalized entropy",
+        "dead experts a layer",
+        "distinct sources a token",
+        "twin co-selection",
+    ];
+    let mut table = Table::new(caption, 1, head);
+    for model in in_order(rows.iter().map(|row| row.model())) {
+        let own = || rows.iter().filter(|row| row.model() == model);
+        let mean = |quantity: fn(&RoutingRow) -> f64| {
+            summarize(&own().map(|row| quantity(row)).collect::<Vec<_>>()).mean
+        };
+        table.row([
+            Html::model(&model.label(group.setting), palette.look(model)),
+            fixed(mean(|r| r.max_violation), 2).into(),
+            fixed(mean(|r| r.normalized_entropy), 3).into(),
+            fixed(mean(|r| r.dead_experts as f64), 2).into(),
+            fixed(mean(|r| r.distinct_sources), 2).into(),
+            percent(mean(|r| r.twin_coselection)).into(),
+        ]);
+    }
+    Some(table)
+}

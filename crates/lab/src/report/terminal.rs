@@ -1,0 +1,156 @@
+//! The comparisons as a table for the terminal.
+
+use crate::report::group::{Group, Seeds, groups};
+use crate::report::number::{fixed, mean_sd, percent};
+use crate::results::{Cell, Results};
+use crate::statistics::summarize;
+
+/// No line is longer than this.
+const WIDTH: usize = 100;
+const GAP: &str = "  ";
+const HEAD: Row<&str> = [
+    "scale", "experts", "K", "CPT", "recipe", "L(E)", "L(up)", "L(mE)", "operator", "eta %", "n",
+];
+/// Columns of names stand at the left.
+const SCALE: usize = 0;
+const RECIPE: usize = 4;
+const LONGEST_SCALE: usize = 8;
+const FOOT: &str = "L: validation loss of Fixed-E, Upcycled and Fixed-mE in nats a token, means over n seeds;\n\
+                    operator: loss right before and after it; eta: gap closure, mean ± standard deviation.\n";
+
+type Row<T> = [T; 11];
+
+/// One line for each scale, E → mE, K, recipe and CPT fraction: validation losses of the three models and the loss
+/// before → after the operator (means over seeds, nats a token), gap closure (mean ± standard deviation) and the
+/// number of seeds (`1/2`: one of two seeds has a gap closure).
+///
+/// At most 100 columns wide; long names are shortened. Sweeps over several data sources or protocols get a heading
+/// for each.
+pub fn table(results: &Results) -> String {
+    let groups = groups(results);
+    let rows: Vec<(String, Row<String>)> = groups.iter().flat_map(rows).collect();
+    let Some((first, _)) = rows.first() else {
+        return "No cell has finished yet.\n".to_owned();
+    };
+    let headings = rows.iter().any(|(heading, _)| heading != first);
+    let widths = widths(&rows);
+    let mut table = line(&HEAD.map(str::to_owned), &widths);
+    let mut last = None;
+    for (heading, row) in &rows {
+        if headings && last != Some(heading) {
+            table += &format!("{}:\n", shortened(heading, WIDTH - 1));
+        }
+        last = Some(heading);
+        table += &line(row, &widths);
+    }
+    table + FOOT
+}
+
+/// The lines of a group, each with the heading that it stands under.
+fn rows(group: &Group) -> Vec<(String, Row<String>)> {
+    let heading = format!("{}, {}", group.setting.data, group.setting.protocol);
+    let comparisons = group.comparisons();
+    comparisons
+        .iter()
+        .map(|seeds| (heading.clone(), row(group, seeds)))
+        .collect()
+}
+
+fn row(group: &Group, seeds: &Seeds) -> Row<String> {
+    let setting = group.setting;
+    let loss = |quantity: fn(&Cell) -> f64| plain(&fixed(seeds.summary(quantity).mean, 3));
+    let etas = summarize(&seeds.gap_closures());
+    let (defined, all) = (etas.n, seeds.cells.len());
+    [
+        setting.scale.clone(),
+        format!("{}→{}", setting.experts, setting.target_experts),
+        setting.top_k.to_string(),
+        percent(seeds.cpt_fraction).replace('\u{a0}', ""),
+        seeds.recipe.to_owned(),
+        loss(|c| c.loss_fixed_e),
+        loss(|c| c.loss_upcycled),
+        loss(|c| c.loss_fixed_me),
+        format!("{}→{}", loss(|c| c.loss_before), loss(|c| c.loss_after)),
+        plain(&mean_sd(&etas, 100.0, 1)),
+        if defined == all {
+            all.to_string()
+        } else {
+            format!("{defined}/{all}")
+        },
+    ]
+}
+
+/// Hyphens for minus signs and dashes, so that scripts can read the numbers.
+fn plain(text: &str) -> String {
+    text.replace(['−', '–'], "-")
+}
+
+fn widths(rows: &[(String, Row<String>)]) -> Row<usize> {
+    let mut widths = HEAD.map(|head| head.chars().count());
+    for (_, row) in rows {
+        for (width, field) in widths.iter_mut().zip(row) {
+            *width = field.chars().count().max(*width);
+        }
+    }
+    widths[SCALE] = widths[SCALE].min(LONGEST_SCALE);
+    let others: usize = widths.iter().sum::<usize>() - widths[RECIPE];
+    let left = WIDTH.saturating_sub(others + GAP.len() * (HEAD.len() - 1));
+    widths[RECIPE] = widths[RECIPE].min(left);
+    widths
+}
+
+fn line(row: &Row<String>, widths: &Row<usize>) -> String {
+    let fields = row.iter().zip(widths).enumerate();
+    let padded = fields.map(|(column, (field, &width))| match column {
+        SCALE | RECIPE => format!("{:<width$}", shortened(field, width)),
+        _ => format!("{field:>width$}"),
+    });
+    padded.collect::<Vec<_>>().join(GAP) + "\n"
+}
+
+fn shortened(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    let kept = text.chars().take(width.saturating_sub(1));
+    kept.chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    #[test]
+    fn fits_a_terminal() {
+        for results in [sample::results(), sample::two_top_k(), sample::odd()] {
+            let table = table(&results);
+            for line in table.lines() {
+                assert!(line.chars().count() <= WIDTH, "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_line_a_comparison() {
+        let table = table(&sample::results());
+        assert_eq!(table.lines().count(), 1 + 8 + 2);
+        let line = table.lines().nth(2).unwrap();
+        assert!(line.contains("distinct") && line.contains("8→16"), "{line}");
+    }
+
+    #[test]
+    fn headings_where_data_differ() {
+        let mut results = sample::results();
+        for cell in &mut results.cells[8..] {
+            cell.setting.protocol = "annealed".into();
+        }
+        let table = table(&results);
+        assert!(table.contains("chains, trunk:\n") && table.contains("chains, annealed:\n"));
+    }
+
+    #[test]
+    fn nothing_finished() {
+        assert_eq!(table(&sample::empty()), "No cell has finished yet.\n");
+    }
+}

@@ -1,0 +1,158 @@
+//! What a sweep found out: plain rows that the CSV file, the terminal table and the report are made from.
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that a sweep found out, with what is needed to repeat it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Results {
+    /// Name of the sweep (its run directory).
+    pub name: String,
+    /// The command line that reproduces it.
+    pub command: String,
+    /// The full sweep configuration as TOML.
+    pub config: String,
+    /// Where it ran.
+    pub environment: Environment,
+    /// Entropy rate of the data in nats a token, where it is known in closed form.
+    pub floor: Option<f64>,
+    /// One row for each (scale, E, m, K, CPT fraction, recipe, seed).
+    pub cells: Vec<Cell>,
+    /// Validation loss over training, one curve for each run.
+    pub curves: Vec<Curve>,
+    /// Routing of the final models, one row for each run and MoE layer.
+    pub routing: Vec<RoutingRow>,
+}
+
+/// The machine and software that produced the results.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Environment {
+    /// Version of burn-upcycle.
+    pub version: String,
+    /// Backend and device, in words.
+    pub backend: String,
+    /// Processor model.
+    pub processor: String,
+    /// Number of threads available.
+    pub threads: usize,
+    /// Operating system and architecture.
+    pub system: String,
+    /// UTC time of the report, RFC 3339.
+    pub date: String,
+}
+
+/// The axes that cells, curves and routing rows share.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Setting {
+    /// Name of the scale.
+    pub scale: String,
+    /// Data source, in short.
+    pub data: String,
+    /// Protocol, `trunk` or `annealed`.
+    pub protocol: String,
+    /// Experts a layer before upcycling, E.
+    pub experts: usize,
+    /// Multiplier m.
+    pub multiplier: f64,
+    /// Experts a layer after upcycling, mE.
+    pub target_experts: usize,
+    /// Experts chosen for a token, K.
+    pub top_k: usize,
+    /// CPT steps over pre-training steps.
+    pub cpt_fraction: f64,
+}
+
+/// One comparison of Fixed-E, Upcycled and Fixed-mE at equal tokens.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Cell {
+    /// Where in the sweep this cell lies.
+    #[serde(flatten)]
+    pub setting: Setting,
+    /// Name of the upcycling recipe.
+    pub recipe: String,
+    /// Seed of initialisation, data order and operator.
+    pub seed: u64,
+    /// Backend that computed it.
+    pub backend: String,
+    /// Tokens before the operator (tau).
+    pub pretrain_tokens: u64,
+    /// Tokens after it.
+    pub cpt_tokens: u64,
+    /// Final validation loss of the small model, nats a token.
+    pub loss_fixed_e: f64,
+    /// Final validation loss of the upcycled model.
+    pub loss_upcycled: f64,
+    /// Final validation loss of the big model trained from scratch.
+    pub loss_fixed_me: f64,
+    /// Validation loss right before the operator.
+    pub loss_before: f64,
+    /// Validation loss right after the operator, before any training.
+    pub loss_after: f64,
+    /// Gap closure eta as a fraction (1.0 = all of the gap); none where Fixed-mE is not better than Fixed-E.
+    pub gap_closure: Option<f64>,
+    /// Seconds of training of the upcycled run: pre-training, operator and CPT.
+    pub wall_seconds: f64,
+    /// Seconds of training of Fixed-mE.
+    pub wall_seconds_fixed_me: f64,
+    /// FLOPs of the upcycled run: pre-training and CPT.
+    pub train_flops: f64,
+    /// FLOPs of Fixed-mE.
+    pub train_flops_fixed_me: f64,
+}
+
+/// Which of the three models of a cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Arm {
+    /// The small model, trained for all steps.
+    FixedE,
+    /// The small model, grown at tau, trained on.
+    Upcycled,
+    /// The big model from scratch.
+    FixedMe,
+}
+
+/// Validation loss over the training of one run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Curve {
+    /// Where in the sweep this run lies.
+    #[serde(flatten)]
+    pub setting: Setting,
+    /// Which model.
+    pub arm: Arm,
+    /// Recipe of an upcycled run.
+    pub recipe: Option<String>,
+    /// Seed.
+    pub seed: u64,
+    /// Tokens at which the operator is (or would be) applied.
+    pub tau_tokens: u64,
+    /// Tokens seen and validation loss in nats, in order. At tau an upcycled run has two points: before and after.
+    pub points: Vec<(u64, f64)>,
+}
+
+/// Routing of one MoE layer of a final model, on validation tokens.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RoutingRow {
+    /// Where in the sweep this run lies.
+    #[serde(flatten)]
+    pub setting: Setting,
+    /// Which model.
+    pub arm: Arm,
+    /// Recipe of an upcycled run.
+    pub recipe: Option<String>,
+    /// Seed.
+    pub seed: u64,
+    /// Index of the MoE layer, from 0.
+    pub layer: usize,
+    /// Share of routed tokens for each expert; sums to 1.
+    pub load: Vec<f64>,
+    /// Largest load over the mean load, less 1.
+    pub max_violation: f64,
+    /// Entropy of the load over its largest possible value, ln(experts).
+    pub normalized_entropy: f64,
+    /// Experts without a token.
+    pub dead_experts: usize,
+    /// Mean number of distinct sources among the K experts of a token.
+    pub distinct_sources: f64,
+    /// Share of tokens that chose two replicas of one source.
+    pub twin_coselection: f64,
+}

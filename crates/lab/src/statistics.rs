@@ -1,0 +1,126 @@
+//! Gap closure and what a handful of seeds can say about a mean.
+
+use statrs::distribution::{ContinuousCDF, StudentsT};
+
+/// Mean, spread and uncertainty of one quantity over seeds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Summary {
+    /// Number of finite values.
+    pub n: usize,
+    /// Arithmetic mean; NaN for `n = 0`.
+    pub mean: f64,
+    /// Sample standard deviation (divisor `n - 1`); NaN for `n < 2`, where there is no spread to speak of.
+    pub sd: f64,
+    /// 95 % confidence interval of the mean by Student's t; none for `n < 2`.
+    pub interval: Option<(f64, f64)>,
+}
+
+/// Summarizes the finite values; NaN and infinities (a run that diverged) are left out and not counted.
+pub fn summarize(values: &[f64]) -> Summary {
+    let finite: Vec<f64> = values.iter().copied().filter(|v| v.is_finite()).collect();
+    let n = finite.len();
+    if n == 0 {
+        return Summary {
+            n,
+            mean: f64::NAN,
+            sd: f64::NAN,
+            interval: None,
+        };
+    }
+    let mean = finite.iter().sum::<f64>() / n as f64;
+    if n == 1 {
+        return Summary {
+            n,
+            mean,
+            sd: f64::NAN,
+            interval: None,
+        };
+    }
+    let squares: f64 = finite.iter().map(|v| (v - mean).powi(2)).sum();
+    let sd = (squares / (n - 1) as f64).sqrt();
+    let interval = critical_t(n - 1).map(|t| {
+        let half = t * sd / (n as f64).sqrt();
+        (mean - half, mean + half)
+    });
+    Summary {
+        n,
+        mean,
+        sd,
+        interval,
+    }
+}
+
+/// The two-sided 95 % point of Student's t with `freedom` degrees of freedom.
+fn critical_t(freedom: usize) -> Option<f64> {
+    StudentsT::new(0.0, 1.0, freedom as f64)
+        .ok()
+        .map(|t| t.inverse_cdf(0.975))
+}
+
+/// Gap closure `eta = (L_FixedE - L_Upcycled) / (L_FixedE - L_FixedmE)` of three validation losses in nats at equal
+/// tokens (paper, section 2): 0 is as good as the small model, 1 as good as the big one from scratch.
+///
+/// None where Fixed-mE is not better than Fixed-E, so that there is no gap, or where a loss is not finite.
+pub fn gap_closure(fixed_e: f64, upcycled: f64, fixed_me: f64) -> Option<f64> {
+    let (closed, gap) = (fixed_e - upcycled, fixed_e - fixed_me);
+    (gap > 0.0 && gap.is_finite() && closed.is_finite()).then(|| closed / gap)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn near(a: f64, b: f64, tolerance: f64) {
+        assert!((a - b).abs() < tolerance, "{a} is not near {b}");
+    }
+
+    #[test]
+    fn summary_of_known_numbers() {
+        let summary = summarize(&[2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0]);
+        assert_eq!(summary.n, 8);
+        near(summary.mean, 5.0, 1e-12);
+        near(summary.sd, (32.0_f64 / 7.0).sqrt(), 1e-12);
+        let (low, high) = summary.interval.unwrap();
+        near(high - 5.0, 2.364_624 * summary.sd / 8.0_f64.sqrt(), 1e-5);
+        near(low + high, 10.0, 1e-12);
+    }
+
+    #[test]
+    fn critical_values_of_the_tables() {
+        for (freedom, expected) in [(1, 12.7062), (2, 4.3027), (4, 2.7764), (30, 2.0423)] {
+            near(critical_t(freedom).unwrap(), expected, 1e-4);
+        }
+    }
+
+    #[test]
+    fn few_or_odd_values() {
+        let none = summarize(&[]);
+        assert!(none.n == 0 && none.mean.is_nan() && none.interval.is_none());
+        let one = summarize(&[1.5, f64::NAN, f64::INFINITY]);
+        assert!(one.n == 1 && one.mean == 1.5 && one.sd.is_nan() && one.interval.is_none());
+        let same = summarize(&[3.0, 3.0]);
+        assert_eq!((same.sd, same.interval), (0.0, Some((3.0, 3.0))));
+    }
+
+    #[test]
+    fn gap_closure_of_the_papers_table_7() {
+        for (losses, percent) in [
+            ((3.564, 3.519, 3.516), 93.8),
+            ((3.153, 3.071, 3.067), 95.3),
+            ((2.819, 2.767, 2.763), 92.9),
+        ] {
+            let eta = gap_closure(losses.0, losses.1, losses.2).unwrap();
+            near(100.0 * eta, percent, 0.06);
+        }
+    }
+
+    #[test]
+    fn gap_closure_needs_a_gap() {
+        assert_eq!(gap_closure(2.0, 2.5, 1.0), Some(-0.5));
+        assert_eq!(gap_closure(2.0, 1.9, 2.0), None);
+        assert_eq!(gap_closure(2.0, 1.9, 2.1), None);
+        assert_eq!(gap_closure(f64::NAN, 1.9, 1.0), None);
+        assert_eq!(gap_closure(2.0, f64::INFINITY, 1.0), None);
+        assert_eq!(gap_closure(2.0, 1.9, f64::NEG_INFINITY), None);
+    }
+}

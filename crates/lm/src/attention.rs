@@ -1,0 +1,122 @@
+//! Causal grouped-query attention with rotary positions.
+
+use burn::{
+    module::{Module, Param},
+    tensor::{Tensor, TensorData, backend::Backend},
+};
+use upcycle_kernels::{MoeBackend, Precision, RotaryAngles};
+use upcycle_moe::Initializer;
+
+use crate::{config::LmConfig, norm::RmsNorm};
+
+/// Grouped-query attention ([Ainslie et al., 2023](https://arxiv.org/abs/2305.13245)) without biases.
+#[derive(Module, Debug)]
+pub struct Attention<B: Backend> {
+    /// Query projection, `[D, H * C]`.
+    pub query: Param<Tensor<B, 2>>,
+    /// Key projection, `[D, G * C]`.
+    pub key: Param<Tensor<B, 2>>,
+    /// Value projection, `[D, G * C]`.
+    pub value: Param<Tensor<B, 2>>,
+    /// Output projection, `[H * C, D]`.
+    pub output: Param<Tensor<B, 2>>,
+    /// Norm of each query head, over C.
+    pub query_norm: Option<RmsNorm<B>>,
+    /// Norm of each key head, over C.
+    pub key_norm: Option<RmsNorm<B>>,
+    heads: usize,
+    kv_heads: usize,
+}
+
+impl<B: Backend> Attention<B> {
+    /// Attention named `name`, with fan-in scaled normal weights.
+    pub fn init(
+        name: &str,
+        config: &LmConfig,
+        residual_scale: f32,
+        initializer: &Initializer,
+        device: &B::Device,
+    ) -> Self {
+        let (d, c) = (config.d_model, config.head_dim());
+        let (q, kv) = (config.heads * c, config.kv_heads * c);
+        let normal = |part: &str, shape: [usize; 2], scale: f32| {
+            let std = scale * (shape[0] as f32).powf(-0.5);
+            initializer.normal(&format!("{name}.{part}"), shape, std, device)
+        };
+        let norm = || {
+            config
+                .qk_norm
+                .then(|| RmsNorm::init(c, config.norm_eps, device))
+        };
+        Self {
+            query: normal("query", [d, q], 1.0),
+            key: normal("key", [d, kv], 1.0),
+            value: normal("value", [d, kv], 1.0),
+            output: normal("output", [q, d], residual_scale),
+            query_norm: norm(),
+            key_norm: norm(),
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+        }
+    }
+}
+
+impl<B: MoeBackend> Attention<B> {
+    /// `[B * S, D] -> [B * S, D]` for `B` sequences of `S` tokens.
+    pub fn forward(
+        &self,
+        x_td: Tensor<B, 2>,
+        [b, s]: [usize; 2],
+        angles: &RotaryAngles<B>,
+        precision: Precision,
+    ) -> Tensor<B, 2> {
+        let heads = |weight: &Param<Tensor<B, 2>>, n: usize, norm: &Option<RmsNorm<B>>| {
+            let flat = precision.matmul(x_td.clone(), weight.val());
+            let c = flat.dims()[1] / n;
+            let flat = match norm {
+                Some(norm) => norm
+                    .forward(flat.reshape([b * s * n, c]))
+                    .reshape([b * s, n * c]),
+                None => flat,
+            };
+            flat.reshape([b, s, n, c])
+        };
+        let q = B::rotary(
+            heads(&self.query, self.heads, &self.query_norm),
+            angles.clone(),
+        );
+        let k = B::rotary(
+            heads(&self.key, self.kv_heads, &self.key_norm),
+            angles.clone(),
+        );
+        let v = heads(&self.value, self.kv_heads, &None);
+        let y = B::causal_attention(q, k, v, precision);
+        let [_, _, h, c] = y.dims();
+        precision.matmul(y.reshape([b * s, h * c]), self.output.val())
+    }
+}
+
+/// Rotary angles of positions `0..s`: `position / theta^(2 i / C)`.
+pub(crate) fn rotary_angles<B: Backend>(
+    s: usize,
+    head_dim: usize,
+    theta: f32,
+    device: &B::Device,
+) -> RotaryAngles<B> {
+    let half = head_dim / 2;
+    let (mut cos, mut sin) = (Vec::with_capacity(s * half), Vec::with_capacity(s * half));
+    for position in 0..s {
+        for i in 0..half {
+            // In f64: at long contexts an f32 angle is off by more than a kernel may be.
+            let frequency = f64::from(theta).powf(-2.0 * i as f64 / head_dim as f64);
+            let (sine, cosine) = (position as f64 * frequency).sin_cos();
+            cos.push(cosine as f32);
+            sin.push(sine as f32);
+        }
+    }
+    let tensor = |values| Tensor::from_data(TensorData::new(values, [s, half]), device);
+    RotaryAngles {
+        cos_sc: tensor(cos),
+        sin_sc: tensor(sin),
+    }
+}

@@ -1,0 +1,55 @@
+//! One layer: attention, then a dense or Mixture-of-Experts feed-forward network.
+
+use burn::{
+    module::Module,
+    tensor::{Tensor, backend::Backend},
+};
+use upcycle_kernels::{MoeBackend, Precision, RotaryAngles};
+use upcycle_moe::{MoeLayer, Routing};
+
+use crate::{attention::Attention, feed_forward::SwiGlu, norm::RmsNorm};
+
+/// A pre-norm transformer layer.
+#[derive(Module, Debug)]
+pub struct Block<B: Backend> {
+    /// Before attention.
+    pub attention_norm: RmsNorm<B>,
+    /// Attention.
+    pub attention: Attention<B>,
+    /// Before the feed-forward network.
+    pub ffn_norm: RmsNorm<B>,
+    /// Dense or MoE.
+    pub ffn: FeedForward<B>,
+}
+
+/// The feed-forward half of a layer.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // A model has a handful of these; a box would only hide them.
+pub enum FeedForward<B: Backend> {
+    /// One network for all tokens.
+    Dense(SwiGlu<B>),
+    /// Experts behind a router.
+    Moe(MoeLayer<B>),
+}
+
+impl<B: MoeBackend> Block<B> {
+    /// Output `[B * S, D]`, and the routing of a MoE layer.
+    pub fn forward(
+        &self,
+        x_td: Tensor<B, 2>,
+        batch: [usize; 2],
+        angles: &RotaryAngles<B>,
+        precision: Precision,
+    ) -> (Tensor<B, 2>, Option<Routing<B>>) {
+        let normed_td = self.attention_norm.forward(x_td.clone());
+        let x_td = x_td + self.attention.forward(normed_td, batch, angles, precision);
+        let normed_td = self.ffn_norm.forward(x_td.clone());
+        match &self.ffn {
+            FeedForward::Dense(dense) => (x_td + dense.forward(normed_td, precision), None),
+            FeedForward::Moe(moe) => {
+                let (y_td, routing) = moe.forward(normed_td, precision);
+                (x_td + y_td, Some(routing))
+            }
+        }
+    }
+}

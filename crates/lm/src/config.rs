@@ -1,0 +1,284 @@
+//! Shape of a model, as it stands in configuration files and checkpoints.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use upcycle_moe::{ExpertSources, RouterConfig, ScoreFunction, TwoLevelConfig};
+
+/// Shape of a decoder-only language model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LmConfig {
+    /// Vocabulary, V.
+    pub vocab: usize,
+    /// Longest sequence in tokens, S.
+    pub context: usize,
+    /// Model width, D.
+    pub d_model: usize,
+    /// Attention and feed-forward layers.
+    pub layers: usize,
+    /// Query heads, H.
+    pub heads: usize,
+    /// Key-value heads, G; `heads` is a multiple of it.
+    pub kv_heads: usize,
+    /// Hidden width of dense layers; unused where every layer is MoE.
+    #[serde(default)]
+    pub d_ffn: usize,
+    /// Which layers are MoE.
+    #[serde(default)]
+    pub pattern: LayerPattern,
+    /// Experts of a MoE layer, E.
+    pub experts: usize,
+    /// Experts of a token, K.
+    pub top_k: usize,
+    /// Hidden width of an expert, F.
+    pub d_expert: usize,
+    /// From router logits to scores.
+    #[serde(default)]
+    pub score: ScoreFunction,
+    /// Gates of a token sum to 1.
+    #[serde(default = "yes")]
+    pub renormalize: bool,
+    /// Gates are multiplied by this.
+    #[serde(default = "one")]
+    pub gate_scale: f32,
+    /// RMSNorm of queries and keys before the rotary embedding.
+    #[serde(default)]
+    pub qk_norm: bool,
+    /// Base of the rotary frequencies.
+    #[serde(default = "rope_theta")]
+    pub rope_theta: f32,
+    /// Epsilon of RMSNorm.
+    #[serde(default = "norm_eps")]
+    pub norm_eps: f32,
+    /// Standard deviation of embeddings at initialisation. Small models route poorly from small embeddings.
+    #[serde(default = "embedding_std")]
+    pub embedding_std: f32,
+    /// Two-level selection of an upcycled model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub two_level: Option<TwoLevel>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn one() -> f32 {
+    1.0
+}
+
+fn rope_theta() -> f32 {
+    10_000.0
+}
+
+fn norm_eps() -> f32 {
+    1e-5
+}
+
+fn embedding_std() -> f32 {
+    0.5
+}
+
+/// Two-level selection in all MoE layers of a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TwoLevel {
+    /// Source of every expert, for each MoE layer.
+    pub sources: Vec<ExpertSources>,
+    /// Weight of the tie-break among replicas.
+    pub strength: f32,
+}
+
+/// Which layers are dense and which are MoE.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LayerPattern {
+    /// Every layer is MoE.
+    #[default]
+    AllMoe,
+    /// Dense and MoE layers alternate, dense first.
+    Interleaved,
+    /// The first and the last layer are dense, the others MoE.
+    DenseEnds,
+    /// Every layer is dense.
+    AllDense,
+    /// These layers are MoE, counted from 0.
+    List(Vec<usize>),
+}
+
+/// Kind of one layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayerKind {
+    /// One feed-forward network for all tokens.
+    Dense,
+    /// Experts behind a router.
+    Moe,
+}
+
+/// A model that cannot be built.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("model field `{field}`: {problem}")]
+pub struct ConfigError {
+    /// The field at fault.
+    pub field: &'static str,
+    /// What is wrong and what would be right.
+    pub problem: String,
+}
+
+impl LmConfig {
+    /// Kind of layer `index`.
+    pub fn layer_kind(&self, index: usize) -> LayerKind {
+        let moe = match &self.pattern {
+            LayerPattern::AllMoe => true,
+            LayerPattern::Interleaved => index % 2 == 1,
+            LayerPattern::DenseEnds => index != 0 && index + 1 != self.layers,
+            LayerPattern::AllDense => false,
+            LayerPattern::List(moe) => moe.contains(&index),
+        };
+        if moe {
+            LayerKind::Moe
+        } else {
+            LayerKind::Dense
+        }
+    }
+
+    /// Number of MoE layers.
+    pub fn moe_layers(&self) -> usize {
+        (0..self.layers)
+            .filter(|&index| self.layer_kind(index) == LayerKind::Moe)
+            .count()
+    }
+
+    /// Width of a head, C.
+    pub fn head_dim(&self) -> usize {
+        self.d_model / self.heads
+    }
+
+    /// Source of every expert of MoE layer `layer` (counted among MoE layers).
+    pub fn sources(&self, layer: usize) -> ExpertSources {
+        self.two_level
+            .as_ref()
+            .and_then(|two_level| two_level.sources.get(layer).cloned())
+            .unwrap_or_else(|| ExpertSources::identity(self.experts))
+    }
+
+    /// The router of MoE layer `layer` (counted among MoE layers).
+    pub fn router(&self, layer: usize) -> RouterConfig {
+        RouterConfig {
+            d_model: self.d_model,
+            experts: self.experts,
+            top_k: self.top_k,
+            score: self.score,
+            renormalize: self.renormalize,
+            scale: self.gate_scale,
+            two_level: self.two_level.as_ref().map(|two_level| TwoLevelConfig {
+                sources: self.sources(layer),
+                strength: two_level.strength,
+            }),
+        }
+    }
+
+    /// Checks everything that building the model takes for granted.
+    ///
+    /// # Errors
+    /// The first field that cannot be, and what would be right.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let fail = |field, problem: String| Err(ConfigError { field, problem });
+        for (field, value) in [
+            ("vocab", self.vocab),
+            ("context", self.context),
+            ("d_model", self.d_model),
+            ("layers", self.layers),
+            ("heads", self.heads),
+            ("kv_heads", self.kv_heads),
+        ] {
+            if value == 0 {
+                return fail(field, "must be at least 1".into());
+            }
+        }
+        if !self.d_model.is_multiple_of(self.heads) || !self.head_dim().is_multiple_of(2) {
+            return fail(
+                "heads",
+                format!(
+                    "d_model {} over {} heads must be an even whole number",
+                    self.d_model, self.heads
+                ),
+            );
+        }
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            return fail(
+                "kv_heads",
+                format!(
+                    "{} heads are not a multiple of {}",
+                    self.heads, self.kv_heads
+                ),
+            );
+        }
+        let moe_layers = self.moe_layers();
+        if moe_layers < self.layers && self.d_ffn == 0 {
+            return fail("d_ffn", "dense layers need a hidden width".into());
+        }
+        if let LayerPattern::List(list) = &self.pattern
+            && let Some(index) = list.iter().find(|&&index| index >= self.layers)
+        {
+            return fail(
+                "pattern",
+                format!(
+                    "layer {index} does not exist, the last is {}",
+                    self.layers - 1
+                ),
+            );
+        }
+        if moe_layers > 0 {
+            for (field, value) in [("experts", self.experts), ("d_expert", self.d_expert)] {
+                if value == 0 {
+                    return fail(field, "must be at least 1".into());
+                }
+            }
+            if self.top_k == 0 || self.top_k > self.experts {
+                return fail(
+                    "top_k",
+                    format!(
+                        "K = {} must lie between 1 and the number of experts, {}",
+                        self.top_k, self.experts
+                    ),
+                );
+            }
+        }
+        if let Some(two_level) = &self.two_level {
+            if two_level.sources.len() != moe_layers {
+                return fail(
+                    "two_level",
+                    format!(
+                        "names sources for {} layers, the model has {moe_layers} MoE layers",
+                        two_level.sources.len()
+                    ),
+                );
+            }
+            for sources in &two_level.sources {
+                if sources.experts() != self.experts || sources.count() < self.top_k {
+                    return fail(
+                        "two_level",
+                        format!(
+                            "{} experts from {} sources do not fit experts = {}, top_k = {}",
+                            sources.experts(),
+                            sources.count(),
+                            self.experts,
+                            self.top_k
+                        ),
+                    );
+                }
+            }
+        }
+        for (field, value) in [
+            ("rope_theta", self.rope_theta),
+            ("norm_eps", self.norm_eps),
+            ("embedding_std", self.embedding_std),
+            ("gate_scale", self.gate_scale),
+        ] {
+            if !(value.is_finite() && value > 0.0) {
+                return fail(field, format!("{value} must be a positive number"));
+            }
+        }
+        Ok(())
+    }
+}

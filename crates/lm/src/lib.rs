@@ -1,0 +1,20 @@
+//! Decoder-only language models with dense and Mixture-of-Experts layers, and what they cost.
+//!
+//! Tensor names carry their shape: `T` tokens (`B * S`), `B` batch, `S` sequence, `D` model, `E` experts, `K` top-K,
+//! `V` vocabulary, `H` heads, `G` key-value heads, `C` head width, `J` targets of a position.
+
+mod attention;
+mod block;
+mod config;
+mod cost;
+mod feed_forward;
+mod model;
+mod norm;
+
+pub use attention::Attention;
+pub use block::{Block, BlockRecord, FeedForward, FeedForwardRecord};
+pub use config::{ConfigError, LayerKind, LayerPattern, LmConfig, TwoLevel};
+pub use cost::{CostModel, MemoryEstimate, ParameterCount};
+pub use feed_forward::SwiGlu;
+pub use model::{Lm, LmOutput, LmRecord};
+pub use norm::RmsNorm;

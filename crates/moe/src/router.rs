@@ -1,0 +1,243 @@
+//! The router: which experts a token goes to, and with what weight.
+
+use burn::{
+    module::{Module, Param},
+    tensor::{
+        Int, Tensor,
+        activation::{sigmoid, softmax},
+        backend::Backend,
+    },
+};
+use serde::{Deserialize, Serialize};
+use upcycle_kernels::MoeBackend;
+
+use crate::{
+    init::Initializer,
+    sources::{ExpertSources, index_tensor},
+};
+
+/// How router logits become the scores that gates are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScoreFunction {
+    /// Sigmoid of each logit (DeepSeek-V3).
+    #[default]
+    Sigmoid,
+    /// Softmax over all experts, before the top K are taken (OLMoE, Qwen3-MoE).
+    Softmax,
+    /// Softmax over the K selected logits (Mixtral).
+    TopKSoftmax,
+}
+
+/// Shape and behaviour of a [`Router`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct RouterConfig {
+    /// Model width, D.
+    pub d_model: usize,
+    /// Experts, E.
+    pub experts: usize,
+    /// Experts of a token, K.
+    pub top_k: usize,
+    /// From logits to scores.
+    pub score: ScoreFunction,
+    /// Gates of a token are divided by their sum.
+    pub renormalize: bool,
+    /// Gates are multiplied by this.
+    pub scale: f32,
+    /// Two-level selection of an upcycled model.
+    pub two_level: Option<TwoLevelConfig>,
+}
+
+/// Two-level selection: K distinct sources by their best score, then one replica of each.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TwoLevelConfig {
+    /// Source of every expert.
+    pub sources: ExpertSources,
+    /// Weight `c` of the tie-break `c * tanh(v_e . x + b_e)` among the replicas of a source.
+    pub strength: f32,
+}
+
+/// A linear router with a selection bias for loss-free balancing.
+///
+/// The selection bias decides which experts are selected and never changes a gate.
+#[derive(Module, Debug)]
+pub struct Router<B: Backend> {
+    /// One row an expert, `[E, D]`.
+    pub weight_ed: Param<Tensor<B, 2>>,
+    /// Added to the scores for selection only, `[E]`; state of balancing, not trained by gradients. With two-level
+    /// selection it is the bias of the source, the same for all of its replicas.
+    pub selection_bias_e: Param<Tensor<B, 1>>,
+    /// State of two-level selection.
+    pub tie_break: Option<TieBreak<B>>,
+    #[module(skip)]
+    config: RouterConfig,
+}
+
+/// State that picks one replica of a selected source by `score + bias + c * tanh(v . x + b)`.
+#[derive(Module, Debug)]
+pub struct TieBreak<B: Backend> {
+    /// Direction `v` of every expert, `[E, D]`.
+    pub direction_ed: Param<Tensor<B, 2>>,
+    /// Offset `b` of every expert, `[E]`.
+    pub offset_e: Param<Tensor<B, 1>>,
+    /// Balancing bias of every replica inside its source, `[E]`.
+    pub replica_bias_e: Param<Tensor<B, 1>>,
+}
+
+/// What the router decided for some tokens.
+#[derive(Debug, Clone)]
+pub struct Routing<B: Backend> {
+    /// The tokens that were routed, `[T, D]`.
+    pub input_td: Tensor<B, 2>,
+    /// The K distinct experts of every token, `[T, K]`.
+    pub experts_tk: Tensor<B, 2, Int>,
+    /// Their weights, `[T, K]`.
+    pub gates_tk: Tensor<B, 2>,
+    /// Router logits, `[T, E]`.
+    pub logits_te: Tensor<B, 2>,
+    /// Unbiased scores, `[T, E]`.
+    pub scores_te: Tensor<B, 2>,
+}
+
+impl RouterConfig {
+    /// A router named `name` with rows from `N(0, 1 / D)` and no bias.
+    pub fn init<B: Backend>(
+        &self,
+        name: &str,
+        initializer: &Initializer,
+        device: &B::Device,
+    ) -> Router<B> {
+        let (e, d) = (self.experts, self.d_model);
+        Router {
+            weight_ed: initializer.normal(
+                &format!("{name}.weight"),
+                [e, d],
+                (d as f32).powf(-0.5),
+                device,
+            ),
+            selection_bias_e: Initializer::state([e], device),
+            tie_break: self.two_level.as_ref().map(|_| TieBreak {
+                direction_ed: Initializer::state([e, d], device),
+                offset_e: Initializer::state([e], device),
+                replica_bias_e: Initializer::state([e], device),
+            }),
+            config: self.clone(),
+        }
+    }
+}
+
+impl<B: Backend> Router<B> {
+    /// The configuration that it was made from.
+    pub fn config(&self) -> &RouterConfig {
+        &self.config
+    }
+}
+
+impl<B: MoeBackend> Router<B> {
+    /// Routes tokens.
+    ///
+    /// # Shapes
+    /// `x_td: [T, D]`.
+    pub fn forward(&self, x_td: Tensor<B, 2>) -> Routing<B> {
+        let logits_te = x_td.clone().matmul(self.weight_ed.val().transpose());
+        let scores_te = self.scores(logits_te.clone());
+        let selection_te = scores_te.clone().detach();
+        let experts_tk = match (&self.tie_break, &self.config.two_level) {
+            (Some(tie_break), Some(two_level)) => {
+                self.select_two_level(selection_te, x_td.clone().detach(), tie_break, two_level)
+            }
+            _ => B::top_k(
+                selection_te + self.selection_bias_e.val().unsqueeze(),
+                self.config.top_k,
+            ),
+        };
+        let gates_tk = self.gates(scores_te.clone().gather(1, experts_tk.clone()));
+        Routing {
+            input_td: x_td,
+            experts_tk,
+            gates_tk,
+            logits_te,
+            scores_te,
+        }
+    }
+
+    /// Scores of all experts, `[T, E] -> [T, E]`.
+    ///
+    /// With two-level selection the softmax is normalised over sources, each counted once: replicas of equal logits
+    /// then have the score of their source.
+    fn scores(&self, logits_te: Tensor<B, 2>) -> Tensor<B, 2> {
+        match (self.config.score, &self.config.two_level) {
+            (ScoreFunction::Sigmoid, _) => sigmoid(logits_te),
+            (ScoreFunction::TopKSoftmax, _) => logits_te,
+            (ScoreFunction::Softmax, None) => softmax(logits_te, 1),
+            (ScoreFunction::Softmax, Some(two_level)) => {
+                let device = logits_te.device();
+                let replicas = two_level.sources.replicas();
+                let share: Vec<f32> = two_level
+                    .sources
+                    .source_of()
+                    .iter()
+                    .map(|&source| 1.0 / replicas[source] as f32)
+                    .collect();
+                let share_1e = Tensor::<B, 1>::from_floats(share.as_slice(), &device).unsqueeze();
+                let max_t1 = logits_te.clone().detach().max_dim(1);
+                let exp_te = (logits_te - max_t1).exp();
+                let total_t1 = (exp_te.clone() * share_1e).sum_dim(1);
+                exp_te / total_t1
+            }
+        }
+    }
+
+    /// Gates from the scores of the selected experts, `[T, K] -> [T, K]`.
+    fn gates(&self, selected_tk: Tensor<B, 2>) -> Tensor<B, 2> {
+        let gates_tk = match self.config.score {
+            ScoreFunction::TopKSoftmax => softmax(selected_tk, 1),
+            _ if self.config.renormalize => {
+                // K sigmoids can all underflow; a token then has no gate rather than a division by zero.
+                let total_t1 = selected_tk.clone().sum_dim(1).add_scalar(1e-20);
+                selected_tk / total_t1
+            }
+            _ => selected_tk,
+        };
+        if self.config.scale == 1.0 {
+            gates_tk
+        } else {
+            gates_tk * self.config.scale
+        }
+    }
+
+    /// K distinct sources by their best untied score, then one replica of each, `[T, E] -> [T, K]`.
+    fn select_two_level(
+        &self,
+        scores_te: Tensor<B, 2>,
+        x_td: Tensor<B, 2>,
+        tie_break: &TieBreak<B>,
+        two_level: &TwoLevelConfig,
+    ) -> Tensor<B, 2, Int> {
+        let device = scores_te.device();
+        let [t, _] = scores_te.dims();
+        let g = two_level.sources.count();
+        let (members, r) = two_level.sources.members();
+        let members_gr = index_tensor::<B>(&members, &device);
+        let by_source =
+            |values_te: Tensor<B, 2>| values_te.select(1, members_gr.clone()).reshape([t * g, r]);
+
+        let untied_te = scores_te.clone() + self.selection_bias_e.val().unsqueeze();
+        let best_tg = by_source(untied_te).max_dim(1).reshape([t, g]);
+        let sources_tk = B::top_k(best_tg, self.config.top_k);
+
+        let tie_te = x_td.matmul(tie_break.direction_ed.val().transpose())
+            + tie_break.offset_e.val().unsqueeze();
+        let tied_te = scores_te
+            + tie_break.replica_bias_e.val().unsqueeze()
+            + tie_te.tanh() * two_level.strength;
+        let replica_tg = by_source(tied_te).argmax(1).reshape([t, g]);
+
+        let replica_tk = replica_tg.gather(1, sources_tk.clone());
+        let member_tk = sources_tk * r as i64 + replica_tk;
+        let k = self.config.top_k;
+        members_gr
+            .gather(0, member_tk.reshape([t * k]))
+            .reshape([t, k])
+    }
+}

@@ -1,0 +1,84 @@
+//! Which experts are replicas of the same source.
+
+use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
+use serde::{Deserialize, Serialize};
+
+/// For every expert of a layer, the source (a pre-training expert) that it was copied from.
+///
+/// Sources are numbered `0..G`; a layer that was never upcycled has every expert as its own source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ExpertSources(Vec<usize>);
+
+impl ExpertSources {
+    /// Every expert is its own source.
+    pub fn identity(experts: usize) -> Self {
+        Self((0..experts).collect())
+    }
+
+    /// From the source of every expert; none if a source in `0..=max` has no expert.
+    pub fn new(source_of: Vec<usize>) -> Option<Self> {
+        let count = source_of.iter().max()? + 1;
+        let complete = (0..count).all(|source| source_of.contains(&source));
+        complete.then_some(Self(source_of))
+    }
+
+    /// The source of every expert, `[E]`.
+    pub fn source_of(&self) -> &[usize] {
+        &self.0
+    }
+
+    /// Number of experts, E.
+    pub fn experts(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Number of sources, G.
+    pub fn count(&self) -> usize {
+        self.0.iter().max().map_or(0, |max| max + 1)
+    }
+
+    /// Number of replicas of every source, `[G]`.
+    pub fn replicas(&self) -> Vec<usize> {
+        let mut replicas = vec![0; self.count()];
+        for &source in &self.0 {
+            replicas[source] += 1;
+        }
+        replicas
+    }
+
+    /// Experts of every source as a flat `[G * R]` table and `R`, the largest number of replicas; shorter rows
+    /// repeat their first expert, which changes no maximum.
+    pub fn members(&self) -> (Vec<usize>, usize) {
+        let width = self.replicas().into_iter().max().unwrap_or(0);
+        let mut table = Vec::with_capacity(self.count() * width);
+        for source in 0..self.count() {
+            let row: Vec<_> = (0..self.experts())
+                .filter(|&e| self.0[e] == source)
+                .collect();
+            table.extend((0..width).map(|replica| row.get(replica).copied().unwrap_or(row[0])));
+        }
+        (table, width)
+    }
+
+    /// The source of every expert on `device`, `[E]`.
+    pub fn source_of_tensor<B: Backend>(&self, device: &B::Device) -> Tensor<B, 1, Int> {
+        index_tensor(&self.0, device)
+    }
+
+    /// One-hot membership, `[E, G]`.
+    pub fn membership<B: Backend>(&self, device: &B::Device) -> Tensor<B, 2> {
+        let (experts, count) = (self.experts(), self.count());
+        let mut table = vec![0.0_f32; experts * count];
+        for (expert, &source) in self.0.iter().enumerate() {
+            table[expert * count + source] = 1.0;
+        }
+        Tensor::from_data(TensorData::new(table, [experts, count]), device)
+    }
+}
+
+/// Indices as an integer tensor, `[n]`.
+pub(crate) fn index_tensor<B: Backend>(indices: &[usize], device: &B::Device) -> Tensor<B, 1, Int> {
+    let values: Vec<i32> = indices.iter().map(|&index| index as i32).collect();
+    Tensor::from_data(TensorData::new(values, [indices.len()]), device)
+}

@@ -1,0 +1,385 @@
+//! Checkpoints: whole or absent, checked when read.
+//!
+//! A checkpoint is a folder with `model.mpk` and `optimizer.mpk` (Burn records), `checkpoint.json` and, where the data
+//! has one, `tokenizer.json`. It is written beside its final name and renamed.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use burn::{
+    module::Module,
+    record::{FullPrecisionSettings, NamedMpkBytesRecorder, Record, Recorder},
+    tensor::backend::Backend,
+};
+use serde::{Deserialize, Serialize};
+use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend, adamw::moment_shape};
+use upcycle_lm::{Lm, LmConfig, LmRecord};
+use upcycle_moe::ExpertSources;
+
+use crate::{error::TrainError, files::write_synced, shapes::parameter_shapes};
+
+/// Version of the checkpoint format and of everything that stages' results depend on in this code.
+pub const FORMAT_VERSION: u32 = 1;
+
+const INFO: &str = "checkpoint.json";
+const MODEL: &str = "model.mpk";
+const OPTIMIZER: &str = "optimizer.mpk";
+const TOKENIZER: &str = "tokenizer.json";
+
+/// What `checkpoint.json` says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointInfo {
+    /// Version of the format.
+    pub format: u32,
+    /// The model.
+    pub model: LmConfig,
+    /// Optimizer steps done.
+    pub step: u64,
+    /// Tokens seen.
+    pub tokens: u64,
+    /// For each MoE layer the origin of every expert, through all upcycling.
+    pub lineage: Vec<ExpertSources>,
+    /// Fingerprint of the data that it was trained on.
+    pub data: String,
+    /// Size and BLAKE3 hash of every file.
+    pub files: BTreeMap<String, FileSum>,
+}
+
+/// Size and hash of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSum {
+    /// Bytes.
+    pub bytes: u64,
+    /// Hexadecimal BLAKE3 hash.
+    pub blake3: String,
+}
+
+/// A model with everything that is needed to go on.
+pub struct Checkpoint<B: MoeAutodiffBackend> {
+    /// The model.
+    pub model: Lm<B>,
+    /// State of its optimizer.
+    pub optimizer: AdamWRecord<B>,
+    /// Optimizer steps done.
+    pub step: u64,
+    /// Tokens seen.
+    pub tokens: u64,
+    /// For each MoE layer the origin of every expert.
+    pub lineage: Vec<ExpertSources>,
+    /// Fingerprint of the data.
+    pub data: String,
+    /// The data's `tokenizer.json`.
+    pub tokenizer: Option<String>,
+}
+
+impl CheckpointInfo {
+    /// Reads `checkpoint.json` of the checkpoint in `dir`.
+    ///
+    /// # Errors
+    /// If it is missing, damaged or of another format.
+    pub fn read(dir: &Path) -> Result<Self, TrainError> {
+        let path = dir.join(INFO);
+        if !path.is_file() {
+            return Err(broken(
+                dir,
+                format!("there is no {INFO}; give the folder of a checkpoint"),
+            ));
+        }
+        let text = fs::read_to_string(&path).map_err(TrainError::io("read", &path))?;
+        let info: Self = serde_json::from_str(&text)
+            .map_err(|error| broken(dir, format!("{INFO} is damaged: {error}")))?;
+        if info.format != FORMAT_VERSION {
+            return Err(broken(
+                dir,
+                format!(
+                    "it has format {}, this program reads format {FORMAT_VERSION}",
+                    info.format
+                ),
+            ));
+        }
+        info.model.validate()?;
+        Ok(info)
+    }
+
+    /// Reads a file of the checkpoint and compares size and hash.
+    fn read_file(&self, dir: &Path, name: &str) -> Result<Vec<u8>, TrainError> {
+        let sum = self
+            .files
+            .get(name)
+            .ok_or_else(|| broken(dir, format!("{INFO} does not list {name}")))?;
+        let path = dir.join(name);
+        let bytes = fs::read(&path).map_err(TrainError::io("read", &path))?;
+        if bytes.len() as u64 != sum.bytes {
+            return Err(broken(
+                dir,
+                format!(
+                    "{name} has {} bytes, not {}; it is cut off or was changed, use another checkpoint",
+                    bytes.len(),
+                    sum.bytes
+                ),
+            ));
+        }
+        if blake3::hash(&bytes).to_hex().as_str() != sum.blake3 {
+            return Err(broken(
+                dir,
+                format!(
+                    "{name} does not have its checksum; it was changed, use another checkpoint"
+                ),
+            ));
+        }
+        Ok(bytes)
+    }
+}
+
+impl<B: MoeAutodiffBackend> Checkpoint<B> {
+    /// A new model from a seed.
+    ///
+    /// # Errors
+    /// If the configuration cannot be built.
+    pub fn initial(config: &LmConfig, seed: u64, device: &B::Device) -> Result<Self, TrainError> {
+        Ok(Self {
+            model: config.init(seed, device)?,
+            optimizer: AdamWRecord::new(),
+            step: 0,
+            tokens: 0,
+            lineage: vec![ExpertSources::identity(config.experts); config.moe_layers()],
+            data: String::new(),
+            tokenizer: None,
+        })
+    }
+
+    /// Reads the checkpoint in `dir`.
+    ///
+    /// # Errors
+    /// If it is missing or damaged, or its parts do not fit each other.
+    pub fn load(dir: &Path, device: &B::Device) -> Result<Self, TrainError> {
+        let info = CheckpointInfo::read(dir)?;
+        let model: LmRecord<B> = decode(info.read_file(dir, MODEL)?, dir, MODEL, device)?;
+        let optimizer: AdamWRecord<B> =
+            decode(info.read_file(dir, OPTIMIZER)?, dir, OPTIMIZER, device)?;
+        let tokenizer = if info.files.contains_key(TOKENIZER) {
+            let bytes = info.read_file(dir, TOKENIZER)?;
+            let text = String::from_utf8(bytes)
+                .map_err(|_| broken(dir, format!("{TOKENIZER} is not UTF-8")))?;
+            Some(text)
+        } else {
+            None
+        };
+        let model =
+            load_model(&info.model, model, device).map_err(|problem| broken(dir, problem))?;
+        check_optimizer(&model, &optimizer).map_err(|problem| broken(dir, problem))?;
+        Ok(Self {
+            model,
+            optimizer,
+            step: info.step,
+            tokens: info.tokens,
+            lineage: info.lineage,
+            data: info.data,
+            tokenizer,
+        })
+    }
+
+    /// Writes the checkpoint as the folder `dir`, which must not exist.
+    ///
+    /// # Errors
+    /// If it exists or cannot be written; nothing half-written is left under `dir`.
+    pub fn save(&self, dir: &Path) -> Result<(), TrainError> {
+        if dir.exists() {
+            return Err(broken(
+                dir,
+                "it exists already; choose another folder or remove it".into(),
+            ));
+        }
+        let mut name = dir.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".tmp{}", std::process::id()));
+        let beside = dir.with_file_name(name);
+        self.write_files(&beside)
+            .and_then(|()| fs::rename(&beside, dir).map_err(TrainError::io("create", dir)))
+            .inspect_err(|_| {
+                // The first error is the one to tell.
+                let _ = fs::remove_dir_all(&beside);
+            })
+    }
+
+    fn write_files(&self, dir: &Path) -> Result<(), TrainError> {
+        if dir.exists() {
+            fs::remove_dir_all(dir).map_err(TrainError::io("remove", dir))?;
+        }
+        fs::create_dir_all(dir).map_err(TrainError::io("create", dir))?;
+        let mut files = BTreeMap::new();
+        let mut write = |name: &str, bytes: &[u8]| {
+            let sum = FileSum {
+                bytes: bytes.len() as u64,
+                blake3: blake3::hash(bytes).to_hex().to_string(),
+            };
+            files.insert(name.to_owned(), sum);
+            write_synced(&dir.join(name), bytes)
+        };
+        write(
+            MODEL,
+            &encode::<B, _>(self.model.clone().into_record(), dir)?,
+        )?;
+        write(OPTIMIZER, &encode::<B, _>(self.optimizer.clone(), dir)?)?;
+        if let Some(tokenizer) = &self.tokenizer {
+            write(TOKENIZER, tokenizer.as_bytes())?;
+        }
+        let info = CheckpointInfo {
+            format: FORMAT_VERSION,
+            model: self.model.config().clone(),
+            step: self.step,
+            tokens: self.tokens,
+            lineage: self.lineage.clone(),
+            data: self.data.clone(),
+            files,
+        };
+        let json =
+            serde_json::to_string_pretty(&info).map_err(|error| broken(dir, error.to_string()))?;
+        write_synced(&dir.join(INFO), json.as_bytes())
+    }
+}
+
+/// Builds the model of `config` and loads a record into it, after comparing shapes.
+pub(crate) fn load_model<B: MoeAutodiffBackend>(
+    config: &LmConfig,
+    record: LmRecord<B>,
+    device: &B::Device,
+) -> Result<Lm<B>, String> {
+    let fresh: Lm<B> = config.init(0, device).map_err(|error| error.to_string())?;
+    let expected = parameter_shapes(&fresh);
+    let model = fresh.load_record(record);
+    let found = parameter_shapes(&model);
+    for (expected, found) in expected.iter().zip(&found) {
+        if (&expected.path, &expected.dims, expected.trained)
+            != (&found.path, &found.dims, found.trained)
+        {
+            return Err(format!(
+                "parameter {} has shape {:?}, the configuration asks for {:?}",
+                found.path, found.dims, expected.dims
+            ));
+        }
+    }
+    if expected.len() != found.len() {
+        return Err(format!(
+            "it has {} parameters, the configuration asks for {}",
+            found.len(),
+            expected.len()
+        ));
+    }
+    Ok(model)
+}
+
+/// Every state of the optimizer must belong to a parameter of the same shape.
+pub(crate) fn check_optimizer<B: MoeAutodiffBackend>(
+    model: &Lm<B>,
+    optimizer: &AdamWRecord<B>,
+) -> Result<(), String> {
+    let shapes = parameter_shapes(model);
+    let known = shapes
+        .iter()
+        .filter(|shape| {
+            optimizer
+                .get(&shape.id)
+                .is_some_and(|state| moment_shape(state) == shape.dims)
+        })
+        .count();
+    if known == optimizer.len() {
+        Ok(())
+    } else {
+        Err(format!(
+            "{} of {} optimizer states belong to no parameter of their shape",
+            optimizer.len() - known,
+            optimizer.len()
+        ))
+    }
+}
+
+fn encode<B: Backend, R: Record<B>>(record: R, dir: &Path) -> Result<Vec<u8>, TrainError> {
+    NamedMpkBytesRecorder::<FullPrecisionSettings>::default()
+        .record(record, ())
+        .map_err(|error| broken(dir, error.to_string()))
+}
+
+fn decode<B: Backend, R: Record<B>>(
+    bytes: Vec<u8>,
+    dir: &Path,
+    name: &str,
+    device: &B::Device,
+) -> Result<R, TrainError> {
+    NamedMpkBytesRecorder::<FullPrecisionSettings>::default()
+        .load(bytes, device)
+        .map_err(|error| broken(dir, format!("{name} cannot be read: {error}")))
+}
+
+fn broken(path: &Path, problem: String) -> TrainError {
+    TrainError::Checkpoint {
+        path: path.to_owned(),
+        problem,
+    }
+}
+
+/// The checkpoints of one stage: folders named by step, of which the newest is kept.
+#[derive(Debug, Clone)]
+pub struct StageCheckpoints {
+    dir: PathBuf,
+}
+
+impl StageCheckpoints {
+    /// The checkpoints of the stage in `dir`.
+    pub fn new(dir: &Path) -> Self {
+        Self {
+            dir: dir.join("checkpoints"),
+        }
+    }
+
+    /// The newest checkpoint.
+    pub fn latest(&self) -> Option<PathBuf> {
+        self.steps().pop().map(|step| self.path(step))
+    }
+
+    /// Writes a checkpoint, then removes older ones and what a killed run left half-written.
+    ///
+    /// # Errors
+    /// If it cannot be written; older ones are then kept.
+    pub fn save<B: MoeAutodiffBackend>(
+        &self,
+        checkpoint: &Checkpoint<B>,
+    ) -> Result<PathBuf, TrainError> {
+        let path = self.path(checkpoint.step);
+        fs::create_dir_all(&self.dir).map_err(TrainError::io("create", &self.dir))?;
+        if !path.exists() {
+            checkpoint.save(&path)?;
+        }
+        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            if entry.path() != path {
+                fs::remove_dir_all(entry.path()).map_err(TrainError::io("remove", entry.path()))?;
+            }
+        }
+        Ok(path)
+    }
+
+    fn path(&self, step: u64) -> PathBuf {
+        self.dir.join(format!("step-{step:08}"))
+    }
+
+    /// Steps of whole checkpoints, in order.
+    fn steps(&self) -> Vec<u64> {
+        let mut steps: Vec<u64> = fs::read_dir(&self.dir)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| {
+                entry
+                    .file_name()
+                    .to_str()?
+                    .strip_prefix("step-")?
+                    .parse()
+                    .ok()
+            })
+            .collect();
+        steps.sort_unstable();
+        steps
+    }
+}

@@ -1,0 +1,57 @@
+//! Global norm of gradients, and clipping to it.
+
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    optim::GradientsParams,
+    tensor::{ElementConversion, Tensor},
+};
+use upcycle_kernels::MoeAutodiffBackend;
+use upcycle_lm::Lm;
+
+/// Square root of the summed squares of all gradients; reads one number from the device.
+pub fn global_norm<B: MoeAutodiffBackend>(model: &Lm<B>, gradients: &GradientsParams) -> f64 {
+    struct SquaredNorms<'a, B: MoeAutodiffBackend> {
+        gradients: &'a GradientsParams,
+        squares: Vec<Tensor<B::InnerBackend, 1>>,
+    }
+    impl<B: MoeAutodiffBackend> ModuleVisitor<B> for SquaredNorms<'_, B> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+            if let Some(gradient) = self.gradients.get::<B::InnerBackend, D>(param.id) {
+                self.squares.push(gradient.square().sum());
+            }
+        }
+    }
+    let mut visitor = SquaredNorms::<B> {
+        gradients,
+        squares: Vec::new(),
+    };
+    model.visit(&mut visitor);
+    if visitor.squares.is_empty() {
+        return 0.0;
+    }
+    let total: f64 = Tensor::cat(visitor.squares, 0).sum().into_scalar().elem();
+    total.sqrt()
+}
+
+/// Multiplies all gradients by `factor`.
+pub fn scale<B: MoeAutodiffBackend>(
+    model: &Lm<B>,
+    gradients: GradientsParams,
+    factor: f64,
+) -> GradientsParams {
+    struct Scale {
+        gradients: GradientsParams,
+        factor: f64,
+    }
+    impl<B: MoeAutodiffBackend> ModuleVisitor<B> for Scale {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+            if let Some(gradient) = self.gradients.remove::<B::InnerBackend, D>(param.id) {
+                self.gradients
+                    .register(param.id, gradient.mul_scalar(self.factor));
+            }
+        }
+    }
+    let mut visitor = Scale { gradients, factor };
+    model.visit(&mut visitor);
+    visitor.gradients
+}

@@ -1,0 +1,31 @@
+//! One stage of an experiment: train a model for some steps, or upcycle it.
+//!
+//! [`Engine`] is the seam between experiments and tensors: it takes specifications and paths and returns numbers, so
+//! that code above it names no backend. [`BurnEngine`] implements it for any Burn backend.
+
+mod checkpoint;
+mod config;
+mod engine;
+mod error;
+mod evaluate;
+mod evidence;
+mod files;
+mod gradients;
+mod metrics;
+mod schedule;
+mod shapes;
+mod trainer;
+mod upcycler;
+
+pub use checkpoint::{Checkpoint, CheckpointInfo, FORMAT_VERSION, StageCheckpoints};
+pub use config::{
+    BatchConfig, DataSchedule, EvaluationConfig, OptimizerConfig, TrainSpec, UpcycleSpec,
+};
+pub use engine::{BurnEngine, Engine, TrainJob, UpcycleJob};
+pub use error::TrainError;
+pub use evaluate::Evaluation;
+pub use files::write_atomically;
+pub use metrics::{MetricsLine, read_metrics};
+pub use schedule::Schedule;
+pub use trainer::{Start, TrainEvent, TrainOutcome};
+pub use upcycler::UpcycleOutcome;
