@@ -1,1 +1,35 @@
-//! x
+//! Experiments on expert upcycling: sweeps as graphs of content-addressed stages, a store that survives kills,
+//! statistics and reports.
+//!
+//! ```text
+//! SweepConfig -> cells -> StageGraph -> runner -> Store -> Results -> report
+//! ```
+
+mod collect;
+mod environment;
+mod error;
+mod estimate;
+mod graph;
+mod plan;
+pub mod plot;
+pub mod presets;
+pub mod report;
+pub mod results;
+mod runner;
+mod scale;
+mod stage;
+pub mod statistics;
+mod store;
+mod sweep;
+
+pub use collect::collect;
+pub use environment::{available_memory, environment};
+pub use error::LabError;
+pub use estimate::{Estimate, StageEstimate};
+pub use graph::{Stage, StageGraph};
+pub use plan::{CellPlan, SweepPlan};
+pub use runner::{Observer, RunEvent, run};
+pub use scale::{Scale, TrainingScale};
+pub use stage::{Origin, StageKey, StageSpec};
+pub use store::{StageResult, Store};
+pub use sweep::{Protocol, SweepConfig};

@@ -8,7 +8,8 @@ use upcycle_moe::{ExpertSources, RouterConfig, ScoreFunction, TwoLevelConfig};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LmConfig {
-    /// Vocabulary, V.
+    /// Vocabulary, V. In a scale's file 0, or left out, is that of the data.
+    #[serde(default)]
     pub vocab: usize,
     /// Longest sequence in tokens, S.
     pub context: usize,

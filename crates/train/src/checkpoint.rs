@@ -360,6 +360,18 @@ impl StageCheckpoints {
         Ok(path)
     }
 
+    /// Folder for the checkpoint of an upcycling stage at `step`; removes what a killed run left.
+    ///
+    /// # Errors
+    /// If the folder cannot be emptied or made.
+    pub fn prepare(&self, step: u64) -> Result<PathBuf, TrainError> {
+        if self.dir.exists() {
+            fs::remove_dir_all(&self.dir).map_err(TrainError::io("remove", &self.dir))?;
+        }
+        fs::create_dir_all(&self.dir).map_err(TrainError::io("create", &self.dir))?;
+        Ok(self.path(step))
+    }
+
     fn path(&self, step: u64) -> PathBuf {
         self.dir.join(format!("step-{step:08}"))
     }

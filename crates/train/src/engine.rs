@@ -2,7 +2,7 @@
 
 use std::{
     marker::PhantomData,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -35,7 +35,7 @@ pub trait Engine: Send + Sync {
         events: &mut dyn FnMut(TrainEvent),
     ) -> Result<TrainOutcome, TrainError>;
 
-    /// Applies the operator to a checkpoint and writes the grown model as the stage's checkpoint.
+    /// Applies the operator to a checkpoint and writes the grown model as another.
     ///
     /// # Errors
     /// See [`TrainError`]; nothing is then written.
@@ -64,9 +64,9 @@ pub struct UpcycleJob<'a> {
     /// How.
     pub spec: &'a UpcycleSpec,
     /// The checkpoint to grow.
-    pub parent: &'a PathBuf,
-    /// Folder for the new checkpoint.
-    pub dir: &'a Path,
+    pub from: &'a Path,
+    /// Folder of the new checkpoint, which must not exist; none to write nothing and only see what it would be like.
+    pub to: Option<&'a Path>,
     /// Data for evidence and losses.
     pub data: &'a Dataset,
 }

@@ -28,4 +28,5 @@ pub use files::write_atomically;
 pub use metrics::{MetricsLine, read_metrics};
 pub use schedule::Schedule;
 pub use trainer::{Start, TrainEvent, TrainOutcome};
+pub use upcycle_moe::RoutingStats;
 pub use upcycler::UpcycleOutcome;

@@ -8,7 +8,7 @@ use upcycle_moe::ExpertSources;
 use upcycle_operator::{ReplicationPlan, Upcycle};
 
 use crate::{
-    checkpoint::{Checkpoint, StageCheckpoints, check_optimizer, load_model},
+    checkpoint::{Checkpoint, check_optimizer, load_model},
     engine::UpcycleJob,
     error::TrainError,
     evaluate::{Evaluation, evaluate},
@@ -30,12 +30,12 @@ pub struct UpcycleOutcome {
     pub plan: ReplicationPlan,
 }
 
-/// Runs an upcycling stage and leaves the grown model as the stage's checkpoint.
+/// Applies the operator to a checkpoint and writes the grown model as another.
 pub fn upcycle<B: MoeAutodiffBackend>(
     job: &UpcycleJob,
     device: &B::Device,
 ) -> Result<UpcycleOutcome, TrainError> {
-    let parent = Checkpoint::<B>::load(job.parent, device)?;
+    let parent = Checkpoint::<B>::load(job.from, device)?;
     let (mut grown, plan) = grow(job, &parent, device)?;
     grown.tokenizer = job.data.tokenizer_json();
     let outcome = UpcycleOutcome {
@@ -45,7 +45,9 @@ pub fn upcycle<B: MoeAutodiffBackend>(
         after: evaluate_now(&grown.model, &grown.lineage, job, device)?,
         plan,
     };
-    StageCheckpoints::new(job.dir).save(&grown)?;
+    if let Some(to) = job.to {
+        grown.save(to)?;
+    }
     Ok(outcome)
 }
 
@@ -70,7 +72,7 @@ fn grow<B: MoeAutodiffBackend>(
         device,
     )?;
     let broken = |problem| TrainError::Checkpoint {
-        path: job.parent.to_owned(),
+        path: job.from.to_owned(),
         problem,
     };
     let model = load_model(&upcycled.config, upcycled.model, device).map_err(broken)?;

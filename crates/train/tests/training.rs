@@ -73,7 +73,19 @@ fn golden() {
                 data: &data(),
                 checkpoint_interval: Duration::from_secs(60),
             },
-            &mut |event| { if let TrainEvent::Step{step,loss,seconds,..} = event { if step % 10 == 0 {println!("{step} {loss:.4} {seconds:.4}")} } },
+            &mut |event| {
+                if let TrainEvent::Step {
+                    step,
+                    loss,
+                    seconds,
+                    ..
+                } = event
+                {
+                    if step % 10 == 0 {
+                        println!("{step} {loss:.4} {seconds:.4}")
+                    }
+                }
+            },
         )
         .unwrap();
     println!("{:?} {outcome:?}", t.elapsed());

@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! Runs a sweep of upcycling experiments and writes its report.
+
+use clap::Parser;
+
+fn main() -> std::process::ExitCode {
+    upcycle_experiments::exit(upcycle_experiments::sweep::SweepArgs::parse().run())
+}

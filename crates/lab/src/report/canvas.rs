@@ -153,12 +153,7 @@ impl<'s> Sheet<'s> {
     }
 
     /// A large mark with a white rim, so that it stands out from lines.
-    pub(crate) fn mark(
-        &self,
-        at: (i32, i32),
-        look: Look,
-        radius: i32,
-    ) -> Result<(), PlotError> {
+    pub(crate) fn mark(&self, at: (i32, i32), look: Look, radius: i32) -> Result<(), PlotError> {
         self.shape(at, look.mark, radius + 3, WHITE.filled())?;
         self.shape(at, look.mark, radius, look.color.filled())
     }
@@ -193,12 +188,7 @@ impl<'s> Sheet<'s> {
     }
 
     /// A panel over some columns of the sheet.
-    pub(crate) fn panel(
-        &self,
-        columns: Range<i32>,
-        x: Range<f64>,
-        y: Range<f64>,
-    ) -> Panel<'_, 's> {
+    pub(crate) fn panel(&self, columns: Range<i32>, x: Range<f64>, y: Range<f64>) -> Panel<'_, 's> {
         let pixels = (columns.clone(), self.rows.end..self.rows.start);
         let plane = Cartesian2d::new(x.clone(), y.clone(), pixels);
         Panel {
@@ -274,7 +264,10 @@ impl Panel<'_, '_> {
             let label = fixed(value, ticks.decimals);
             self.sheet.text(&label, (x - 16, y), HPos::Right, MUTED)?;
         }
-        let at = (MARGIN.max(self.columns.start - 100), self.sheet.rows.start - 36);
+        let at = (
+            MARGIN.max(self.columns.start - 100),
+            self.sheet.rows.start - 36,
+        );
         self.sheet.text(heading, at, HPos::Left, BLACK)
     }
 
@@ -283,13 +276,15 @@ impl Panel<'_, '_> {
         let bottom = self.sheet.rows.end;
         for (value, label) in labels {
             let (x, _) = self.place((*value, self.y.start));
-            self.sheet.text(label, (x, bottom + 28), HPos::Center, MUTED)?;
+            self.sheet
+                .text(label, (x, bottom + 28), HPos::Center, MUTED)?;
         }
         if heading.is_empty() {
             return Ok(());
         }
         let middle = (self.columns.start + self.columns.end) / 2;
-        self.sheet.text(heading, (middle, bottom + 70), HPos::Center, BLACK)
+        self.sheet
+            .text(heading, (middle, bottom + 70), HPos::Center, BLACK)
     }
 
     /// A line across the panel.
@@ -322,7 +317,8 @@ impl Panel<'_, '_> {
     pub(crate) fn seed(&self, point: (f64, f64), color: RGBColor) -> Result<(), PlotError> {
         let style = color.mix(0.5).filled();
         let (at, beyond) = self.held(point);
-        self.sheet.shape(at, beyond.unwrap_or(Mark::Circle), 7, style)
+        self.sheet
+            .shape(at, beyond.unwrap_or(Mark::Circle), 7, style)
     }
 
     /// A large mark for a mean; a triangle at the border for a value above or below the panel.

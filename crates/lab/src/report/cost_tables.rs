@@ -27,7 +27,12 @@ pub(crate) fn costs(group: &Group, palette: &Palette) -> Table {
             Html::model(seeds.recipe, palette.look(Model::Upcycled(seeds.recipe))),
         ];
         let computed = pair(&seeds, flops, |c| c.train_flops, |c| c.train_flops_fixed_me);
-        let timed = pair(&seeds, duration, |c| c.wall_seconds, |c| c.wall_seconds_fixed_me);
+        let timed = pair(
+            &seeds,
+            duration,
+            |c| c.wall_seconds,
+            |c| c.wall_seconds_fixed_me,
+        );
         table.row(names.into_iter().chain(computed).chain(timed));
     }
     table

@@ -66,7 +66,8 @@ fn fields(cell: &Cell) -> [String; COLUMNS.len()] {
         cell.loss_fixed_me.to_string(),
         cell.loss_before.to_string(),
         cell.loss_after.to_string(),
-        cell.gap_closure.map_or(String::new(), |eta| eta.to_string()),
+        cell.gap_closure
+            .map_or(String::new(), |eta| eta.to_string()),
         cell.train_flops.to_string(),
         cell.train_flops_fixed_me.to_string(),
         cell.wall_seconds.to_string(),

@@ -30,7 +30,10 @@ pub(super) fn write(results: &Results, dir: &Path) -> Result<PathBuf, ReportErro
 }
 
 fn write_figure(figure: &Figure, dir: &Path) -> Result<(), ReportError> {
-    put(&dir.join(format!("{}.svg", figure.name)), figure.svg.as_bytes())?;
+    put(
+        &dir.join(format!("{}.svg", figure.name)),
+        figure.svg.as_bytes(),
+    )?;
     let path = dir.join(format!("{}.png", figure.name));
     let pixels = png(&figure.svg, PNG_SCALE).map_err(|source| ReportError::Png {
         path: path.clone(),

@@ -17,7 +17,13 @@ pub(crate) fn findings(group: &Group) -> Option<String> {
         contest(group, last),
         cost(group, last),
     ];
-    Some(sentences.into_iter().flatten().collect::<Vec<_>>().join(" "))
+    Some(
+        sentences
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join(" "),
+    )
 }
 
 /// How far Fixed-mE is ahead of Fixed-E, measured by the spread of the seeds.
@@ -30,7 +36,9 @@ fn gap(group: &Group, fraction: f64) -> String {
     let gap = fixed_e.mean - fixed_me.mean;
     let budget = percent(fraction);
     if !gap.is_finite() {
-        return format!("At CPT of {budget} of pre-training no pair of {small} and {big} has a loss.");
+        return format!(
+            "At CPT of {budget} of pre-training no pair of {small} and {big} has a loss."
+        );
     }
     if gap <= 0.0 {
         return format!(
@@ -49,7 +57,10 @@ fn gap(group: &Group, fraction: f64) -> String {
         } else {
             ""
         };
-        format!(", {} times the seed spread{caution}", fixed(times, decimals))
+        format!(
+            ", {} times the seed spread{caution}",
+            fixed(times, decimals)
+        )
     } else {
         String::new()
     };
@@ -71,7 +82,11 @@ fn best(group: &Group) -> Option<String> {
     let always = best.iter().all(|(seeds, _)| seeds.recipe == first);
     let several = group.recipes().len() > 1;
     let at = |(seeds, eta): &(Seeds, f64)| {
-        let at = format!("{} at CPT {}", whole_percent(*eta), percent(seeds.cpt_fraction));
+        let at = format!(
+            "{} at CPT {}",
+            whole_percent(*eta),
+            percent(seeds.cpt_fraction)
+        );
         if always {
             at
         } else {
@@ -80,9 +95,9 @@ fn best(group: &Group) -> Option<String> {
     };
     let list = listed(&best.iter().map(at).collect::<Vec<_>>());
     let mut sentence = match (always, several) {
-        (true, true) => format!("The best recipe, {first}, closes {list}."),
-        (true, false) => format!("Recipe {first} closes {list}."),
-        (false, _) => format!("The best recipes close {list}."),
+        (true, true) => format!("The recipe with the best gap closure is {first}: {list}."),
+        (true, false) => format!("Recipe {first} has a gap closure of {list}."),
+        (false, _) => format!("The best gap closure is {list}."),
     };
     if best.iter().any(|(_, eta)| *eta < 0.0) {
         let small = Model::FixedE.label(group.setting);
@@ -135,7 +150,9 @@ fn cost(group: &Group, fraction: f64) -> Option<String> {
         share if saving < 0.0 => format!("{share} more"),
         share => format!("{share} less"),
     };
-    let wall = wall.map_or(String::new(), |w| format!(" and {} wall-clock time", against(w)));
+    let wall = wall.map_or(String::new(), |w| {
+        format!(" and {} wall-clock time", against(w))
+    });
     Some(format!(
         "Counting pre-training, {} took {} training FLOPs{wall} than {}.",
         best.recipe,
@@ -146,7 +163,10 @@ fn cost(group: &Group, fraction: f64) -> Option<String> {
 
 /// Recipes that have a gap closure, best mean first.
 fn ranked<'a>(group: &Group<'a>, fraction: f64) -> Vec<(Seeds<'a>, Summary)> {
-    let all = group.recipes().into_iter().map(|r| group.seeds(r, fraction));
+    let all = group
+        .recipes()
+        .into_iter()
+        .map(|r| group.seeds(r, fraction));
     let mut ranked: Vec<_> = all
         .map(|seeds| {
             let etas = summarize(&seeds.gap_closures());
@@ -180,16 +200,22 @@ mod tests {
     #[test]
     fn tells_gap_best_recipe_and_cost() {
         let text = text(&sample::results());
-        assert!(text.contains("Fixed-16 from scratch beats Fixed-8 by 0.06"), "{text}");
+        assert!(
+            text.contains("Fixed-16 from scratch beats Fixed-8 by 0.06"),
+            "{text}"
+        );
         assert!(text.contains("times the seed spread"), "{text}");
-        assert!(text.contains("The best recipe, distinct, closes"), "{text}");
+        assert!(text.contains("best gap closure is distinct: 6"), "{text}");
         assert!(text.contains("fewer training FLOPs"), "{text}");
     }
 
     #[test]
     fn one_seed_has_no_spread() {
         let text = text(&sample::seeds(1));
-        assert!(text.contains("one seed only") && !text.contains("times the seed"), "{text}");
+        assert!(
+            text.contains("one seed only") && !text.contains("times the seed"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -200,7 +226,10 @@ mod tests {
             cell.gap_closure = None;
         }
         let text = text(&results);
-        assert!(text.contains("no gap to close") && !text.contains("best"), "{text}");
+        assert!(
+            text.contains("no gap to close") && !text.contains("closure"),
+            "{text}"
+        );
     }
 
     #[test]

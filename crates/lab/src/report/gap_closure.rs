@@ -19,10 +19,7 @@ const WINDOW: Range<f64> = -150.0..200.0;
 const SEEDS_FOR_A_BAR: usize = 3;
 
 /// Gap closure of each recipe; none if no cell has one.
-pub(crate) fn figure(
-    group: &Group,
-    palette: &Palette,
-) -> Result<Option<Figure>, PlotError> {
+pub(crate) fn figure(group: &Group, palette: &Palette) -> Result<Option<Figure>, PlotError> {
     let fractions = group.cpt_fractions();
     let lines = lines(group, palette, &fractions);
     let Some(all) = extent(lines.iter().flat_map(|line| line.values())) else {
@@ -89,8 +86,16 @@ fn range(all: &Range<f64>) -> Range<f64> {
     let high = all.end.clamp(100.0, WINDOW.end);
     let padded = widened(&(low..high), 0.06, 0.06);
     // A clipped side ends at the window, so that the triangles stand at its border.
-    let start = if all.start < WINDOW.start { low } else { padded.start };
-    let end = if all.end > WINDOW.end { high } else { padded.end };
+    let start = if all.start < WINDOW.start {
+        low
+    } else {
+        padded.start
+    };
+    let end = if all.end > WINDOW.end {
+        high
+    } else {
+        padded.end
+    };
     start..end
 }
 
@@ -98,19 +103,26 @@ fn axes(panel: &Panel, group: &Group, fractions: &[f64]) -> Result<(), PlotError
     panel.y_axis("gap closure η in %")?;
     let label = |(i, fraction): (usize, &f64)| (i as f64, percent(*fraction));
     let labels: Vec<_> = fractions.iter().enumerate().map(label).collect();
-    panel.x_axis(&labels, "continued pre-training, relative to pre-training steps")?;
+    panel.x_axis(
+        &labels,
+        "continued pre-training, relative to pre-training steps",
+    )?;
     for (eta, model) in [(0.0, Model::FixedE), (100.0, Model::FixedMe)] {
         panel.horizontal(eta, Stroke::dashed(MUTED, 3, (14, 8)))?;
         let (_, y) = panel.place((0.0, eta));
         let at = (panel.columns.end + 14, y);
-        panel.sheet.text(&model.label(group.setting), at, HPos::Left, BLACK)?;
+        panel
+            .sheet
+            .text(&model.label(group.setting), at, HPos::Left, BLACK)?;
     }
     Ok(())
 }
 
 impl Line<'_> {
     fn values(&self) -> impl Iterator<Item = f64> {
-        self.places.iter().flat_map(|(_, etas)| etas.iter().copied())
+        self.places
+            .iter()
+            .flat_map(|(_, etas)| etas.iter().copied())
     }
 
     fn draw(&self, panel: &Panel) -> Result<(), PlotError> {
@@ -144,7 +156,11 @@ fn caption(group: &Group, lines: &[Line], all: &Range<f64>, y: &Range<f64>) -> S
     let setting = group.setting;
     let small = Model::FixedE.label(setting);
     let big = Model::FixedMe.label(setting);
-    let counts = || lines.iter().flat_map(|l| l.places.iter().map(|p| p.1.len()));
+    let counts = || {
+        lines
+            .iter()
+            .flat_map(|l| l.places.iter().map(|p| p.1.len()))
+    };
     let (least, most) = (counts().min().unwrap_or(0), counts().max().unwrap_or(0));
     let mut caption = format!(
         "Share of the loss gap between {small} (0 %) and {big} from scratch (100 %) that the upcycled model closes at \

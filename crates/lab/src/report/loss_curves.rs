@@ -65,7 +65,11 @@ fn bundles<'a>(group: &Group<'a>, palette: &Palette) -> Vec<Bundle<'a>> {
     let models = in_order(curves.iter().map(|curve| curve.model()));
     let has_fixed_e = models.contains(&Model::FixedE);
     let bundle = |model: Model<'a>| {
-        let own: Vec<&Curve> = curves.iter().copied().filter(|c| c.model() == model).collect();
+        let own: Vec<&Curve> = curves
+            .iter()
+            .copied()
+            .filter(|c| c.model() == model)
+            .collect();
         // Up to tau an upcycled run is Fixed-E, whose line is drawn already.
         let from_tau = has_fixed_e && matches!(model, Model::Upcycled(_));
         let seeds: Vec<_> = own.iter().map(|curve| points(curve, from_tau)).collect();
@@ -82,8 +86,13 @@ fn bundles<'a>(group: &Group<'a>, palette: &Palette) -> Vec<Bundle<'a>> {
 
 fn points(curve: &Curve, from_tau: bool) -> Vec<(f64, f64)> {
     let start = if from_tau { curve.tau_tokens } else { 0 };
-    let points = curve.points.iter().filter(|p| p.0 >= start && p.1.is_finite());
-    points.map(|(tokens, loss)| (*tokens as f64, *loss)).collect()
+    let points = curve
+        .points
+        .iter()
+        .filter(|p| p.0 >= start && p.1.is_finite());
+    points
+        .map(|(tokens, loss)| (*tokens as f64, *loss))
+        .collect()
 }
 
 /// The mean at each point that all seeds have. Tokens may occur twice, before and after the operator, so points are
@@ -122,7 +131,9 @@ impl View {
         let start = (SKIPPED * end).max(2.0 * tau - end).min(0.9 * end);
         let shown = |p: &&(f64, f64)| p.0 >= start;
         let all = extent(points().filter(shown).map(|p| p.1))?;
-        let fixed = bundles.iter().filter(|b| !matches!(b.model, Model::Upcycled(_)));
+        let fixed = bundles
+            .iter()
+            .filter(|b| !matches!(b.model, Model::Upcycled(_)));
         let fixed = fixed.flat_map(|b| b.seeds.iter().flatten());
         let fixed = extent(fixed.filter(shown).map(|p| p.1)).unwrap_or(all.clone());
         // A jump that is much larger than everything else is cut off.
@@ -181,7 +192,9 @@ fn draw_references(panel: &Panel, view: &View) -> Result<(), PlotError> {
         panel.horizontal(floor, Stroke::dashed(MUTED, 3, (4, 8)))?;
         let (x, y) = panel.place((view.tokens.start, floor));
         let label = format!("entropy floor {}", fixed(floor, 3));
-        panel.sheet.text(&label, (x + 10, y - 20), HPos::Left, MUTED)?;
+        panel
+            .sheet
+            .text(&label, (x + 10, y - 20), HPos::Left, MUTED)?;
     }
     Ok(())
 }
@@ -223,7 +236,9 @@ fn draw_finals(sheet: &Sheet, finals: &[(&Bundle, Vec<f64>)]) -> Result<(), Plot
         let mean = summarize(ends).mean;
         (i as f64, fixed(mean, 3))
     });
-    let numbers: Vec<_> = numbers.filter(|_| finals.len() <= COLUMNS_WITH_NUMBERS).collect();
+    let numbers: Vec<_> = numbers
+        .filter(|_| finals.len() <= COLUMNS_WITH_NUMBERS)
+        .collect();
     panel.x_axis(&numbers, "")
 }
 

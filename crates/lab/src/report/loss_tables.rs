@@ -19,7 +19,9 @@ pub(crate) fn gap_closures(group: &Group, palette: &Palette) -> Table {
     let mut table = Table::new(caption, 1, head);
     for recipe in group.recipes() {
         let name = Html::model(recipe, palette.look(Model::Upcycled(recipe)));
-        let etas = fractions.iter().map(|f| gap_closure(&group.seeds(recipe, *f)));
+        let etas = fractions
+            .iter()
+            .map(|f| gap_closure(&group.seeds(recipe, *f)));
         table.row([name].into_iter().chain(etas));
     }
     table
@@ -33,7 +35,11 @@ fn gap_closure(seeds: &Seeds) -> Html {
     if summary.n > 1 {
         let least = etas.iter().copied().fold(f64::INFINITY, f64::min);
         let most = etas.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        remark += &format!(", {} to {}", fixed(100.0 * least, 1), fixed(100.0 * most, 1));
+        remark += &format!(
+            ", {} to {}",
+            fixed(100.0 * least, 1),
+            fixed(100.0 * most, 1)
+        );
     }
     if undefined > 0 {
         remark += &format!(", {undefined} undefined");

@@ -101,7 +101,10 @@ fn prefixed<'p>(value: f64, prefixes: &[&'p str]) -> (String, &'p str) {
         s if s >= 9.995 => 1,
         _ => 2,
     };
-    (fixed(scaled, decimals), prefixes.get(power).copied().unwrap_or(""))
+    (
+        fixed(scaled, decimals),
+        prefixes.get(power).copied().unwrap_or(""),
+    )
 }
 
 /// The largest power of a thousand, of some, that leaves a number of one or more.

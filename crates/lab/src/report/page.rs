@@ -33,7 +33,11 @@ pub(crate) fn page(results: &Results, figures: &[Figure]) -> String {
     let body: String = sections
         .iter()
         .map(|s| {
-            let Section { anchor, heading, body } = s;
+            let Section {
+                anchor,
+                heading,
+                body,
+            } = s;
             format!("<section id=\"{anchor}\">\n<h2>{heading}</h2>\n{body}</section>\n")
         })
         .collect();
@@ -88,7 +92,9 @@ fn sections(results: &Results, figures: &[Figure]) -> Vec<Section> {
     let groups = groups(results);
     let finished: Vec<&Group> = groups.iter().filter(|g| !g.cells.is_empty()).collect();
     let tables = |make: fn(&Group, &Palette) -> Table| -> String {
-        let tables = finished.iter().map(|group| make(group, &palette).to_string());
+        let tables = finished
+            .iter()
+            .map(|group| make(group, &palette).to_string());
         tables.collect()
     };
     let routing_tables: String = groups
@@ -194,7 +200,10 @@ fn reproduction(results: &Results) -> String {
         ("system", environment.system.clone()),
         ("date", environment.date.clone()),
     ];
-    let mut body = format!("<pre><code>{}</code></pre>\n<dl>\n", Html::text(&results.command));
+    let mut body = format!(
+        "<pre><code>{}</code></pre>\n<dl>\n",
+        Html::text(&results.command)
+    );
     for (name, fact) in facts.iter().filter(|(_, fact)| !fact.is_empty()) {
         // Writing to a string cannot fail.
         let _ = writeln!(body, "<dt>{name}</dt><dd>{}</dd>", Html::text(fact));
@@ -230,7 +239,12 @@ mod tests {
         assert_eq!(page.matches("<figcaption>").count(), 6);
         assert_eq!(page.matches("<section").count(), 8);
         assert_eq!(page.matches("<h1>").count(), 1);
-        for part in ["98.0", "93.8", "<details>", "cargo run --release --bin sweep"] {
+        for part in [
+            "98.0",
+            "93.8",
+            "<details>",
+            "cargo run --release --bin sweep",
+        ] {
             assert!(page.contains(part), "{part} is missing");
         }
     }
@@ -239,7 +253,9 @@ mod tests {
     fn tags_are_closed() {
         for results in [sample::empty(), sample::results(), sample::odd()] {
             let page = html(&results);
-            for tag in ["section", "table", "figure", "details", "tr", "th", "td", "div", "svg", "p"] {
+            for tag in [
+                "section", "table", "figure", "details", "tr", "th", "td", "div", "svg", "p",
+            ] {
                 let opened = page.matches(&format!("<{tag}>")).count()
                     + page.matches(&format!("<{tag} ")).count();
                 assert_eq!(opened, page.matches(&format!("</{tag}>")).count(), "{tag}");

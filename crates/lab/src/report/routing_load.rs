@@ -15,10 +15,7 @@ const HIGHEST: f64 = 8.0;
 const EXPERTS_WITH_MARKS: usize = 32;
 
 /// Sorted loads of the longest runs' first seed; none if there is no routing row.
-pub(crate) fn figure(
-    group: &Group,
-    palette: &Palette,
-) -> Result<Option<Figure>, PlotError> {
+pub(crate) fn figure(group: &Group, palette: &Palette) -> Result<Option<Figure>, PlotError> {
     let rows = group.longest_routing();
     let Some(seed) = rows.iter().map(|row| row.seed).min() else {
         return Ok(None);

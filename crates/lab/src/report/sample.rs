@@ -58,7 +58,8 @@ pub(crate) fn odd() -> Results {
     results.name = "<script>alert(1)</script> & \"co\", inc".into();
     for cell in &mut results.cells {
         if cell.recipe == "paper" {
-            cell.recipe = "<b>\"paper\", 'quoted' & a name that is much too long for a legend</b>".into();
+            cell.recipe =
+                "<b>\"paper\", 'quoted' & a name that is much too long for a legend</b>".into();
         }
         cell.wall_seconds_fixed_me = 0.0;
     }
@@ -79,8 +80,12 @@ fn extend(results: &mut Results, top_k: usize, seeds: u64) {
     for fraction in FRACTIONS {
         for seed in 0..seeds {
             let setting = setting(top_k, fraction);
-            results.curves.push(curve(&setting, Arm::FixedE, None, seed));
-            results.curves.push(curve(&setting, Arm::FixedMe, None, seed));
+            results
+                .curves
+                .push(curve(&setting, Arm::FixedE, None, seed));
+            results
+                .curves
+                .push(curve(&setting, Arm::FixedMe, None, seed));
             for layer in 0..2 {
                 let fixed = [(Arm::FixedE, 8), (Arm::FixedMe, 16)];
                 for (arm, experts) in fixed {
@@ -120,7 +125,9 @@ fn recipe(name: &str) -> (f64, [f64; 4]) {
 }
 
 fn noise(seed: u64, salt: u64) -> f64 {
-    let mixed = (seed + 1).wrapping_mul(0x9E37_79B9).wrapping_add(salt.wrapping_mul(0x85EB_CA6B));
+    let mixed = (seed + 1)
+        .wrapping_mul(0x9E37_79B9)
+        .wrapping_add(salt.wrapping_mul(0x85EB_CA6B));
     ((mixed >> 7) % 1000) as f64 / 500.0 - 1.0
 }
 
@@ -169,7 +176,8 @@ fn curve(setting: &Setting, arm: Arm, name: Option<&str>, seed: u64) -> Curve {
     };
     let trunk = |t: f64, last: f64| {
         let decay = 0.23 * (1.0 - ((end - t) / (0.1 * end)).clamp(0.0, 1.0));
-        last + 0.23 + 2.6 * ((-t / 0.16).exp() - (-end / 0.16).exp()) + 0.26 * (end - t) / (1.0 + t) - decay
+        last + 0.23 + 2.6 * ((-t / 0.16).exp() - (-end / 0.16).exp()) + 0.26 * (end - t) / (1.0 + t)
+            - decay
     };
     let mut points = Vec::new();
     for i in 0..=40 {
@@ -189,7 +197,13 @@ fn curve(setting: &Setting, arm: Arm, name: Option<&str>, seed: u64) -> Curve {
         } else {
             0.0
         };
-        let last = if upcycled { target } else if arm == Arm::Upcycled { small } else { target };
+        let last = if upcycled {
+            target
+        } else if arm == Arm::Upcycled {
+            small
+        } else {
+            target
+        };
         points.push((tokens, trunk(t, last) + wobble + jump));
     }
     Curve {

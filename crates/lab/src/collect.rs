@@ -1,0 +1,219 @@
+//! From the results of stages to the rows of a report.
+
+use std::collections::BTreeSet;
+
+use upcycle_lm::CostModel;
+use upcycle_moe::RoutingStats;
+use upcycle_train::{MetricsLine, UpcycleOutcome};
+
+use crate::{
+    environment::environment,
+    error::LabError,
+    graph::{Stage, StageGraph},
+    plan::{CellPlan, SweepPlan},
+    results::{Arm, Cell, Curve, Results, RoutingRow},
+    stage::StageKey,
+    statistics::gap_closure,
+    store::{StageResult, Store},
+    sweep::SweepConfig,
+};
+
+/// Rows of a finished sweep.
+///
+/// `engine` names backend and device, `floor` is the entropy rate of the data in nats, `command` reproduces the sweep.
+///
+/// # Errors
+/// If stages are missing or damaged.
+pub fn collect(
+    config: &SweepConfig,
+    plan: &SweepPlan,
+    store: &Store,
+    (backend, device): (&str, &str),
+    floor: Option<f64>,
+    command: String,
+) -> Result<Results, LabError> {
+    let missing = plan
+        .graph
+        .stages()
+        .iter()
+        .filter(|stage| !matches!(store.result(&stage.key), Ok(Some(_))))
+        .count();
+    if missing > 0 {
+        return Err(LabError::Unfinished {
+            missing,
+            total: plan.graph.len(),
+        });
+    }
+    let collector = Collector {
+        graph: &plan.graph,
+        store,
+    };
+    let mut results = Results {
+        name: config.name.clone(),
+        command,
+        config: toml::to_string_pretty(config).map_err(|error| LabError::Parse {
+            place: "the sweep's configuration".into(),
+            problem: error.to_string(),
+        })?,
+        environment: environment(backend, device),
+        floor,
+        cells: Vec::new(),
+        curves: Vec::new(),
+        routing: Vec::new(),
+    };
+    let mut seen = BTreeSet::new();
+    for cell in &plan.cells {
+        results.cells.push(collector.cell(cell, backend)?);
+        for (arm, key) in [
+            (Arm::FixedE, &cell.fixed_e),
+            (Arm::Upcycled, &cell.upcycled),
+            (Arm::FixedMe, &cell.fixed_me),
+        ] {
+            // Recipes share Fixed-E and Fixed-mE.
+            if seen.insert(key) {
+                results.curves.push(collector.curve(cell, arm, key)?);
+                results.routing.extend(collector.routing(cell, arm, key)?);
+            }
+        }
+    }
+    Ok(results)
+}
+
+struct Collector<'a> {
+    graph: &'a StageGraph,
+    store: &'a Store,
+}
+
+impl Collector<'_> {
+    fn cell(&self, plan: &CellPlan, backend: &str) -> Result<Cell, LabError> {
+        let loss = |key| Ok::<_, LabError>(self.evaluated(key)?.0);
+        let (fixed_e, upcycled, fixed_me) = (
+            loss(&plan.fixed_e)?,
+            loss(&plan.upcycled)?,
+            loss(&plan.fixed_me)?,
+        );
+        let operator = self.upcycled(&plan.upcycle)?;
+        Ok(Cell {
+            setting: plan.setting.clone(),
+            recipe: plan.recipe.clone(),
+            seed: plan.seed,
+            backend: backend.to_owned(),
+            pretrain_tokens: plan.pretrain_tokens,
+            cpt_tokens: plan.cpt_tokens,
+            loss_fixed_e: fixed_e,
+            loss_upcycled: upcycled,
+            loss_fixed_me: fixed_me,
+            loss_before: operator.before.loss,
+            loss_after: operator.after.loss,
+            gap_closure: gap_closure(fixed_e, upcycled, fixed_me),
+            wall_seconds: self.train_seconds(&plan.upcycled)?,
+            wall_seconds_fixed_me: self.train_seconds(&plan.fixed_me)?,
+            train_flops: self.train_flops(&plan.upcycled),
+            train_flops_fixed_me: self.train_flops(&plan.fixed_me),
+        })
+    }
+
+    fn curve(&self, plan: &CellPlan, arm: Arm, key: &StageKey) -> Result<Curve, LabError> {
+        let mut points = Vec::new();
+        for stage in self.graph.chain(key) {
+            if let StageResult::Upcycle(outcome) = self.result(&stage.key)? {
+                points.push((outcome.tokens, outcome.before.loss));
+                points.push((outcome.tokens, outcome.after.loss));
+                continue;
+            }
+            for line in self.store.metrics(&stage.key)? {
+                if let MetricsLine::Evaluation { tokens, loss, .. } = line {
+                    points.push((tokens, loss));
+                }
+            }
+        }
+        // A trunk ends with an evaluation where the operator begins with one.
+        points.dedup();
+        Ok(Curve {
+            setting: plan.setting.clone(),
+            arm,
+            recipe: (arm == Arm::Upcycled).then(|| plan.recipe.clone()),
+            seed: plan.seed,
+            tau_tokens: plan.pretrain_tokens,
+            points,
+        })
+    }
+
+    fn routing(
+        &self,
+        plan: &CellPlan,
+        arm: Arm,
+        key: &StageKey,
+    ) -> Result<Vec<RoutingRow>, LabError> {
+        let (_, routing) = self.evaluated(key)?;
+        Ok(routing
+            .into_iter()
+            .enumerate()
+            .map(|(layer, stats)| RoutingRow {
+                setting: plan.setting.clone(),
+                arm,
+                recipe: (arm == Arm::Upcycled).then(|| plan.recipe.clone()),
+                seed: plan.seed,
+                layer,
+                load: stats.load,
+                max_violation: stats.max_violation,
+                normalized_entropy: stats.normalized_entropy,
+                dead_experts: stats.dead_experts,
+                distinct_sources: stats.distinct_sources,
+                twin_coselection: stats.twin_coselection,
+            })
+            .collect())
+    }
+
+    /// Seconds of training of a stage and all stages before it.
+    fn train_seconds(&self, key: &StageKey) -> Result<f64, LabError> {
+        let mut seconds = 0.0;
+        for stage in self.graph.chain(key) {
+            if let StageResult::Train(outcome) = self.result(&stage.key)? {
+                seconds += outcome.train_seconds;
+            }
+        }
+        Ok(seconds)
+    }
+
+    /// FLOPs of training of a stage and all stages before it, without the vocabulary head.
+    fn train_flops(&self, key: &StageKey) -> f64 {
+        self.graph.chain(key).into_iter().map(train_flops).sum()
+    }
+
+    /// Final validation loss and routing of a training stage.
+    fn evaluated(&self, key: &StageKey) -> Result<(f64, Vec<RoutingStats>), LabError> {
+        match self.result(key)? {
+            StageResult::Train(outcome) => {
+                Ok((outcome.evaluation.loss, outcome.evaluation.routing))
+            }
+            StageResult::Upcycle(outcome) => Ok((outcome.after.loss, outcome.after.routing)),
+        }
+    }
+
+    fn upcycled(&self, key: &StageKey) -> Result<UpcycleOutcome, LabError> {
+        match self.result(key)? {
+            StageResult::Upcycle(outcome) => Ok(outcome),
+            StageResult::Train(_) => Err(LabError::Store {
+                dir: self.store.stage_dir(key),
+                problem: "it holds a training stage where an upcycling stage belongs".into(),
+            }),
+        }
+    }
+
+    fn result(&self, key: &StageKey) -> Result<StageResult, LabError> {
+        self.store.result(key)?.ok_or(LabError::Unfinished {
+            missing: 1,
+            total: self.graph.len(),
+        })
+    }
+}
+
+/// FLOPs of training of one stage, without the vocabulary head.
+pub(crate) fn train_flops(stage: &Stage) -> f64 {
+    let crate::stage::StageSpec::Train { spec, .. } = &stage.spec else {
+        return 0.0;
+    };
+    let tokens = (stage.steps() * spec.batch.tokens()) as f64;
+    CostModel::new(&stage.model).train_flops_per_token(spec.batch.context) * tokens
+}

@@ -1,0 +1,93 @@
+//! What can be wrong with a sweep.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+use upcycle_data::DataError;
+use upcycle_lm::ConfigError;
+use upcycle_operator::OperatorError;
+use upcycle_train::TrainError;
+
+use crate::report::ReportError;
+
+/// A sweep that cannot be planned or did not finish.
+#[derive(Debug, Error)]
+pub enum LabError {
+    /// Neither a preset nor a file.
+    #[error("there is no {kind} `{name}`; known are {known}, or give the path of a TOML file")]
+    UnknownPreset {
+        /// Scale, sweep or recipe.
+        kind: &'static str,
+        /// What was asked for.
+        name: String,
+        /// Names of the presets.
+        known: String,
+    },
+    /// A file cannot be read or written.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A configuration file has an error.
+    #[error("{place}: {problem}")]
+    Parse {
+        /// The file or preset.
+        place: String,
+        /// What is wrong, with line and field.
+        problem: String,
+    },
+    /// A field of the sweep has an impossible value.
+    #[error("sweep field `{field}`: {problem}")]
+    Sweep {
+        /// The field.
+        field: &'static str,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+    /// A stage failed.
+    #[error("stage {stage}: {source}")]
+    Stage {
+        /// Its label.
+        stage: String,
+        /// Why.
+        source: Box<TrainError>,
+    },
+    /// A stage's files are damaged.
+    #[error("stage {dir}: {problem}; remove the folder and start again")]
+    Store {
+        /// The stage's folder.
+        dir: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A stage that other stages need was not computed.
+    #[error(
+        "the sweep is not finished: {missing} of {total} stages are missing; run it again to go on"
+    )]
+    Unfinished {
+        /// Stages without a result.
+        missing: usize,
+        /// All stages.
+        total: usize,
+    },
+    /// The model cannot be built.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data cannot be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A recipe cannot be used.
+    #[error(transparent)]
+    Operator(#[from] OperatorError),
+    /// Training or its files.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// The report cannot be written.
+    #[error(transparent)]
+    Report(#[from] ReportError),
+}

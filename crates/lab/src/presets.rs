@@ -1,0 +1,75 @@
+//! Configuration files by name (compiled in) or by path.
+
+use std::{fs, path::Path};
+
+use serde::de::DeserializeOwned;
+use upcycle_operator::Recipe;
+
+use crate::{error::LabError, scale::Scale, sweep::SweepConfig};
+
+macro_rules! presets {
+    ($folder:literal: $($name:literal),+ $(,)?) => {
+        &[$(($name, include_str!(concat!("../../../configs/", $folder, "/", $name, ".toml")))),+]
+    };
+}
+
+const SCALES: &[(&str, &str)] = presets!("scales": "tiny", "small", "154M", "1B");
+const SWEEPS: &[(&str, &str)] = presets!("sweeps": "quick");
+const RECIPES: &[(&str, &str)] = presets!("recipes": "paper", "uniform", "exact");
+
+/// The scale of a name, or in the TOML file of a path.
+///
+/// # Errors
+/// If there is none, or it has an error.
+pub fn scale(name: &str) -> Result<Scale, LabError> {
+    read("scale", SCALES, name)
+}
+
+/// The sweep of a name, or in the TOML file of a path.
+///
+/// # Errors
+/// If there is none, or it has an error.
+pub fn sweep(name: &str) -> Result<SweepConfig, LabError> {
+    read("sweep", SWEEPS, name)
+}
+
+/// The recipe of a name, or in the TOML file of a path.
+///
+/// # Errors
+/// If there is none, or it has an error.
+pub fn recipe(name: &str) -> Result<Recipe, LabError> {
+    let recipe: Recipe = read("recipe", RECIPES, name)?;
+    recipe.validate()?;
+    Ok(recipe)
+}
+
+fn read<T: DeserializeOwned>(
+    kind: &'static str,
+    presets: &[(&str, &str)],
+    name: &str,
+) -> Result<T, LabError> {
+    let path = Path::new(name);
+    let (place, text) = match presets.iter().find(|(preset, _)| *preset == name) {
+        Some((_, text)) => (format!("{kind} `{name}`"), (*text).to_owned()),
+        None if path.is_file() => {
+            let text = fs::read_to_string(path).map_err(|source| LabError::Io {
+                action: "read",
+                path: path.to_owned(),
+                source,
+            })?;
+            (name.to_owned(), text)
+        }
+        None => {
+            let known: Vec<_> = presets.iter().map(|(preset, _)| *preset).collect();
+            return Err(LabError::UnknownPreset {
+                kind,
+                name: name.to_owned(),
+                known: known.join(", "),
+            });
+        }
+    };
+    toml::from_str(&text).map_err(|error| LabError::Parse {
+        place,
+        problem: error.to_string().trim_end().to_owned(),
+    })
+}

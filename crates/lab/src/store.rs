@@ -1,0 +1,145 @@
+//! Where stages live: one folder a stage, named by its key.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use upcycle_train::{
+    MetricsLine, StageCheckpoints, TrainOutcome, UpcycleOutcome, read_metrics, write_atomically,
+};
+
+use crate::{error::LabError, graph::Stage, stage::StageKey};
+
+const RESULT: &str = "result.json";
+const SPEC: &str = "stage.json";
+const LOCK: &str = "lock";
+
+/// A folder of runs: stages, packed data, and a folder for each sweep's report.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+/// Result of a finished stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum StageResult {
+    /// Of a training stage.
+    Train(TrainOutcome),
+    /// Of an upcycling stage.
+    Upcycle(UpcycleOutcome),
+}
+
+impl Store {
+    /// Opens the folder `root`, and makes it if need be.
+    ///
+    /// # Errors
+    /// If it cannot be made or written to.
+    pub fn open(root: &Path) -> Result<Self, LabError> {
+        let stages = root.join("stages");
+        let io = |source| LabError::Io {
+            action: "write to the output folder",
+            path: root.to_owned(),
+            source,
+        };
+        fs::create_dir_all(&stages).map_err(io)?;
+        // Said before hours of work, not after.
+        let probe = stages.join(format!(".probe{}", std::process::id()));
+        File::create(&probe).map_err(io)?;
+        fs::remove_file(&probe).map_err(io)?;
+        Ok(Self {
+            root: root.to_owned(),
+        })
+    }
+
+    /// The store in the folder `root` if there is one; makes nothing.
+    pub fn existing(root: &Path) -> Option<Self> {
+        root.join("stages").is_dir().then(|| Self {
+            root: root.to_owned(),
+        })
+    }
+
+    /// Folder of a sweep's report.
+    pub fn report_dir(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// Folder of a stage.
+    pub fn stage_dir(&self, key: &StageKey) -> PathBuf {
+        self.root.join("stages").join(key.to_string())
+    }
+
+    /// Result of a stage; none if it is not finished.
+    ///
+    /// # Errors
+    /// If its file is damaged.
+    pub fn result(&self, key: &StageKey) -> Result<Option<StageResult>, LabError> {
+        let dir = self.stage_dir(key);
+        let path = dir.join(RESULT);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let damaged = |problem: String| LabError::Store {
+            dir: dir.clone(),
+            problem,
+        };
+        let text = fs::read_to_string(&path).map_err(|error| damaged(error.to_string()))?;
+        serde_json::from_str(&text)
+            .map(Some)
+            .map_err(|error| damaged(format!("{RESULT} is damaged ({error})")))
+    }
+
+    /// Writes the result of a stage, which makes it finished.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn finish(&self, key: &StageKey, result: &StageResult) -> Result<(), LabError> {
+        let json = serde_json::to_string_pretty(result).unwrap_or_default();
+        write_atomically(&self.stage_dir(key).join(RESULT), json.as_bytes())?;
+        Ok(())
+    }
+
+    /// Takes a stage for this process: makes its folder and locks it until the guard is dropped. Waits for another
+    /// process that works on the same stage.
+    ///
+    /// # Errors
+    /// If the folder cannot be made.
+    pub fn claim(&self, stage: &Stage) -> Result<File, LabError> {
+        let dir = self.stage_dir(&stage.key);
+        let json = serde_json::to_string_pretty(&stage.spec).unwrap_or_default();
+        write_atomically(&dir.join(SPEC), json.as_bytes())?;
+        let path = dir.join(LOCK);
+        let io = |source| LabError::Io {
+            action: "lock",
+            path: path.clone(),
+            source,
+        };
+        let file = File::create(&path).map_err(io)?;
+        file.lock().map_err(io)?;
+        Ok(file)
+    }
+
+    /// The checkpoint that a finished stage left.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn checkpoint(&self, key: &StageKey) -> Result<PathBuf, LabError> {
+        let dir = self.stage_dir(key);
+        StageCheckpoints::new(&dir)
+            .latest()
+            .ok_or_else(|| LabError::Store {
+                dir,
+                problem: "it is finished but its checkpoint is gone".into(),
+            })
+    }
+
+    /// Metrics of a stage.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn metrics(&self, key: &StageKey) -> Result<Vec<MetricsLine>, LabError> {
+        Ok(read_metrics(&self.stage_dir(key).join("metrics.jsonl"))?)
+    }
+}

@@ -1,0 +1,134 @@
+//! Configuration of a sweep: the axes, and everything else that its results depend on.
+
+use serde::{Deserialize, Serialize};
+use upcycle_data::DataConfig;
+use upcycle_kernels::Precision;
+
+use crate::error::LabError;
+
+/// The axes of a sweep. Names of scales and recipes are presets or paths.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SweepConfig {
+    /// Name of the run directory.
+    pub name: String,
+    /// Scales.
+    pub scales: Vec<String>,
+    /// Experts before upcycling, E; empty for the scale's own.
+    #[serde(default)]
+    pub experts: Vec<usize>,
+    /// Multipliers m; `m * E` must be a whole number.
+    pub multipliers: Vec<f64>,
+    /// Experts of a token, K; empty for the scale's own.
+    #[serde(default)]
+    pub top_k: Vec<usize>,
+    /// Budgets of continued pre-training, as fractions of the pre-training steps.
+    pub cpt: Vec<f64>,
+    /// Recipes.
+    pub recipes: Vec<String>,
+    /// Number of seeds, counted from 0.
+    pub seeds: u64,
+    /// When the learning rate decays.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// Pre-training tokens in place of the scale's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    /// Vocabulary in place of the scale's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vocab: Option<usize>,
+    /// Context in place of the scale's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<usize>,
+    /// Precision of matrix products.
+    #[serde(default)]
+    pub precision: Precision,
+    /// The data.
+    #[serde(default)]
+    pub data: DataConfig,
+}
+
+/// When the learning rate decays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// The operator meets the undecayed model; all runs end with the same decay.
+    #[default]
+    Trunk,
+    /// Pre-training ends with a decay of its own, and continued pre-training warms up again.
+    Annealed,
+}
+
+impl Protocol {
+    /// Name in configuration files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Trunk => "trunk",
+            Self::Annealed => "annealed",
+        }
+    }
+}
+
+impl SweepConfig {
+    /// Some hexadecimal digits that differ between different sweeps.
+    pub fn short_hash(&self) -> String {
+        // Structs of plain fields always serialise.
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        blake3::hash(&json).to_hex()[..6].to_owned()
+    }
+
+    /// Checks the values of all axes.
+    ///
+    /// # Errors
+    /// The first axis that is empty or has an impossible value.
+    pub fn validate(&self) -> Result<(), LabError> {
+        let fail = |field, problem: String| Err(LabError::Sweep { field, problem });
+        let is_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(is_name) {
+            return fail(
+                "name",
+                format!("`{}` must be letters, digits, `-`, `_` and `.`", self.name),
+            );
+        }
+        for (field, empty) in [
+            ("scales", self.scales.is_empty()),
+            ("multipliers", self.multipliers.is_empty()),
+            ("cpt", self.cpt.is_empty()),
+            ("recipes", self.recipes.is_empty()),
+        ] {
+            if empty {
+                return fail(field, "is empty; give at least one value".into());
+            }
+        }
+        if self.seeds == 0 {
+            return fail("seeds", "must be at least 1".into());
+        }
+        if let Some(m) = self
+            .multipliers
+            .iter()
+            .find(|&&m| !(m.is_finite() && m > 1.0))
+        {
+            return fail("multipliers", format!("{m} must be above 1"));
+        }
+        if let Some(cpt) = self
+            .cpt
+            .iter()
+            .find(|&&cpt| !(cpt.is_finite() && cpt > 0.0))
+        {
+            return fail(
+                "cpt",
+                format!("{cpt} must be positive; it is a fraction of the pre-training steps"),
+            );
+        }
+        if self.experts.contains(&0) {
+            return fail("experts", "must be at least 1".into());
+        }
+        if self.top_k.contains(&0) {
+            return fail("top_k", "must be at least 1".into());
+        }
+        if self.tokens == Some(0) {
+            return fail("tokens", "must be at least 1".into());
+        }
+        Ok(())
+    }
+}

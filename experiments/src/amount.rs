@@ -1,0 +1,45 @@
+//! Amounts on the command line: `200M`, `1.5B`, `65536`.
+
+/// Parses a whole number with an optional suffix `k`, `M`, `B` or `T` (powers of 1000).
+pub fn parse(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match &text[digits.len()..] {
+        "" => 1.0,
+        "k" | "K" => 1e3,
+        "M" | "m" => 1e6,
+        "B" | "G" | "b" => 1e9,
+        "T" | "t" => 1e12,
+        suffix => return Err(format!("unknown suffix `{suffix}`; use k, M, B or T")),
+    };
+    let value: f64 = digits
+        .replace('_', "")
+        .parse()
+        .map_err(|_| "not a number; examples: 65536, 200M, 1.5B".to_owned())?;
+    let amount = (value * factor).round();
+    if amount >= 1.0 && amount < 1e18 {
+        Ok(amount as u64)
+    } else {
+        Err("must be at least 1".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+
+    #[test]
+    fn suffixes_scale() {
+        assert_eq!(parse("65_536"), Ok(65_536));
+        assert_eq!(parse("1M"), Ok(1_000_000));
+        assert_eq!(parse("1.5B"), Ok(1_500_000_000));
+    }
+
+    #[test]
+    fn nonsense_is_named() {
+        assert!(parse("1X").is_err_and(|error| error.contains("`X`")));
+        assert!(parse("many").is_err());
+        assert!(parse("0").is_err());
+        assert!(parse("-3").is_err());
+        assert!(parse("nan").is_err());
+    }
+}

@@ -1,0 +1,198 @@
+//! Backends by name.
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use upcycle_train::{BurnEngine, Engine};
+
+/// Where tensors are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum BackendKind {
+    /// CUDA if there is a GPU, else a GPU through WGPU, else the CPU.
+    #[default]
+    Auto,
+    /// Burn's Flex backend.
+    Cpu,
+    /// Burn's NdArray backend.
+    Ndarray,
+    /// A GPU through Vulkan, Metal or DirectX.
+    Wgpu,
+    /// An NVIDIA GPU.
+    Cuda,
+}
+
+/// The engine of a backend.
+///
+/// # Errors
+/// If the backend is not compiled in, or has no device or driver.
+pub fn engine(kind: BackendKind) -> Result<Box<dyn Engine>> {
+    match kind {
+        BackendKind::Auto => auto(),
+        BackendKind::Cpu => cpu(),
+        BackendKind::Ndarray => ndarray(),
+        BackendKind::Wgpu => wgpu_backend::engine(wgpu_backend::Device::Any),
+        BackendKind::Cuda => cuda_backend::engine(),
+    }
+}
+
+/// CUDA, then a real GPU through WGPU, then the CPU; what is not compiled in or has no device is passed over.
+fn auto() -> Result<Box<dyn Engine>> {
+    cuda_backend::engine()
+        .or_else(|_| wgpu_backend::engine(wgpu_backend::Device::Gpu))
+        .or_else(|_| cpu())
+        .or_else(|_| ndarray())
+}
+
+#[cfg(not(all(
+    feature = "cpu",
+    feature = "ndarray",
+    feature = "wgpu",
+    feature = "cuda"
+)))]
+fn not_compiled(name: &str) -> Result<Box<dyn Engine>> {
+    bail!(
+        "backend `{name}` is not compiled in; build with it: cargo run --release --features {name} --bin ..."
+    )
+}
+
+#[cfg(any(feature = "cpu", feature = "ndarray"))]
+fn threads() -> String {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("{threads} threads")
+}
+
+#[cfg(feature = "cpu")]
+fn cpu() -> Result<Box<dyn Engine>> {
+    type B = burn::backend::Autodiff<burn_flex::Flex>;
+    let engine = BurnEngine::<B>::new("cpu", threads(), burn_flex::FlexDevice);
+    Ok(Box::new(engine))
+}
+
+#[cfg(not(feature = "cpu"))]
+fn cpu() -> Result<Box<dyn Engine>> {
+    not_compiled("cpu")
+}
+
+#[cfg(feature = "ndarray")]
+fn ndarray() -> Result<Box<dyn Engine>> {
+    type B = burn::backend::Autodiff<burn_ndarray::NdArray>;
+    let engine = BurnEngine::<B>::new("ndarray", threads(), burn_ndarray::NdArrayDevice::Cpu);
+    Ok(Box::new(engine))
+}
+
+#[cfg(not(feature = "ndarray"))]
+fn ndarray() -> Result<Box<dyn Engine>> {
+    not_compiled("ndarray")
+}
+
+mod wgpu_backend {
+    use super::*;
+
+    /// Which devices will do.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Device {
+        /// Any, software drivers included.
+        Any,
+        /// A real GPU.
+        Gpu,
+    }
+
+    #[cfg(feature = "wgpu")]
+    pub fn engine(wanted: Device) -> Result<Box<dyn Engine>> {
+        use burn_wgpu::{Wgpu, WgpuDevice};
+
+        type B = burn::backend::Autodiff<Wgpu>;
+
+        // Burn panics where there is no adapter, so look first.
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+        let adapters: Vec<wgpu::AdapterInfo> =
+            pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY))
+                .iter()
+                .map(wgpu::Adapter::get_info)
+                .collect();
+        let is_gpu = |info: &&wgpu::AdapterInfo| info.device_type != wgpu::DeviceType::Cpu;
+        let (info, device) = match (adapters.iter().find(is_gpu), adapters.first(), wanted) {
+            (Some(gpu), _, _) => (gpu, WgpuDevice::DefaultDevice),
+            (None, Some(software), Device::Any) => (software, WgpuDevice::Cpu),
+            (None, Some(_), Device::Gpu) => bail!("no GPU through WGPU, only a software driver"),
+            (None, None, _) => bail!(
+                "backend `wgpu` finds no Vulkan, Metal or DirectX 12 driver; install the GPU's driver, or `mesa-vulkan-drivers` for a slow one in software, or use `--backend cpu`"
+            ),
+        };
+        let description = format!("{}, {:?}", info.name, info.backend);
+        Ok(Box::new(BurnEngine::<B>::new("wgpu", description, device)))
+    }
+
+    #[cfg(not(feature = "wgpu"))]
+    pub fn engine(_wanted: Device) -> Result<Box<dyn Engine>> {
+        not_compiled("wgpu")
+    }
+}
+
+mod cuda_backend {
+    use super::*;
+
+    #[cfg(feature = "cuda")]
+    pub fn engine() -> Result<Box<dyn Engine>> {
+        use burn_cuda::{Cuda, CudaDevice};
+
+        type B = burn::backend::Autodiff<Cuda>;
+
+        let name = probe()?;
+        Ok(Box::new(BurnEngine::<B>::new(
+            "cuda",
+            name,
+            CudaDevice::new(0),
+        )))
+    }
+
+    /// Name of the first GPU. Burn panics where driver, compiler library or headers are missing, so look first.
+    #[cfg(feature = "cuda")]
+    fn probe() -> Result<String> {
+        use cudarc::{driver, nvrtc};
+
+        // SAFETY: these only ask the dynamic loader whether the libraries are there.
+        let (has_driver, has_compiler) = unsafe {
+            (
+                driver::sys::is_culib_present(),
+                nvrtc::sys::is_culib_present(),
+            )
+        };
+        if !has_driver {
+            bail!(
+                "backend `cuda` finds no NVIDIA driver (libcuda); install it, or use `--backend cpu`"
+            );
+        }
+        if !has_compiler {
+            bail!(
+                "backend `cuda` finds no NVRTC library (libnvrtc); install the CUDA toolkit and set LD_LIBRARY_PATH to its libraries"
+            );
+        }
+        let toolkit = std::env::var_os("CUDA_PATH").map(std::path::PathBuf::from);
+        let roots = toolkit
+            .into_iter()
+            .chain(["/usr/local/cuda", "/opt/cuda", "/usr"].map(Into::into));
+        if !roots
+            .map(|root| root.join("include").join("cuda_runtime.h"))
+            .any(|header| header.is_file())
+        {
+            bail!(
+                "backend `cuda` finds no CUDA headers; install the CUDA toolkit and set CUDA_PATH to it"
+            );
+        }
+        let gpu = || {
+            driver::result::init()?;
+            let device = driver::result::device::get(0)?;
+            driver::result::device::get_name(device)
+        };
+        gpu().map_err(|error| {
+            anyhow::anyhow!(
+                "backend `cuda` finds no usable GPU ({error}); see what `nvidia-smi` says"
+            )
+        })
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    pub fn engine() -> Result<Box<dyn Engine>> {
+        not_compiled("cuda")
+    }
+}

@@ -1,0 +1,7 @@
+//! Shows what a checkpoint holds.
+
+use clap::Parser;
+
+fn main() -> std::process::ExitCode {
+    upcycle_experiments::exit(upcycle_experiments::inspect::InspectArgs::parse().run())
+}

@@ -1,0 +1,7 @@
+//! Renders the report of a finished sweep again.
+
+use clap::Parser;
+
+fn main() -> std::process::ExitCode {
+    upcycle_experiments::exit(upcycle_experiments::report::ReportArgs::parse().run())
+}

@@ -1,0 +1,95 @@
+//! Output that scripts can trust.
+
+use std::io::{self, Write};
+
+/// Writes a line to standard output; a reader that has gone away is an error, not a panic.
+pub fn line(text: impl AsRef<str>) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_ref().as_bytes())?;
+    stdout.write_all(b"\n")?;
+    stdout.flush()
+}
+
+/// Whether an error only says that nobody reads the output any more.
+pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// An error and its causes as one sentence, without causes that are part of the error before them.
+pub fn join_causes(causes: &[String]) -> String {
+    let mut sentence = String::new();
+    for cause in causes {
+        if !sentence.contains(cause.as_str()) {
+            if !sentence.is_empty() {
+                sentence.push_str(": ");
+            }
+            sentence.push_str(cause);
+        }
+    }
+    sentence
+}
+
+/// A count with a unit prefix: `152k`, `1.03B`.
+pub fn count(value: f64) -> String {
+    let (scaled, unit) = match value {
+        v if v >= 1e12 => (v / 1e12, "T"),
+        v if v >= 1e9 => (v / 1e9, "B"),
+        v if v >= 1e6 => (v / 1e6, "M"),
+        v if v >= 1e3 => (v / 1e3, "k"),
+        v => return format!("{v:.0}"),
+    };
+    let decimals = if scaled >= 100.0 {
+        0
+    } else if scaled >= 10.0 {
+        1
+    } else {
+        2
+    };
+    format!("{scaled:.decimals$}{unit}")
+}
+
+/// Bytes with a binary unit: `1.4 GiB`.
+pub fn bytes(value: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut scaled = value as f64;
+    let mut unit = 0;
+    while scaled >= 1024.0 && unit + 1 < UNITS.len() {
+        scaled /= 1024.0;
+        unit += 1;
+    }
+    format!("{scaled:.1} {}", UNITS[unit])
+}
+
+/// A duration in its two largest units: `4 min 10 s`, `3 d 2 h`.
+pub fn duration(seconds: f64) -> String {
+    let s = seconds.max(0.0).round() as u64;
+    match s {
+        0..60 => format!("{s} s"),
+        60..3600 => format!("{} min {} s", s / 60, s % 60),
+        3600..86_400 => format!("{} h {} min", s / 3600, s % 3600 / 60),
+        _ => format!("{} d {} h", s / 86_400, s % 86_400 / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!(count(999.0), "999");
+        assert_eq!(count(151_936.0), "152k");
+        assert_eq!(count(1_028_000_000.0), "1.03B");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(duration(59.6), "1 min 0 s");
+        assert_eq!(duration(90_000.0), "1 d 1 h");
+    }
+
+    #[test]
+    fn causes_are_said_once() {
+        let causes = ["a: b".to_owned(), "b".to_owned(), "c".to_owned()];
+        assert_eq!(join_causes(&causes), "a: b: c");
+    }
+}

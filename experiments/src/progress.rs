@@ -1,0 +1,190 @@
+//! Shows how a sweep goes: bars on a terminal, plain lines elsewhere.
+
+use std::{
+    collections::BTreeMap,
+    io::IsTerminal,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use upcycle_lab::{Observer, RunEvent, Stage, StageKey, StageResult};
+use upcycle_train::TrainEvent;
+
+use crate::output;
+
+/// Time between plain lines of one stage.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Progress of a sweep.
+pub struct Progress {
+    bars: MultiProgress,
+    total: ProgressBar,
+    plain: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    stages: BTreeMap<StageKey, Running>,
+    cached: usize,
+    finished: usize,
+    count: usize,
+    started: Option<Instant>,
+    steps_done: u64,
+}
+
+struct Running {
+    bar: ProgressBar,
+    loss: f64,
+    /// Tokens and seconds since the stage began, for its rate.
+    tokens: u64,
+    seconds: f64,
+    last_line: Instant,
+}
+
+impl Progress {
+    /// Progress over `count` stages of `steps` steps in all.
+    pub fn new(count: usize, steps: u64) -> Self {
+        let plain = !std::io::stderr().is_terminal();
+        let target = if plain {
+            ProgressDrawTarget::hidden()
+        } else {
+            ProgressDrawTarget::stderr_with_hz(5)
+        };
+        let bars = MultiProgress::with_draw_target(target);
+        let total = bars.add(ProgressBar::new(steps));
+        total.set_style(style(
+            "{bar:30.cyan/black} {pos}/{len} steps  {elapsed_precise} elapsed, {eta} left  {msg}",
+        ));
+        Self {
+            bars,
+            total,
+            plain,
+            state: Mutex::new(State {
+                count,
+                ..State::default()
+            }),
+        }
+    }
+
+    /// Removes the bars.
+    pub fn finish(&self) {
+        self.total.finish_and_clear();
+    }
+
+    fn say(&self, line: &str) {
+        if self.plain {
+            eprintln!("{line}");
+        } else {
+            // A terminal that cannot be written to has nobody to tell.
+            let _ = self.bars.println(line);
+        }
+    }
+}
+
+impl Observer for Progress {
+    fn event(&self, event: RunEvent) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            RunEvent::Cached(stage) => {
+                state.cached += 1;
+                self.say(&format!("cached    {}", stage.label));
+            }
+            RunEvent::Started(stage) => {
+                state.started.get_or_insert_with(Instant::now);
+                let bar = self.bars.add(ProgressBar::new(stage.steps()));
+                bar.set_style(style("  {bar:20.green/black} {prefix}  {msg}"));
+                bar.set_prefix(stage.label.clone());
+                let running = Running {
+                    bar,
+                    loss: f64::NAN,
+                    tokens: 0,
+                    seconds: 0.0,
+                    last_line: Instant::now(),
+                };
+                state.stages.insert(stage.key.clone(), running);
+            }
+            RunEvent::Training(stage, event) => self.training(&mut state, stage, &event),
+            RunEvent::Finished(stage, result) => {
+                state.finished += 1;
+                if let Some(running) = state.stages.remove(&stage.key) {
+                    running.bar.finish_and_clear();
+                    self.bars.remove(&running.bar);
+                }
+                let done = state.finished + state.cached;
+                let news = news(result);
+                let line = format!("[{done}/{}] {}  {news}", state.count, stage.label);
+                self.say(&line);
+            }
+        }
+    }
+}
+
+impl Progress {
+    fn training(&self, state: &mut State, stage: &Stage, event: &TrainEvent) {
+        let started = state
+            .started
+            .map_or(0.0, |start| start.elapsed().as_secs_f64());
+        let Some(running) = state.stages.get_mut(&stage.key) else {
+            return;
+        };
+        match *event {
+            TrainEvent::Resumed { step } => {
+                let done = step.saturating_sub(stage.from);
+                running.bar.set_position(done);
+                self.total.inc(done);
+                self.say(&format!("resumed   {} at step {step}", stage.label));
+            }
+            TrainEvent::Step {
+                step,
+                loss,
+                tokens,
+                seconds,
+            } => {
+                running.loss = loss;
+                running.tokens += tokens;
+                running.seconds += seconds;
+                let rate = running.tokens as f64 / running.seconds.max(1e-9);
+                running.bar.set_position(step.saturating_sub(stage.from));
+                running
+                    .bar
+                    .set_message(format!("loss {loss:.4}  {} tokens/s", output::count(rate)));
+                self.total.inc(1);
+                if self.plain && running.last_line.elapsed() >= PLAIN_INTERVAL {
+                    running.last_line = Instant::now();
+                    let left = self.total.length().unwrap_or(0) - self.total.position();
+                    let steps = (state.steps_done + 1) as f64;
+                    let eta = output::duration(started / steps * left as f64);
+                    eprintln!(
+                        "          {} step {step} of {}  loss {loss:.4}  {} tokens/s  {eta} left",
+                        stage.label,
+                        stage.to,
+                        output::count(rate),
+                    );
+                }
+                state.steps_done += 1;
+            }
+            TrainEvent::Evaluated { .. } => {}
+        }
+    }
+}
+
+fn news(result: &StageResult) -> String {
+    match result {
+        StageResult::Train(outcome) => format!(
+            "validation loss {:.4}  {}",
+            outcome.evaluation.loss,
+            output::duration(outcome.train_seconds)
+        ),
+        StageResult::Upcycle(outcome) => format!(
+            "validation loss {:.4} before, {:.4} after",
+            outcome.before.loss, outcome.after.loss
+        ),
+    }
+}
+
+/// A style from a template of this file; a mistake in it falls back to the default look.
+pub fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}

@@ -1,0 +1,411 @@
+//! `sweep`: runs a sweep of upcycling experiments and writes its report.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, ValueEnum};
+use upcycle_data::Dataset;
+use upcycle_kernels::Precision;
+use upcycle_lab::{
+    Estimate, Protocol, Store, SweepConfig, SweepPlan, available_memory, collect, presets, report,
+    run,
+};
+use upcycle_train::Engine;
+
+use crate::{
+    amount,
+    backend::{BackendKind, engine},
+    data_args::DataArgs,
+    output,
+    progress::Progress,
+};
+
+/// Train small and big Mixture-of-Experts models, upcycle the small ones, and see how much of the gap they close.
+///
+/// Without flags: one doubling of the experts of a tiny model on the built-in corpus, over four budgets of continued
+/// pre-training. A sweep that is stopped goes on where it was when it is started again.
+#[derive(Debug, Parser)]
+#[command(name = "sweep", version)]
+pub struct SweepArgs {
+    /// Sweep to start from: `quick`, or a TOML file.
+    #[arg(long, value_name = "NAME|FILE", default_value = "quick")]
+    config: String,
+    /// Scales: tiny, small, 154M, 1B, or TOML files.
+    #[arg(
+        long,
+        alias = "scale",
+        value_delimiter = ',',
+        value_name = "LIST",
+        help_heading = "Axes"
+    )]
+    scales: Option<Vec<String>>,
+    /// Experts before upcycling, E. [default: the scale's]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "LIST",
+        help_heading = "Axes"
+    )]
+    experts: Option<Vec<usize>>,
+    /// Multipliers m: each model grows to m * E experts.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "LIST",
+        help_heading = "Axes"
+    )]
+    multipliers: Option<Vec<f64>>,
+    /// Experts of a token, K. [default: the scale's]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "LIST",
+        help_heading = "Axes"
+    )]
+    top_k: Option<Vec<usize>>,
+    /// Budgets of continued pre-training, as fractions of the pre-training steps.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "LIST",
+        help_heading = "Axes"
+    )]
+    cpt: Option<Vec<f64>>,
+    /// Recipes: paper, uniform, exact, or TOML files.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "LIST",
+        help_heading = "Axes"
+    )]
+    recipes: Option<Vec<String>>,
+    /// Number of seeds.
+    #[arg(long, value_name = "N", help_heading = "Axes")]
+    seeds: Option<u64>,
+    /// When the learning rate decays.
+    #[arg(long, value_enum, help_heading = "Axes")]
+    protocol: Option<ProtocolArg>,
+    /// Pre-training tokens in place of the scale's, such as 1M or 1.5B.
+    #[arg(long, value_parser = amount::parse, value_name = "TOKENS", help_heading = "Size")]
+    tokens: Option<u64>,
+    /// Vocabulary in place of the scale's.
+    #[arg(long, value_name = "N", help_heading = "Size")]
+    vocab: Option<usize>,
+    /// Context in place of the scale's, in tokens.
+    #[arg(long, value_name = "N", help_heading = "Size")]
+    context: Option<usize>,
+    #[command(flatten)]
+    data: DataArgs,
+    /// Where to compute.
+    #[arg(long, value_enum, default_value_t, help_heading = "Running")]
+    backend: BackendKind,
+    /// Precision of matrix products; parameters are always f32.
+    #[arg(long, value_enum, help_heading = "Running")]
+    precision: Option<PrecisionArg>,
+    /// Stages at a time. [default: one for each core for small models on a CPU, else 1]
+    #[arg(long, value_name = "N", help_heading = "Running")]
+    jobs: Option<usize>,
+    /// Folder of all runs; stages in it are never computed twice.
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "runs",
+        help_heading = "Running"
+    )]
+    out: PathBuf,
+    /// Name of this sweep's folder in it. [default: the sweep's name, with a hash if flags change it]
+    #[arg(long, value_name = "NAME", help_heading = "Running")]
+    name: Option<String>,
+    /// Print what would run and what it would cost, and stop.
+    #[arg(long, help_heading = "Running")]
+    dry_run: bool,
+    /// Run even if this machine seems too small or too slow.
+    #[arg(long, help_heading = "Running")]
+    force: bool,
+    /// Print results (or with --dry-run the estimate) as JSON.
+    #[arg(long, help_heading = "Running")]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ProtocolArg {
+    /// The operator meets the undecayed model; all runs end with the same decay.
+    Trunk,
+    /// Pre-training ends with its own decay; continued pre-training warms up again.
+    Annealed,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum PrecisionArg {
+    /// 32-bit floats.
+    F32,
+    /// bfloat16 operands, for devices that have it.
+    Bf16,
+}
+
+impl From<PrecisionArg> for Precision {
+    fn from(arg: PrecisionArg) -> Self {
+        match arg {
+            PrecisionArg::F32 => Self::F32,
+            PrecisionArg::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+/// A sweep that would take longer on a CPU is refused without `--force`.
+const PATIENCE_SECONDS: f64 = 24.0 * 3600.0;
+
+/// Models with fewer parameters leave most of a CPU idle, so that several are trained at a time.
+const SMALL_MODEL: u64 = 4_000_000;
+
+impl SweepArgs {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// With a sentence on what is wrong and what to do.
+    pub fn run(self) -> Result<()> {
+        let config = self.sweep_config()?;
+        config.validate()?;
+        let engine = engine(self.backend)?;
+        eprintln!("backend {}: {}", engine.backend(), engine.device());
+
+        let data_dir = self.out.join("data");
+        let data = Dataset::open(&config.data, &data_dir)?;
+        let plan = SweepPlan::new(&config, &data, engine.backend())?;
+        let store = if self.dry_run {
+            None
+        } else {
+            Some(Store::open(&self.out)?)
+        };
+        let known = store.clone().or_else(|| Store::existing(&self.out));
+        let estimate = Estimate::new(&plan.graph, known.as_ref(), engine.matmul_rate());
+        let jobs = self.jobs(&estimate, engine.as_ref());
+        let refusal = refusal(&estimate, engine.as_ref(), jobs);
+
+        let Some(store) = store else {
+            if self.json {
+                output::line(serde_json::to_string_pretty(&estimate)?)?;
+            } else {
+                print_estimate(&plan, &estimate, jobs, true)?;
+                if let Some(refusal) = refusal {
+                    output::line(format!(
+                        "\nWithout --force this would be refused: {refusal}"
+                    ))?;
+                }
+            }
+            return Ok(());
+        };
+        if let Some(refusal) = refusal.filter(|_| !self.force) {
+            print_estimate(&plan, &estimate, jobs, false)?;
+            bail!(refusal);
+        }
+
+        eprintln!(
+            "{} stages, {} finished before; {} at a time",
+            plan.graph.len(),
+            plan.graph.len() - estimate.remaining().count(),
+            jobs
+        );
+        let progress = Progress::new(plan.graph.len(), estimate.steps());
+        let outcome = run(&plan.graph, engine.as_ref(), &data, &store, jobs, &progress);
+        progress.finish();
+        outcome.context("the sweep stopped; what is finished is kept, start it again to go on")?;
+
+        let results = collect(
+            &config,
+            &plan,
+            &store,
+            (engine.backend(), engine.device()),
+            data.entropy_rate(),
+            command_line(),
+        )?;
+        let path = report::write(&results, &store.report_dir(&config.name))?;
+        if self.json {
+            output::line(serde_json::to_string_pretty(&results)?)?;
+        } else {
+            output::line(report::table(&results))?;
+        }
+        eprintln!("report: {}", path.display());
+        Ok(())
+    }
+
+    /// The sweep's file with the flags over it.
+    fn sweep_config(&self) -> Result<SweepConfig> {
+        let file = presets::sweep(&self.config)?;
+        let mut config = file.clone();
+        fn set<T: Clone>(field: &mut T, flag: &Option<T>) {
+            if let Some(value) = flag {
+                *field = value.clone();
+            }
+        }
+        set(&mut config.scales, &self.scales);
+        set(&mut config.experts, &self.experts);
+        set(&mut config.multipliers, &self.multipliers);
+        set(&mut config.top_k, &self.top_k);
+        set(&mut config.cpt, &self.cpt);
+        set(&mut config.recipes, &self.recipes);
+        set(&mut config.seeds, &self.seeds);
+        if let Some(protocol) = self.protocol {
+            config.protocol = match protocol {
+                ProtocolArg::Trunk => Protocol::Trunk,
+                ProtocolArg::Annealed => Protocol::Annealed,
+            };
+        }
+        if let Some(precision) = self.precision {
+            config.precision = precision.into();
+        }
+        config.tokens = self.tokens.or(config.tokens);
+        config.vocab = self.vocab.or(config.vocab);
+        config.context = self.context.or(config.context);
+        if let Some(data) = self.data.config() {
+            config.data = data;
+        }
+        if let Some(name) = &self.name {
+            config.name = name.clone();
+        } else if config != file {
+            // Another sweep must not overwrite the report of the one in the file.
+            config.name = format!("{}-{}", file.name, config.short_hash());
+        }
+        Ok(config)
+    }
+
+    fn jobs(&self, estimate: &Estimate, engine: &dyn Engine) -> usize {
+        let largest = estimate
+            .stages
+            .iter()
+            .map(|stage| stage.parameters.total())
+            .max();
+        let on_cpu = matches!(engine.backend(), "cpu" | "ndarray");
+        self.jobs.unwrap_or_else(|| {
+            if on_cpu && largest.is_some_and(|parameters| parameters < SMALL_MODEL) {
+                std::thread::available_parallelism().map_or(1, usize::from)
+            } else {
+                1
+            }
+        })
+    }
+}
+
+/// Why a sweep should not run on this machine.
+fn refusal(estimate: &Estimate, engine: &dyn Engine, jobs: usize) -> Option<String> {
+    if !matches!(engine.backend(), "cpu" | "ndarray") {
+        return None;
+    }
+    let seconds = estimate.seconds() / jobs as f64;
+    let memory = estimate.memory() * jobs as u64;
+    let available = available_memory().unwrap_or(u64::MAX);
+    let problem = if memory > available {
+        format!(
+            "it needs about {} of memory, this machine has {}",
+            output::bytes(memory),
+            output::bytes(available)
+        )
+    } else if seconds > PATIENCE_SECONDS {
+        format!(
+            "it would take about {} on this CPU",
+            output::duration(seconds)
+        )
+    } else {
+        return None;
+    };
+    Some(format!(
+        "{problem}. Run it on a GPU (--backend cuda), make it smaller (--tokens 2M --vocab 8192 --context 512, or --scales tiny), or go on all the same with --force"
+    ))
+}
+
+fn print_estimate(plan: &SweepPlan, estimate: &Estimate, jobs: usize, all: bool) -> Result<()> {
+    output::line(format!(
+        "{:<34} {:>10} {:>10} {:>10} {:>9} {:>9} {:>10}",
+        "model", "non-emb.", "total", "active", "tokens", "FLOPs", "memory"
+    ))?;
+    for model in models(plan, estimate) {
+        output::line(format!(
+            "{:<34} {:>10} {:>10} {:>10} {:>9} {:>9} {:>10}",
+            model.name,
+            output::count(model.stage.parameters.non_embedding() as f64),
+            output::count(model.stage.parameters.total() as f64),
+            output::count(model.stage.parameters.active() as f64),
+            output::count(model.tokens as f64),
+            format!("{:.2e}", model.flops),
+            output::bytes(model.stage.memory.total()),
+        ))?;
+    }
+    if all {
+        output::line("")?;
+        for stage in &estimate.stages {
+            output::line(format!(
+                "{}  {:<60} {:>7} steps  {:>9} FLOPs  {:>12}",
+                stage.key,
+                stage.label,
+                stage.steps,
+                format!("{:.2e}", stage.flops),
+                if stage.cached {
+                    "cached".into()
+                } else {
+                    output::duration(stage.seconds)
+                },
+            ))?;
+        }
+    }
+    output::line(format!(
+        "\n{} stages ({} cached), {} steps, {:.2e} FLOPs, up to {} of memory, about {} with {jobs} at a time",
+        estimate.stages.len(),
+        estimate.stages.len() - estimate.remaining().count(),
+        output::count(estimate.steps() as f64),
+        estimate.flops(),
+        output::bytes(estimate.memory() * jobs as u64),
+        output::duration(estimate.seconds() / jobs as f64),
+    ))?;
+    Ok(())
+}
+
+/// Sum of the stages of one kind of model.
+struct ModelRow<'a> {
+    name: String,
+    stage: &'a upcycle_lab::StageEstimate,
+    tokens: u64,
+    flops: f64,
+}
+
+/// Stages added up by model, seeds together.
+fn models<'a>(plan: &SweepPlan, estimate: &'a Estimate) -> Vec<ModelRow<'a>> {
+    let mut rows: Vec<ModelRow> = Vec::new();
+    let stages = plan.graph.stages();
+    for (stage, estimate) in stages.iter().zip(&estimate.stages) {
+        let name = stage.label.split(" seed ").next().unwrap_or_default();
+        if stage.steps() == 0 {
+            continue;
+        }
+        match rows.iter_mut().find(|row| row.name == name) {
+            Some(row) => {
+                row.tokens += estimate.tokens;
+                row.flops += estimate.flops;
+            }
+            None => rows.push(ModelRow {
+                name: name.to_owned(),
+                stage: estimate,
+                tokens: estimate.tokens,
+                flops: estimate.flops,
+            }),
+        }
+    }
+    rows
+}
+
+/// The command line of this process, for the report.
+fn command_line() -> String {
+    let args = std::env::args().skip(1).map(|arg| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./,:=+".contains(c);
+        if !arg.is_empty() && arg.chars().all(plain) {
+            arg
+        } else {
+            format!("'{}'", arg.replace('\'', r"'\''"))
+        }
+    });
+    let args: Vec<String> = args.collect();
+    if args.is_empty() {
+        "cargo run --release --bin sweep".into()
+    } else {
+        format!("cargo run --release --bin sweep -- {}", args.join(" "))
+    }
+}
