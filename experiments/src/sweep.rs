@@ -1,14 +1,14 @@
 //! `sweep`: runs a sweep of upcycling experiments and writes its report.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use upcycle_data::Dataset;
 use upcycle_kernels::Precision;
 use upcycle_lab::{
-    Estimate, Protocol, Store, SweepConfig, SweepPlan, available_memory, collect, presets, report,
-    run,
+    Estimate, Protocol, RunOptions, Store, SweepConfig, SweepPlan, available_memory, collect,
+    presets, report, run,
 };
 use upcycle_train::Engine;
 
@@ -105,6 +105,14 @@ pub struct SweepArgs {
     /// Stages at a time. [default: one for each core for small models on a CPU, else 1]
     #[arg(long, value_name = "N", help_heading = "Running")]
     jobs: Option<usize>,
+    /// Seconds between checkpoints of a stage.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 60,
+        help_heading = "Running"
+    )]
+    checkpoint_seconds: u64,
     /// Folder of all runs; stages in it are never computed twice.
     #[arg(
         long,
@@ -207,7 +215,18 @@ impl SweepArgs {
             jobs
         );
         let progress = Progress::new(plan.graph.len(), estimate.steps());
-        let outcome = run(&plan.graph, engine.as_ref(), &data, &store, jobs, &progress);
+        let options = RunOptions {
+            jobs,
+            checkpoint_interval: Duration::from_secs(self.checkpoint_seconds),
+        };
+        let outcome = run(
+            &plan.graph,
+            engine.as_ref(),
+            &data,
+            &store,
+            options,
+            &progress,
+        );
         progress.finish();
         outcome.context("the sweep stopped; what is finished is kept, start it again to go on")?;
 

@@ -1,12 +1,19 @@
 //! Figures of a sweep as SVG, and SVG as PNG.
 
+mod axis;
+mod canvas;
+mod clip;
+mod gap_closure;
+mod loss_curves;
+pub(crate) mod palette;
+mod routing_load;
+
 use std::sync::Arc;
 
 use resvg::{tiny_skia, usvg};
 
-use crate::report::group::groups;
-use crate::report::palette::Palette;
-use crate::report::{gap_closure, loss_curves, routing_load};
+use crate::group::groups;
+use crate::plot::palette::Palette;
 use crate::results::Results;
 
 /// One figure.
@@ -119,7 +126,7 @@ fn options() -> usvg::Options<'static> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::sample;
+    use crate::sample;
 
     fn names(results: &Results) -> Vec<String> {
         let figures = figures(results).unwrap();

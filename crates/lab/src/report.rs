@@ -1,25 +1,14 @@
 //! What a sweep found out, for people: a self-contained HTML page, a CSV file, a table for the terminal, figures.
 
-mod axis;
-mod canvas;
-mod clip;
 mod cost_tables;
 mod csv;
 mod files;
 mod findings;
-pub(crate) mod gap_closure;
-pub(crate) mod group;
-pub(crate) mod loss_curves;
 mod loss_tables;
 mod markup;
-mod number;
 mod page;
-pub(crate) mod palette;
 mod paper;
-pub(crate) mod routing_load;
 mod routing_tables;
-#[cfg(test)]
-pub(crate) mod sample;
 mod terminal;
 
 use std::io;

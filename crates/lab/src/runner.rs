@@ -36,10 +36,16 @@ pub trait Observer: Sync {
     fn event(&self, event: RunEvent);
 }
 
-/// Time between checkpoints of a stage.
-const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
+/// How a graph is run; nothing here changes a result.
+#[derive(Debug, Clone, Copy)]
+pub struct RunOptions {
+    /// Stages at a time.
+    pub jobs: usize,
+    /// Time between checkpoints of a stage.
+    pub checkpoint_interval: Duration,
+}
 
-/// Runs all stages of a graph that are not finished, `jobs` at a time.
+/// Runs all stages of a graph that are not finished.
 ///
 /// # Errors
 /// The first stage that fails; stages that are running are finished, no other is begun.
@@ -48,9 +54,16 @@ pub fn run(
     engine: &dyn Engine,
     data: &Dataset,
     store: &Store,
-    jobs: usize,
+    options: RunOptions,
     observer: &dyn Observer,
 ) -> Result<(), LabError> {
+    let runner = Runner {
+        engine,
+        data,
+        store,
+        options,
+        observer,
+    };
     let mut state = State::default();
     for stage in graph.stages() {
         if store.result(&stage.key)?.is_some() {
@@ -65,10 +78,10 @@ pub fn run(
         changed: Condvar::new(),
     };
     thread::scope(|scope| {
-        for _ in 0..jobs.max(1) {
+        for _ in 0..options.jobs.max(1) {
             scope.spawn(|| {
                 while let Some(stage) = shared.take() {
-                    let result = run_stage(stage, engine, data, store, observer);
+                    let result = runner.run_stage(stage);
                     shared.put(stage, result);
                 }
             });
@@ -151,61 +164,67 @@ fn is_trunk(stage: &Stage) -> bool {
     }
 }
 
-fn run_stage(
-    stage: &Stage,
-    engine: &dyn Engine,
-    data: &Dataset,
-    store: &Store,
-    observer: &dyn Observer,
-) -> Result<(), LabError> {
-    let _claim = store.claim(stage)?;
-    // Another process may have finished it while this one waited for the claim.
-    if store.result(&stage.key)?.is_some() {
-        observer.event(RunEvent::Cached(stage));
-        return Ok(());
+struct Runner<'a> {
+    engine: &'a dyn Engine,
+    data: &'a Dataset,
+    store: &'a Store,
+    options: RunOptions,
+    observer: &'a dyn Observer,
+}
+
+impl Runner<'_> {
+    fn run_stage(&self, stage: &Stage) -> Result<(), LabError> {
+        let (store, observer) = (self.store, self.observer);
+        let _claim = store.claim(stage)?;
+        // Another process may have finished it while this one waited for the claim.
+        if store.result(&stage.key)?.is_some() {
+            observer.event(RunEvent::Cached(stage));
+            return Ok(());
+        }
+        observer.event(RunEvent::Started(stage));
+        let dir = store.stage_dir(&stage.key);
+        let failed = |source| LabError::Stage {
+            stage: stage.label.clone(),
+            source: Box::new(source),
+        };
+        let result = match &stage.spec {
+            StageSpec::Train { origin, spec } => {
+                let start = match (&stage.parent, origin) {
+                    (Some(parent), _) | (None, Origin::Stage(parent)) => {
+                        Start::Checkpoint(store.checkpoint(parent)?)
+                    }
+                    (None, Origin::Initial { model, seed }) => Start::Initial {
+                        model: model.clone(),
+                        seed: *seed,
+                    },
+                };
+                let job = TrainJob {
+                    spec,
+                    start: &start,
+                    dir: &dir,
+                    data: self.data,
+                    checkpoint_interval: self.options.checkpoint_interval,
+                };
+                let outcome = self
+                    .engine
+                    .train(&job, &mut |event| {
+                        observer.event(RunEvent::Training(stage, event))
+                    })
+                    .map_err(failed)?;
+                StageResult::Train(outcome)
+            }
+            StageSpec::Upcycle { parent, spec } => {
+                let job = UpcycleJob {
+                    spec,
+                    from: &store.checkpoint(parent)?,
+                    to: Some(&StageCheckpoints::new(&dir).prepare(stage.to)?),
+                    data: self.data,
+                };
+                StageResult::Upcycle(self.engine.upcycle(&job).map_err(failed)?)
+            }
+        };
+        store.finish(&stage.key, &result)?;
+        observer.event(RunEvent::Finished(stage, &result));
+        Ok(())
     }
-    observer.event(RunEvent::Started(stage));
-    let dir = store.stage_dir(&stage.key);
-    let failed = |source| LabError::Stage {
-        stage: stage.label.clone(),
-        source: Box::new(source),
-    };
-    let result = match &stage.spec {
-        StageSpec::Train { origin, spec } => {
-            let start = match (&stage.parent, origin) {
-                (Some(parent), _) | (None, Origin::Stage(parent)) => {
-                    Start::Checkpoint(store.checkpoint(parent)?)
-                }
-                (None, Origin::Initial { model, seed }) => Start::Initial {
-                    model: model.clone(),
-                    seed: *seed,
-                },
-            };
-            let job = TrainJob {
-                spec,
-                start: &start,
-                dir: &dir,
-                data,
-                checkpoint_interval: CHECKPOINT_INTERVAL,
-            };
-            let outcome = engine
-                .train(&job, &mut |event| {
-                    observer.event(RunEvent::Training(stage, event))
-                })
-                .map_err(failed)?;
-            StageResult::Train(outcome)
-        }
-        StageSpec::Upcycle { parent, spec } => {
-            let job = UpcycleJob {
-                spec,
-                from: &store.checkpoint(parent)?,
-                to: Some(&StageCheckpoints::new(&dir).prepare(stage.to)?),
-                data,
-            };
-            StageResult::Upcycle(engine.upcycle(&job).map_err(failed)?)
-        }
-    };
-    store.finish(&stage.key, &result)?;
-    observer.event(RunEvent::Finished(stage, &result));
-    Ok(())
 }

@@ -1,50 +1,53 @@
-//! Training stages on the CPU backend: golden losses, exact resume, both recipes at tau.
+//! Training stages on the CPU backend: golden losses, exact resume, upcycling at tau, damage.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-use std::{path::Path, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use burn::backend::Autodiff;
 use burn_flex::{Flex, FlexDevice};
 use upcycle_data::{DataConfig, Dataset};
 use upcycle_lm::LmConfig;
+use upcycle_operator::{OptimizerPolicy, Recipe, RouterExtension, Selection, TieBreakKind};
 use upcycle_train::*;
 
 type B = Autodiff<Flex>;
 
-fn tiny() -> LmConfig {
-    serde_json::from_value(serde_json::json!({
-        "vocab": 144, "context": 64, "d_model": 64, "layers": 2, "heads": 4, "kv_heads": 4,
-        "experts": 8, "top_k": 2, "d_expert": 16,
-    }))
-    .unwrap()
+fn model() -> LmConfig {
+    let json = serde_json::json!({
+        "vocab": 144, "context": 64, "d_model": 32, "layers": 2, "heads": 2, "kv_heads": 1,
+        "experts": 4, "top_k": 2, "d_expert": 16,
+    });
+    serde_json::from_value(json).unwrap()
 }
 
 fn spec(end: u64) -> TrainSpec {
     TrainSpec {
         schedule: Schedule {
-            peak_lr: 5e-3,
+            peak_lr: 1e-2,
             warmup_from: 0,
-            warmup_steps: 10,
-            decay_from: None,
+            warmup_steps: 5,
+            decay_from: Some(20),
             end,
         },
         optimizer: OptimizerConfig::default(),
         batch: BatchConfig {
-            rows: 16,
+            rows: 4,
             context: 64,
-            accumulation: 1,
+            accumulation: 2,
         },
         data: DataSchedule {
-            cpt_from: None,
+            cpt_from: Some(15),
             seed: 0,
         },
         balancing: Default::default(),
         precision: Default::default(),
-        evaluation: EvaluationConfig {
-            every: 1000,
-            rows: 64,
-        },
+        evaluation: EvaluationConfig { every: 10, rows: 8 },
+    }
+}
+
+fn initial() -> Start {
+    Start::Initial {
+        model: Box::new(model()),
+        seed: 0,
     }
 }
 
@@ -56,37 +59,239 @@ fn data() -> Dataset {
     Dataset::open(&DataConfig::default(), Path::new("unused")).unwrap()
 }
 
-#[test]
-fn golden() {
-    let dir = tempfile::tempdir().unwrap();
-    let start = Start::Initial {
-        model: Box::new(tiny()),
-        seed: 0,
+const SELDOM: Duration = Duration::from_secs(3600);
+
+fn train(dir: &Path, spec: &TrainSpec, start: &Start) -> Result<TrainOutcome, TrainError> {
+    train_until(dir, spec, start, SELDOM, u64::MAX)
+}
+
+/// Trains, and "kills" the stage by a panic after `last` steps.
+fn train_until(
+    dir: &Path,
+    spec: &TrainSpec,
+    start: &Start,
+    checkpoint_interval: Duration,
+    last: u64,
+) -> Result<TrainOutcome, TrainError> {
+    let data = data();
+    let job = TrainJob {
+        spec,
+        start,
+        dir,
+        data: &data,
+        checkpoint_interval,
     };
-    let t = std::time::Instant::now();
-    let outcome = engine()
-        .train(
-            &TrainJob {
-                spec: &spec(100),
-                start: &start,
-                dir: dir.path(),
-                data: &data(),
-                checkpoint_interval: Duration::from_secs(60),
+    engine().train(&job, &mut |event| {
+        if let TrainEvent::Step { step, .. } = event {
+            assert!(step < last, "killed");
+        }
+    })
+}
+
+fn step_losses(dir: &Path) -> Vec<f64> {
+    let lines = read_metrics(&dir.join("metrics.jsonl")).unwrap();
+    lines
+        .iter()
+        .filter_map(|line| match line {
+            MetricsLine::Step { loss, .. } => Some(*loss),
+            MetricsLine::Evaluation { .. } => None,
+        })
+        .collect()
+}
+
+/// Losses of 30 seeded steps. After a change that is meant to alter them, print the new ones with
+/// `UPDATE_GOLDEN=1 cargo test -p upcycle-train golden`, and say why in the commit.
+#[test]
+fn golden_losses() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden_losses.json");
+    let dir = tempfile::tempdir().unwrap();
+    train(dir.path(), &spec(30), &initial()).unwrap();
+    let losses = step_losses(dir.path());
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&path, serde_json::to_string_pretty(&losses).unwrap() + "\n").unwrap();
+    }
+    let golden: Vec<f64> = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    assert_eq!(losses.len(), golden.len());
+    for (step, (loss, golden)) in losses.iter().zip(&golden).enumerate() {
+        assert!(
+            (loss - golden).abs() < 1e-4,
+            "step {step}: {loss}, golden {golden}"
+        );
+    }
+}
+
+#[test]
+fn an_interrupted_run_goes_on_bit_for_bit() {
+    let whole = tempfile::tempdir().unwrap();
+    let outcome = train(whole.path(), &spec(30), &initial()).unwrap();
+
+    let cut = tempfile::tempdir().unwrap();
+    let interrupted = std::panic::catch_unwind(|| {
+        train_until(cut.path(), &spec(30), &initial(), Duration::ZERO, 17)
+    });
+    assert!(interrupted.is_err());
+    assert!(step_losses(cut.path()).len() < 30);
+    let resumed = train(cut.path(), &spec(30), &initial()).unwrap();
+
+    assert_eq!(step_losses(whole.path()), step_losses(cut.path()));
+    assert_eq!(outcome.evaluation, resumed.evaluation);
+}
+
+#[test]
+fn a_trunk_that_is_cut_gives_the_same_as_one_that_is_not() {
+    let stable = |end| {
+        let mut spec = spec(end);
+        spec.schedule.decay_from = None;
+        spec
+    };
+    let whole = tempfile::tempdir().unwrap();
+    let outcome = train(whole.path(), &stable(20), &initial()).unwrap();
+
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    train(first.path(), &stable(12), &initial()).unwrap();
+    let parent = StageCheckpoints::new(first.path()).latest().unwrap();
+    let cut = train(second.path(), &stable(20), &Start::Checkpoint(parent)).unwrap();
+
+    let mut losses = step_losses(first.path());
+    losses.extend(step_losses(second.path()));
+    assert_eq!(losses, step_losses(whole.path()));
+    assert_eq!(cut.evaluation, outcome.evaluation);
+}
+
+#[test]
+fn training_lowers_the_loss_of_every_variant() {
+    let variants: [fn(&mut LmConfig, &mut TrainSpec); 4] = [
+        |_, _| (),
+        |_, spec| (spec.balancing.auxiliary_loss, spec.balancing.z_loss) = (0.01, 1e-3),
+        |model, _| (model.score, model.qk_norm) = (upcycle_moe::ScoreFunction::Softmax, true),
+        |_, spec| spec.precision = upcycle_kernels::Precision::Bf16,
+    ];
+    for (index, change) in variants.into_iter().enumerate() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut model, mut spec) = (model(), spec(25));
+        change(&mut model, &mut spec);
+        let start = Start::Initial {
+            model: Box::new(model),
+            seed: 0,
+        };
+        train(dir.path(), &spec, &start).unwrap();
+        let losses = step_losses(dir.path());
+        let (first, last) = (losses[0], losses[24]);
+        assert!(last < first - 0.3, "variant {index}: {first} -> {last}");
+    }
+}
+
+fn upcycle_spec(router: RouterExtension, optimizer: OptimizerPolicy) -> UpcycleSpec {
+    UpcycleSpec {
+        recipe: Recipe {
+            name: "test".into(),
+            selection: match router {
+                RouterExtension::BiasNoise { .. } => Selection::GradientSquared { cap: 3 },
+                RouterExtension::TwoLevel { .. } => Selection::Uniform {},
             },
-            &mut |event| {
-                if let TrainEvent::Step {
-                    step,
-                    loss,
-                    seconds,
-                    ..
-                } = event
-                {
-                    if step % 10 == 0 {
-                        println!("{step} {loss:.4} {seconds:.4}")
-                    }
-                }
-            },
-        )
-        .unwrap();
-    println!("{:?} {outcome:?}", t.elapsed());
+            router,
+            optimizer,
+        },
+        target_experts: 8,
+        seed: 1,
+        evidence_batches: 3,
+        data_seed: 0,
+        batch: spec(1).batch,
+        precision: Default::default(),
+        evaluation_rows: 16,
+    }
+}
+
+#[test]
+fn recipes_grow_a_checkpoint_that_trains_on() {
+    let dir = tempfile::tempdir().unwrap();
+    train(dir.path(), &spec(15), &initial()).unwrap();
+    let parent = StageCheckpoints::new(dir.path()).latest().unwrap();
+    let exact = RouterExtension::TwoLevel {
+        tie_break: TieBreakKind::Centroids,
+        strength: 0.3,
+    };
+    let paper = RouterExtension::BiasNoise { half_width: 1e-3 };
+    for (name, router, optimizer) in [
+        ("exact", exact, OptimizerPolicy::Copy),
+        ("paper", paper, OptimizerPolicy::Reset),
+    ] {
+        let to = dir.path().join(name);
+        let spec_up = upcycle_spec(router, optimizer);
+        let data = data();
+        let job = UpcycleJob {
+            spec: &spec_up,
+            from: &parent,
+            to: Some(&to),
+            data: &data,
+        };
+        let outcome = engine().upcycle(&job).unwrap();
+        let jump = outcome.after.loss - outcome.before.loss;
+        if name == "exact" {
+            assert!(jump.abs() < 1e-5, "{jump}");
+            assert_eq!(outcome.after.routing[0].distinct_sources, 2.0);
+        } else {
+            assert!(jump.abs() > 1e-3, "{jump}");
+            assert!(outcome.after.routing[0].twin_coselection > 0.1);
+        }
+        let info = CheckpointInfo::read(&to).unwrap();
+        assert_eq!(info.model.experts, 8);
+        assert_eq!(info.lineage[1].count(), 4);
+
+        let on = dir.path().join(format!("{name}-on"));
+        train(&on, &spec(30), &Start::Checkpoint(to)).unwrap();
+        let losses = step_losses(&on);
+        assert_eq!(losses.len(), 15);
+        assert!(losses.iter().all(|loss| loss.is_finite()));
+    }
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_the_stage_and_keeps_the_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut wild = spec(30);
+    wild.schedule.peak_lr = 1e30;
+    wild.schedule.warmup_steps = 0;
+    let error = train_until(dir.path(), &wild, &initial(), Duration::ZERO, u64::MAX).unwrap_err();
+    assert!(matches!(error, TrainError::NotFinite { .. }), "{error}");
+    assert!(error.to_string().contains("checkpoint"), "{error}");
+}
+
+#[test]
+fn a_damaged_checkpoint_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    train(dir.path(), &spec(5), &initial()).unwrap();
+    let checkpoint = StageCheckpoints::new(dir.path()).latest().unwrap();
+    let start = Start::Checkpoint(checkpoint.clone());
+    let other = tempfile::tempdir().unwrap();
+    let message = |damage: &dyn Fn(&Path)| {
+        let file = checkpoint.join("model.mpk");
+        let (model, info) = (
+            fs::read(&file).unwrap(),
+            fs::read(checkpoint.join("checkpoint.json")).unwrap(),
+        );
+        damage(&checkpoint);
+        let error = train(other.path(), &spec(30), &start)
+            .unwrap_err()
+            .to_string();
+        fs::write(&file, model).unwrap();
+        fs::write(checkpoint.join("checkpoint.json"), info).unwrap();
+        error
+    };
+    let cut = message(&|dir| {
+        let bytes = fs::read(dir.join("model.mpk")).unwrap();
+        fs::write(dir.join("model.mpk"), &bytes[..100]).unwrap();
+    });
+    assert!(cut.contains("model.mpk has 100 bytes"), "{cut}");
+    let flipped = message(&|dir| {
+        let mut bytes = fs::read(dir.join("model.mpk")).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(dir.join("model.mpk"), bytes).unwrap();
+    });
+    assert!(flipped.contains("checksum"), "{flipped}");
+    let missing = message(&|dir| fs::remove_file(dir.join("checkpoint.json")).unwrap());
+    assert!(missing.contains("no checkpoint.json"), "{missing}");
+    let damaged = message(&|dir| fs::write(dir.join("checkpoint.json"), "{").unwrap());
+    assert!(damaged.contains("damaged"), "{damaged}");
 }

@@ -1,9 +1,9 @@
 //! The table of training cost.
 
-use crate::report::group::{Group, Model, Seeds};
+use crate::group::{Group, Model, Seeds};
+use crate::number::{MISSING, duration, flops, percent, saving};
+use crate::plot::palette::Palette;
 use crate::report::markup::{Html, Table};
-use crate::report::number::{MISSING, duration, flops, percent, saving};
-use crate::report::palette::Palette;
 use crate::results::Cell;
 
 /// FLOPs and seconds of Upcycled beside Fixed-mE, means over seeds.

@@ -63,7 +63,7 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> ReportError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::sample;
+    use crate::sample;
 
     #[test]
     fn all_files_and_no_leftovers() {

@@ -1,7 +1,7 @@
 //! What the numbers of a group say, in sentences.
 
-use crate::report::group::{Group, Model, Seeds};
-use crate::report::number::{fixed, percent, saving, whole_percent};
+use crate::group::{Group, Model, Seeds};
+use crate::number::{fixed, percent, saving, whole_percent};
 use crate::results::Cell;
 use crate::statistics::{Summary, summarize};
 
@@ -189,9 +189,9 @@ fn listed(items: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::group::groups;
-    use crate::report::sample;
+    use crate::group::groups;
     use crate::results::Results;
+    use crate::sample;
 
     fn text(results: &Results) -> String {
         findings(&groups(results)[0]).unwrap()

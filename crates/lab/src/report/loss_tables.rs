@@ -1,9 +1,9 @@
 //! Tables of gap closure, of final losses, of the loss around the operator, and the rows of single seeds.
 
-use crate::report::group::{Group, Model, Seeds};
+use crate::group::{Group, Model, Seeds};
+use crate::number::{MISSING, count, fixed, mean_sd, percent};
+use crate::plot::palette::Palette;
 use crate::report::markup::{Html, Table};
-use crate::report::number::{MISSING, count, fixed, mean_sd, percent};
-use crate::report::palette::Palette;
 use crate::results::Cell;
 use crate::statistics::summarize;
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use plotters::style::RGBColor;
 
-use crate::report::palette::Look;
+use crate::plot::palette::Look;
 
 /// A piece of valid HTML.
 #[derive(Debug, Clone, Default)]

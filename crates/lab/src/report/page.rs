@@ -2,13 +2,13 @@
 
 use std::fmt::Write;
 
+use crate::group::{Group, groups};
+use crate::plot::palette::Palette;
 use crate::plot::{Figure, FigureKind};
 use crate::report::cost_tables::costs;
 use crate::report::findings::findings;
-use crate::report::group::{Group, groups};
 use crate::report::loss_tables::{cells, gap_closures, jumps, losses};
 use crate::report::markup::{Html, Table};
-use crate::report::palette::Palette;
 use crate::report::paper;
 use crate::report::routing_tables::routing;
 use crate::results::Results;
@@ -226,7 +226,7 @@ fn footer(results: &Results) -> Html {
 mod tests {
     use super::*;
     use crate::plot::figures;
-    use crate::report::sample;
+    use crate::sample;
 
     fn html(results: &Results) -> String {
         page(results, &figures(results).unwrap())

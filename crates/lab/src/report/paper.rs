@@ -1,9 +1,9 @@
 //! The paper's published gap closure (arXiv 2604.19835 v2) beside ours.
 
-use crate::report::group::{Group, Model};
+use crate::group::{Group, Model};
+use crate::number::{MISSING, fixed, mean_sd, percent};
+use crate::plot::palette::Palette;
 use crate::report::markup::{Html, Table};
-use crate::report::number::{MISSING, fixed, mean_sd, percent};
-use crate::report::palette::Palette;
 use crate::statistics::summarize;
 
 /// Table 2b: CPT steps over pre-training steps (tau = 50K) and gap closure in %, uniform recipe, 32 to 64 experts.
@@ -92,8 +92,8 @@ pub(crate) const CAVEAT: &str = "The two are not directly comparable: the paper'
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::group::groups;
-    use crate::report::sample;
+    use crate::group::groups;
+    use crate::sample;
     use crate::statistics::gap_closure;
 
     #[test]

@@ -1,9 +1,9 @@
 //! The table of routing health.
 
-use crate::report::group::{Group, in_order};
+use crate::group::{Group, in_order};
+use crate::number::{fixed, percent};
+use crate::plot::palette::Palette;
 use crate::report::markup::{Html, Table};
-use crate::report::number::{fixed, percent};
-use crate::report::palette::Palette;
 use crate::results::RoutingRow;
 use crate::statistics::summarize;
 

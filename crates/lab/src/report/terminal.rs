@@ -1,7 +1,7 @@
 //! The comparisons as a table for the terminal.
 
-use crate::report::group::{Group, Seeds, groups};
-use crate::report::number::{fixed, mean_sd, percent};
+use crate::group::{Group, Seeds, groups};
+use crate::number::{fixed, mean_sd, percent};
 use crate::results::{Cell, Results};
 use crate::statistics::summarize;
 
@@ -119,7 +119,7 @@ fn shortened(text: &str, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::sample;
+    use crate::sample;
 
     #[test]
     fn fits_a_terminal() {

@@ -2,7 +2,7 @@
 
 use plotters::style::{BLACK, RGBColor};
 
-use crate::report::group::Model;
+use crate::group::Model;
 use crate::results::Results;
 
 /// Recipes in order of appearance; Okabe and Ito's colours, which colour-blind readers can tell apart.
@@ -76,7 +76,7 @@ impl<'a> Palette<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::sample;
+    use crate::sample;
 
     #[test]
     fn models_look_different() {

@@ -5,12 +5,12 @@ use std::ops::Range;
 
 use plotters::style::text_anchor::HPos;
 
+use crate::group::{Group, Model, in_order};
+use crate::number::{count, count_unit, fixed, percent};
+use crate::plot::axis::{extent, ticks, widened};
+use crate::plot::canvas::{Entry, MUTED, Panel, Sheet, Stroke, WIDTH, draw};
+use crate::plot::palette::{Look, Palette};
 use crate::plot::{Figure, FigureKind, PlotError};
-use crate::report::axis::{extent, ticks, widened};
-use crate::report::canvas::{Entry, MUTED, Panel, Sheet, Stroke, WIDTH, draw};
-use crate::report::group::{Group, Model, in_order};
-use crate::report::number::{count, count_unit, fixed, percent};
-use crate::report::palette::{Look, Palette};
 use crate::results::Curve;
 use crate::statistics::summarize;
 
@@ -268,8 +268,8 @@ fn caption(group: &Group, view: &View, floor: Option<f64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::group::groups;
-    use crate::report::sample;
+    use crate::group::groups;
+    use crate::sample;
 
     #[test]
     fn means_keep_both_points_at_tau() {

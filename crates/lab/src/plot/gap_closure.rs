@@ -5,12 +5,12 @@ use std::ops::Range;
 use plotters::style::BLACK;
 use plotters::style::text_anchor::HPos;
 
+use crate::group::{Group, Model, Seeds};
+use crate::number::{percent, whole_percent};
+use crate::plot::axis::{extent, widened};
+use crate::plot::canvas::{Entry, MUTED, Panel, Stroke, WIDTH, draw};
+use crate::plot::palette::{Look, Palette};
 use crate::plot::{Figure, FigureKind, PlotError};
-use crate::report::axis::{extent, widened};
-use crate::report::canvas::{Entry, MUTED, Panel, Stroke, WIDTH, draw};
-use crate::report::group::{Group, Model, Seeds};
-use crate::report::number::{percent, whole_percent};
-use crate::report::palette::{Look, Palette};
 use crate::statistics::summarize;
 
 /// What is farther away from the gap than this, in per cent, is marked at the border.
@@ -191,9 +191,9 @@ fn caption(group: &Group, lines: &[Line], all: &Range<f64>, y: &Range<f64>) -> S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::group::groups;
-    use crate::report::sample;
+    use crate::group::groups;
     use crate::results::Results;
+    use crate::sample;
 
     fn drawn(results: &Results) -> Option<Figure> {
         figure(&groups(results)[0], &Palette::new(results)).unwrap()

@@ -14,11 +14,11 @@ use plotters::prelude::{Cartesian2d, DrawingArea, IntoDrawingArea, IntoFont, SVG
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{BLACK, Color, RGBColor, ShapeStyle, TextStyle, WHITE};
 
+use crate::number::fixed;
 use crate::plot::PlotError;
-use crate::report::axis::ticks;
-use crate::report::clip::clipped;
-use crate::report::number::fixed;
-use crate::report::palette::{Look, Mark};
+use crate::plot::axis::ticks;
+use crate::plot::clip::clipped;
+use crate::plot::palette::{Look, Mark};
 
 /// Width of every figure.
 pub(crate) const WIDTH: i32 = 1520;

@@ -1,11 +1,11 @@
 //! The figure of the load of each expert.
 
+use crate::group::{Group, Model, in_order};
+use crate::number::{count, percent};
+use crate::plot::axis::{extent, ticks, widened};
+use crate::plot::canvas::{Entry, MUTED, Stroke, WIDTH, draw};
+use crate::plot::palette::{Look, Palette};
 use crate::plot::{Figure, FigureKind, PlotError};
-use crate::report::axis::{extent, ticks, widened};
-use crate::report::canvas::{Entry, MUTED, Stroke, WIDTH, draw};
-use crate::report::group::{Group, Model, in_order};
-use crate::report::number::{count, percent};
-use crate::report::palette::{Look, Palette};
 use crate::results::RoutingRow;
 use crate::statistics::summarize;
 

@@ -1,0 +1,58 @@
+//! One AdamW update in one pass.
+
+use super::parallel::{Disjoint, for_each_range};
+
+/// The numbers of one update.
+#[derive(Debug, Clone, Copy)]
+pub struct Update {
+    /// Learning rate.
+    pub lr: f32,
+    /// Decay of the first moment.
+    pub beta_1: f32,
+    /// Decay of the second moment.
+    pub beta_2: f32,
+    /// Added to the root of the bias-corrected second moment.
+    pub epsilon: f32,
+    /// Decoupled weight decay.
+    pub weight_decay: f32,
+    /// `1 - beta_1^t`.
+    pub correction_1: f32,
+    /// `1 - beta_2^t`.
+    pub correction_2: f32,
+    /// Factor of the gradient, below 1 where its norm is clipped.
+    pub gradient_scale: f32,
+}
+
+/// Elements of one task.
+const CHUNK: usize = 1 << 15;
+
+/// Updates the parameter and its two moments in place; all slices have the same length.
+pub fn step(parameter: &mut [f32], moment_1: &mut [f32], moment_2: &mut [f32], gradient: &[f32], update: &Update) {
+    let len = parameter.len();
+    assert_eq!(moment_1.len(), len, "first moments of the parameter");
+    assert_eq!(moment_2.len(), len, "second moments of the parameter");
+    assert_eq!(gradient.len(), len, "gradient of the parameter");
+    let [parameter, moment_1, moment_2] = [parameter, moment_1, moment_2].map(|slice| Disjoint::new(slice));
+    for_each_range(len, CHUNK, |range| {
+        // SAFETY: ranges do not overlap.
+        let parts = [parameter, moment_1, moment_2].map(|all| unsafe { all.part(range.clone()) });
+        step_range(parts, &gradient[range], update);
+    });
+}
+
+vectorised! {
+    fn step_range(parts: [&mut [f32]; 3], gradient: &[f32], update: &Update) {
+        let [parameter, moment_1, moment_2] = parts;
+        let Update { lr, beta_1, beta_2, epsilon, weight_decay, correction_1, correction_2, gradient_scale } = *update;
+        let keep = 1.0 - lr * weight_decay;
+        let rate = lr / correction_1;
+        let inverse_correction_2 = 1.0 / correction_2;
+        for (((p, m), v), g) in parameter.iter_mut().zip(moment_1).zip(moment_2).zip(gradient) {
+            let g = g * gradient_scale;
+            *m = *m * beta_1 + g * (1.0 - beta_1);
+            *v = *v * beta_2 + g * g * (1.0 - beta_2);
+            let root = (*v * inverse_correction_2).sqrt() + epsilon;
+            *p = *p * keep - *m / root * rate;
+        }
+    }
+}

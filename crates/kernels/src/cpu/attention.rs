@@ -1,0 +1,295 @@
+//! Causal grouped-query attention, forward and backward.
+//!
+//! Works in strips: a block of consecutive queries of one head against all keys up to the last of them, so that
+//! scores never exist for more than one strip a thread. The backward computes them again from the log-sum-exp.
+
+use super::{
+    linear::{View, ViewMut, matmul, matmul_add},
+    math::{LANES, exp, fma, larger, sum_lanes, dot},
+    parallel::{Disjoint, for_each, range},
+};
+
+/// Sizes of one call.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Sequences, `B`.
+    pub batch: usize,
+    /// Positions of a sequence, `S`.
+    pub positions: usize,
+    /// Query heads, `H`, a multiple of `G`.
+    pub heads: usize,
+    /// Key-value heads, `G`.
+    pub groups: usize,
+    /// Head width, `C`.
+    pub width: usize,
+}
+
+/// What the operation reads.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// Sizes of everything below.
+    pub shape: Shape,
+    /// Queries, `[B, S, H, C]`.
+    pub q: &'a [f32],
+    /// Keys, `[B, S, G, C]`.
+    pub k: &'a [f32],
+    /// Values, `[B, S, G, C]`.
+    pub v: &'a [f32],
+}
+
+/// What [`forward`] computes.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// Result, `[B, S, H, C]`.
+    pub out: Vec<f32>,
+    /// Logarithm of the sum of exponentials of the scaled scores, `[B, H, S]`; [`backward`] needs it.
+    pub log_sum_exp: Vec<f32>,
+}
+
+/// Gradients of the inputs, in their shapes.
+#[derive(Debug, Clone)]
+pub struct Gradients {
+    /// Of the queries.
+    pub q: Vec<f32>,
+    /// Of the keys.
+    pub k: Vec<f32>,
+    /// Of the values.
+    pub v: Vec<f32>,
+}
+
+/// Queries of one strip.
+const STRIP: usize = 64;
+
+/// Causal attention of every query to the keys up to its own position, scores scaled by `1 / sqrt(C)`.
+pub fn forward(inputs: &Inputs) -> Output {
+    inputs.check();
+    let shape = inputs.shape;
+    let Shape { batch, positions: s, heads, width: c, .. } = shape;
+    let keys_t = transposed(inputs.k, shape);
+    let mut out = vec![0.0; inputs.q.len()];
+    let mut log_sum_exp = vec![0.0; batch * heads * s];
+    {
+        let (out, log_sum_exp) = (Disjoint::new(&mut out), Disjoint::new(&mut log_sum_exp));
+        let strips = s.div_ceil(STRIP);
+        let scratch = || (vec![0.0; STRIP * padded(s)], vec![0.0; STRIP * c], [0.0; STRIP]);
+        for_each(strips * batch * heads, scratch, |(scores, values, sums), task| {
+            // The last strips have the most keys and come first.
+            let (strip, b, h) = (strips - 1 - task / (batch * heads), task / heads % batch, task % heads);
+            let queries = range(strip, STRIP, s);
+            let (n, keys) = (queries.len(), queries.end);
+            let ld = padded(keys);
+            let scores = &mut scores[..n * ld];
+            let (values, sums) = (&mut values[..n * c], &mut sums[..n]);
+            let q = inputs.queries(inputs.q, b, h).rows(queries.clone());
+            let at = (b * heads + h) * s;
+            // SAFETY: the queries of a strip are its own.
+            let log_sum_exp = unsafe { log_sum_exp.part(at + queries.start..at + queries.end) };
+
+            matmul(q, shape.keys_t(&keys_t, b, h).cols(0..keys), strip_view(scores, keys, ld));
+            softmax(scores, ld, queries.start, shape.scale(), sums, log_sum_exp);
+            let weights = View::new(scores, [n, keys], ld);
+            matmul(weights, inputs.keys(inputs.v, b, h).rows(0..keys), ViewMut::of_rows(values, c));
+            for ((query, values), sum) in queries.zip(values.chunks_exact(c)).zip(sums) {
+                let at = shape.at(b, query, h);
+                // SAFETY: the queries of a strip are its own.
+                let out = unsafe { out.part(at..at + c) };
+                let factor = 1.0 / *sum;
+                for (out, value) in out.iter_mut().zip(values) {
+                    *out = value * factor;
+                }
+            }
+        });
+    }
+    Output { out, log_sum_exp }
+}
+
+/// Gradients, given the result of [`forward`] on the same `inputs` and the gradient of its `out`.
+pub fn backward(inputs: &Inputs, output: &Output, dout: &[f32]) -> Gradients {
+    inputs.check();
+    let shape = inputs.shape;
+    let Shape { batch, positions: s, heads, groups, width: c } = shape;
+    assert_eq!(dout.len(), inputs.q.len(), "dout: [B, S, H, C]");
+    assert_eq!(output.out.len(), inputs.q.len(), "out: [B, S, H, C]");
+    assert_eq!(output.log_sum_exp.len(), batch * heads * s, "log_sum_exp: [B, H, S]");
+    let (keys_t, values_t) = (transposed(inputs.k, shape), transposed(inputs.v, shape));
+    let mut dq = vec![0.0; inputs.q.len()];
+    let (mut dk, mut dv) = (vec![0.0; inputs.k.len()], vec![0.0; inputs.v.len()]);
+    {
+        let dq = Disjoint::new(&mut dq);
+        let (dk, dv) = (Disjoint::new(&mut dk), Disjoint::new(&mut dv));
+        let strip = STRIP * padded(s);
+        let scratch = || (vec![0.0; strip], vec![0.0; strip], [0.0; STRIP]);
+        for_each(batch * groups, scratch, |(scores, dscores, delta), task| {
+            let (b, g) = (task / groups, task % groups);
+            for h in g * (heads / groups)..(g + 1) * (heads / groups) {
+                for index in 0..s.div_ceil(STRIP) {
+                    let queries = range(index, STRIP, s);
+                    let (n, keys) = (queries.len(), queries.end);
+                    let ld = padded(keys);
+                    let (scores, dscores) = (&mut scores[..n * ld], &mut dscores[..n * ld]);
+                    let delta = &mut delta[..n];
+                    let q = inputs.queries(inputs.q, b, h).rows(queries.clone());
+                    let dout_view = inputs.queries(dout, b, h).rows(queries.clone());
+                    for (delta, query) in delta.iter_mut().zip(queries.clone()) {
+                        let at = shape.at(b, query, h)..shape.at(b, query, h) + c;
+                        *delta = dot_product(&output.out[at.clone()], &dout[at]);
+                    }
+                    let at = (b * heads + h) * s;
+                    let log_sum_exp = &output.log_sum_exp[at + queries.start..at + queries.end];
+
+                    matmul(q, shape.keys_t(&keys_t, b, h).cols(0..keys), strip_view(scores, keys, ld));
+                    matmul(dout_view, shape.keys_t(&values_t, b, h).cols(0..keys), strip_view(dscores, keys, ld));
+                    softmax_backward(scores, dscores, ld, queries.start, shape.scale(), delta, log_sum_exp);
+                    let weights = View::new(scores, [n, keys], ld);
+                    let dscores = View::new(dscores, [n, keys], ld);
+                    // SAFETY: a task owns the keys and values of its group, and the queries of its heads.
+                    unsafe {
+                        let (row, at) = (groups * c, shape.key_at(b, 0, g));
+                        matmul_add(weights.t(), dout_view, dv.view(at, [keys, c], row));
+                        matmul_add(dscores.t(), q, dk.view(at, [keys, c], row));
+                        let at = shape.at(b, queries.start, h);
+                        let k = inputs.keys(inputs.k, b, h).rows(0..keys);
+                        matmul(dscores, k, dq.view(at, [n, c], heads * c));
+                    }
+                }
+            }
+        });
+    }
+    Gradients { q: dq, k: dk, v: dv }
+}
+
+vectorised! {
+    /// Turns raw scores in rows of `ld`, the first of query number `first`, into exponentials that still have to be
+    /// divided by `sums`; zero for keys behind the query.
+    fn softmax(scores: &mut [f32], ld: usize, first: usize, scale: f32, sums: &mut [f32], log_sum_exp: &mut [f32]) {
+        let rows = scores.chunks_exact_mut(ld).zip(sums).zip(log_sum_exp);
+        for (row, ((scores, sum), log_sum_exp)) in rows.enumerate() {
+            let last = (first + row) as i32;
+            let (chunks, _) = scores.as_chunks_mut::<LANES>();
+            let mut lanes = [f32::NEG_INFINITY; LANES];
+            for (index, chunk) in chunks.iter().enumerate() {
+                let left = last - (index * LANES) as i32;
+                for l in 0..LANES {
+                    let score = if l as i32 <= left { chunk[l] } else { f32::NEG_INFINITY };
+                    lanes[l] = larger(score, lanes[l]);
+                }
+            }
+            let max = lanes.iter().fold(f32::NEG_INFINITY, |max, &x| larger(x, max)) * scale;
+            let mut lanes = [0.0; LANES];
+            for (index, chunk) in chunks.iter_mut().enumerate() {
+                let left = last - (index * LANES) as i32;
+                for l in 0..LANES {
+                    let e = exp::<FMA>(fma::<FMA>(chunk[l], scale, -max));
+                    chunk[l] = if l as i32 <= left { e } else { 0.0 };
+                    lanes[l] += chunk[l];
+                }
+            }
+            *sum = sum_lanes(lanes);
+            *log_sum_exp = max + sum.ln();
+        }
+    }
+
+    /// Turns raw scores into attention weights, and the gradients of weights in `dscores` into those of raw scores.
+    fn softmax_backward(scores: &mut [f32], dscores: &mut [f32], ld: usize, first: usize, scale: f32, delta: &[f32], log_sum_exp: &[f32]) {
+        let rows = scores.chunks_exact_mut(ld).zip(dscores.chunks_exact_mut(ld));
+        for (row, (scores, dscores)) in rows.enumerate() {
+            let (delta, log_sum_exp) = (delta[row], log_sum_exp[row]);
+            let last = (first + row) as i32;
+            let chunks = scores.as_chunks_mut::<LANES>().0.iter_mut();
+            for (index, (scores, dscores)) in chunks.zip(dscores.as_chunks_mut::<LANES>().0).enumerate() {
+                let left = last - (index * LANES) as i32;
+                for l in 0..LANES {
+                    let e = exp::<FMA>(fma::<FMA>(scores[l], scale, -log_sum_exp));
+                    let weight = if l as i32 <= left { e } else { 0.0 };
+                    scores[l] = weight;
+                    dscores[l] = weight * (dscores[l] - delta) * scale;
+                }
+            }
+        }
+    }
+
+    fn dot_product(a: &[f32], b: &[f32]) -> f32 {
+        dot::<FMA>(a, b)
+    }
+}
+
+/// Row stride of a strip: whole vectors.
+fn padded(keys: usize) -> usize {
+    keys.next_multiple_of(LANES)
+}
+
+/// The first `keys` columns of rows of `ld`.
+fn strip_view(scores: &mut [f32], keys: usize, ld: usize) -> ViewMut<'_> {
+    ViewMut::of_rows(scores, ld).first_cols(keys)
+}
+
+/// Keys or values as `[B, G, C, S']` with `S'` [`padded`]: the layout that products with them read fastest.
+fn transposed(keys: &[f32], shape: Shape) -> Vec<f32> {
+    let Shape { batch, positions: s, groups, width: c, .. } = shape;
+    let ld = padded(s);
+    let mut out = vec![0.0; batch * groups * c * ld];
+    let parts = Disjoint::new(&mut out);
+    for_each(batch * groups, || (), |(), task| {
+        let (b, g) = (task / groups, task % groups);
+        // SAFETY: one part a task.
+        let part = unsafe { parts.part(task * c * ld..(task + 1) * c * ld) };
+        for position in 0..s {
+            let at = shape.key_at(b, position, g);
+            for (channel, value) in keys[at..at + c].iter().enumerate() {
+                part[channel * ld + position] = *value;
+            }
+        }
+    });
+    out
+}
+
+impl Shape {
+    fn scale(&self) -> f32 {
+        1.0 / (self.width as f32).sqrt()
+    }
+
+    /// Offset of a head at a position in `[B, S, H, C]`.
+    fn at(&self, b: usize, position: usize, h: usize) -> usize {
+        ((b * self.positions + position) * self.heads + h) * self.width
+    }
+
+    /// Offset of a key-value head at a position in `[B, S, G, C]`.
+    fn key_at(&self, b: usize, position: usize, g: usize) -> usize {
+        ((b * self.positions + position) * self.groups + g) * self.width
+    }
+
+    /// Transposed keys or values of head `h`, `[C, S]`.
+    fn keys_t<'a>(&self, keys_t: &'a [f32], b: usize, h: usize) -> View<'a> {
+        let ld = padded(self.positions);
+        let g = h / (self.heads / self.groups);
+        let at = (b * self.groups + g) * self.width * ld;
+        View::new(&keys_t[at..], [self.width, self.positions], ld)
+    }
+}
+
+impl Inputs<'_> {
+    fn check(&self) {
+        let Shape { batch, positions, heads, groups, width } = self.shape;
+        assert!(
+            groups > 0 && heads.is_multiple_of(groups) && width > 0,
+            "query heads are a multiple of key-value heads"
+        );
+        assert_eq!(self.q.len(), batch * positions * heads * width, "q: [B, S, H, C]");
+        assert_eq!(self.k.len(), batch * positions * groups * width, "k: [B, S, G, C]");
+        assert_eq!(self.v.len(), batch * positions * groups * width, "v: [B, S, G, C]");
+    }
+
+    /// One head of a `[B, S, H, C]` slice, as `[S, C]`.
+    fn queries<'a>(&self, all: &'a [f32], b: usize, h: usize) -> View<'a> {
+        let Shape { positions, heads, width, .. } = self.shape;
+        let at = self.shape.at(b, 0, h).min(all.len());
+        View::new(&all[at..], [positions, width], heads * width)
+    }
+
+    /// The key-value head of head `h` in a `[B, S, G, C]` slice, as `[S, C]`.
+    fn keys<'a>(&self, all: &'a [f32], b: usize, h: usize) -> View<'a> {
+        let Shape { positions, heads, groups, width, .. } = self.shape;
+        let at = self.shape.key_at(b, 0, h / (heads / groups)).min(all.len());
+        View::new(&all[at..], [positions, width], groups * width)
+    }
+}

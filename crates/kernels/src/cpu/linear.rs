@@ -1,0 +1,268 @@
+//! Matrix products: a safe wrapper over [`gemm::gemm`].
+
+use std::{marker::PhantomData, ops::Range};
+
+use super::parallel::{for_each, range};
+
+/// A matrix to read: any two strides over a slice.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    data: &'a [f32],
+    shape: [usize; 2],
+    strides: [usize; 2],
+}
+
+impl<'a> View<'a> {
+    /// A row-major matrix whose rows start `row_stride` elements apart.
+    pub fn new(data: &'a [f32], [rows, cols]: [usize; 2], row_stride: usize) -> Self {
+        assert!(
+            extent([rows, cols], [row_stride, 1]) <= data.len(),
+            "a {rows} x {cols} matrix of row stride {row_stride} does not fit {} elements",
+            data.len()
+        );
+        Self {
+            data,
+            shape: [rows, cols],
+            strides: [row_stride, 1],
+        }
+    }
+
+    /// A contiguous row-major matrix of `cols` columns.
+    pub fn of_rows(data: &'a [f32], cols: usize) -> Self {
+        assert!(
+            cols > 0 && data.len().is_multiple_of(cols),
+            "rows of {cols} columns do not make up {} elements",
+            data.len()
+        );
+        Self::new(data, [data.len() / cols, cols], cols)
+    }
+
+    /// The transposed matrix.
+    pub fn t(self) -> Self {
+        let ([rows, cols], [row_stride, col_stride]) = (self.shape, self.strides);
+        Self {
+            data: self.data,
+            shape: [cols, rows],
+            strides: [col_stride, row_stride],
+        }
+    }
+
+    /// Some of the rows.
+    pub fn rows(self, rows: Range<usize>) -> Self {
+        assert!(
+            rows.start <= rows.end && rows.end <= self.shape[0],
+            "rows of the matrix"
+        );
+        let start = (rows.start * self.strides[0]).min(self.data.len());
+        Self {
+            data: &self.data[start..],
+            shape: [rows.len(), self.shape[1]],
+            strides: self.strides,
+        }
+    }
+
+    /// Some of the columns.
+    pub fn cols(self, cols: Range<usize>) -> Self {
+        self.t().rows(cols).t()
+    }
+}
+
+/// A row-major matrix to write, whose rows may lie apart.
+#[derive(Debug)]
+pub struct ViewMut<'a> {
+    start: *mut f32,
+    shape: [usize; 2],
+    row_stride: usize,
+    initialised: bool,
+    slice: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: it stands for the `&mut [f32]` it was made of.
+unsafe impl Send for ViewMut<'_> {}
+
+impl<'a> ViewMut<'a> {
+    /// A contiguous matrix of `cols` columns.
+    pub fn of_rows(data: &'a mut [f32], cols: usize) -> Self {
+        assert!(
+            cols > 0 && data.len().is_multiple_of(cols),
+            "rows of {cols} columns do not make up {} elements",
+            data.len()
+        );
+        Self {
+            start: data.as_mut_ptr(),
+            shape: [data.len() / cols, cols],
+            row_stride: cols,
+            initialised: true,
+            slice: PhantomData,
+        }
+    }
+
+    /// A matrix within `len` elements from `memory`, from element `start`.
+    ///
+    /// # Safety
+    /// The memory must be writable during `'a`, initialised if `initialised`, and the elements of this matrix must
+    /// not be used through anything else meanwhile.
+    pub(crate) unsafe fn within(
+        memory: *mut f32,
+        len: usize,
+        start: usize,
+        shape: [usize; 2],
+        row_stride: usize,
+        initialised: bool,
+    ) -> Self {
+        assert!(
+            start + extent(shape, [row_stride, 1]) <= len,
+            "matrix within the memory"
+        );
+        assert!(
+            shape[0] <= 1 || row_stride >= shape[1],
+            "rows must not overlap"
+        );
+        Self {
+            // SAFETY: within the memory, as checked.
+            start: unsafe { memory.add(start) },
+            shape,
+            row_stride,
+            initialised,
+            slice: PhantomData,
+        }
+    }
+
+    /// The same matrix, for a shorter time.
+    pub(crate) fn reborrow(&mut self) -> ViewMut<'_> {
+        ViewMut { slice: PhantomData, ..*self }
+    }
+
+    /// The same matrix, to be read as well.
+    ///
+    /// # Safety
+    /// All of its elements must have been written.
+    pub(crate) unsafe fn assume_written(self) -> Self {
+        Self { initialised: true, ..self }
+    }
+
+    /// The first columns.
+    pub(crate) fn first_cols(self, cols: usize) -> Self {
+        let [rows, all] = self.shape;
+        assert!(cols <= all, "columns of the matrix");
+        Self { shape: [rows, cols], ..self }
+    }
+
+    /// Some of the rows.
+    fn row_block(&mut self, rows: Range<usize>) -> ViewMut<'_> {
+        assert!(
+            rows.start <= rows.end && rows.end <= self.shape[0],
+            "rows of the matrix"
+        );
+        ViewMut {
+            start: self.start.wrapping_add(rows.start * self.row_stride),
+            shape: [rows.len(), self.shape[1]],
+            row_stride: self.row_stride,
+            initialised: self.initialised,
+            slice: PhantomData,
+        }
+    }
+}
+
+/// Elements from the first to behind the last one of a matrix.
+fn extent([rows, cols]: [usize; 2], [row_stride, col_stride]: [usize; 2]) -> usize {
+    if rows == 0 || cols == 0 {
+        0
+    } else {
+        (rows - 1) * row_stride + (cols - 1) * col_stride + 1
+    }
+}
+
+/// `out = a b` on the calling thread.
+pub fn matmul(a: View, b: View, out: ViewMut) {
+    multiply(a, b, out, false);
+}
+
+/// `out += a b` on the calling thread.
+pub fn matmul_add(a: View, b: View, out: ViewMut) {
+    assert!(out.initialised, "only what was written can be added to");
+    multiply(a, b, out, true);
+}
+
+fn multiply(a: View, b: View, out: ViewMut, add: bool) {
+    let ([m, k], [k_b, n]) = (a.shape, b.shape);
+    assert_eq!(k, k_b, "inner dimensions");
+    assert_eq!(out.shape, [m, n], "shape of the product");
+    // SAFETY: views hold only matrices within their memory, and shapes match; `out` is exclusively borrowed, and its
+    // elements are read only if they are initialised.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.start,
+            1,
+            out.row_stride as isize,
+            add,
+            a.data.as_ptr(),
+            a.strides[1] as isize,
+            a.strides[0] as isize,
+            b.data.as_ptr(),
+            b.strides[1] as isize,
+            b.strides[0] as isize,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+/// Multiply-adds below which a product is not worth a second thread.
+const PARALLEL_WORK: usize = 1 << 20;
+/// Blocks of rows that a parallel product is cut into.
+const BLOCKS: usize = 8;
+/// Rows of a block are a multiple of this.
+const BLOCK_STEP: usize = 16;
+
+/// `out = a b`, in blocks of rows over the rayon pool.
+pub fn matmul_parallel(a: View, b: View, out: ViewMut) {
+    multiply_parallel(a, b, out, false);
+}
+
+/// `out += a b`, in blocks of rows over the rayon pool.
+pub fn matmul_add_parallel(a: View, b: View, out: ViewMut) {
+    assert!(out.initialised, "only what was written can be added to");
+    multiply_parallel(a, b, out, true);
+}
+
+fn multiply_parallel(a: View, b: View, out: ViewMut, add: bool) {
+    let ([m, k], n) = (a.shape, b.shape[1]);
+    if m * k * n < PARALLEL_WORK {
+        return multiply(a, b, out, add);
+    }
+    assert_eq!(out.shape, [m, n], "shape of the product");
+    let size = m.div_ceil(BLOCKS).next_multiple_of(BLOCK_STEP);
+    let out = Shared(out);
+    for_each(m.div_ceil(size), || (), |(), block| {
+        let rows = range(block, size, m);
+        // SAFETY: blocks of rows do not overlap, and each is taken once.
+        let out = unsafe { out.row_block(rows.clone()) };
+        multiply(a.rows(rows), b, out, add);
+    });
+}
+
+/// A matrix whose blocks of rows are written by several threads.
+struct Shared<'a>(ViewMut<'a>);
+
+// SAFETY: only blocks of rows are taken, which the caller keeps apart.
+unsafe impl Sync for Shared<'_> {}
+
+impl Shared<'_> {
+    /// One block.
+    ///
+    /// # Safety
+    /// Blocks that live at the same time must not overlap.
+    unsafe fn row_block(&self, rows: Range<usize>) -> ViewMut<'_> {
+        let mut whole = ViewMut { ..self.0 };
+        let ViewMut { start, shape, row_stride, initialised, .. } = whole.row_block(rows);
+        ViewMut { start, shape, row_stride, initialised, slice: PhantomData }
+    }
+}

@@ -1,0 +1,333 @@
+//! Plans and runs of sweeps, with an engine that computes nothing.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use upcycle_data::{DataConfig, Dataset};
+use upcycle_lab::{
+    LabError, Observer, RunEvent, RunOptions, StageSpec, Store, SweepConfig, SweepPlan, collect,
+    presets, run,
+};
+use upcycle_operator::{LayerPlan, ReplicationPlan};
+use upcycle_train::{
+    Engine, Evaluation, Start, TrainError, TrainEvent, TrainJob, TrainOutcome, UpcycleJob,
+    UpcycleOutcome,
+};
+
+fn quick() -> SweepConfig {
+    presets::sweep("quick").unwrap()
+}
+
+fn data() -> Dataset {
+    Dataset::open(&DataConfig::default(), Path::new("unused")).unwrap()
+}
+
+fn plan(config: &SweepConfig) -> SweepPlan {
+    SweepPlan::new(config, &data(), "cpu").unwrap()
+}
+
+fn steps(plan: &SweepPlan) -> u64 {
+    plan.graph.stages().iter().map(|stage| stage.steps()).sum()
+}
+
+#[test]
+fn budgets_share_one_trunk_and_recipes_share_the_baselines() {
+    let mut config = quick();
+    config.seeds = 1;
+    config.recipes = vec!["exact".into()];
+    config.cpt = vec![0.1, 0.2, 0.25, 0.5, 1.0];
+    // tau = 1000; decays of 100 (all of the CPT), 120, 125, 150 and 200 steps.
+    let decays = 100 + 120 + 125 + 150 + 200;
+    let fixed = 1800 + decays;
+    let upcycled = 800 + decays;
+    assert_eq!(steps(&plan(&config)), 2 * fixed + upcycled);
+
+    config.recipes.push("paper".into());
+    assert_eq!(steps(&plan(&config)), 2 * fixed + 2 * upcycled);
+    assert_eq!(plan(&config).cells.len(), 10);
+}
+
+#[test]
+fn annealed_runs_decay_twice() {
+    let mut config = quick();
+    config.protocol = upcycle_lab::Protocol::Annealed;
+    (config.seeds, config.cpt) = (1, vec![1.0]);
+    config.recipes = vec!["exact".into()];
+    // Three models; pre-training is shared by Fixed-E and Upcycled.
+    assert_eq!(steps(&plan(&config)), 2 * 1000 + 3 * 1000);
+    let plan = plan(&config);
+    let cell = &plan.cells[0];
+    let warmups: Vec<(u64, u64, bool)> = plan
+        .graph
+        .chain(&cell.upcycled)
+        .iter()
+        .filter_map(|stage| match &stage.spec {
+            StageSpec::Train { spec, .. } => Some((
+                spec.schedule.warmup_from,
+                spec.schedule.warmup_steps,
+                spec.schedule.decay_from.is_some(),
+            )),
+            StageSpec::Upcycle { .. } => None,
+        })
+        .collect();
+    let expected = [
+        (0, 50, false),
+        (0, 50, true),
+        (1000, 50, false),
+        (1000, 50, true),
+    ];
+    assert_eq!(warmups, expected);
+}
+
+#[test]
+fn keys_depend_on_what_matters() {
+    let keys = |config: &SweepConfig, backend: &str| -> BTreeSet<String> {
+        let plan = SweepPlan::new(config, &data(), backend).unwrap();
+        plan.graph
+            .stages()
+            .iter()
+            .map(|s| s.key.to_string())
+            .collect()
+    };
+    let base = keys(&quick(), "cpu");
+    assert_eq!(base, keys(&quick(), "cpu"));
+    assert!(base.is_disjoint(&keys(&quick(), "cuda")));
+    let mut longer = quick();
+    longer.tokens = Some(2_000_000);
+    assert!(base.is_disjoint(&keys(&longer, "cpu")));
+    // More seeds add stages and change none.
+    let mut seeds = quick();
+    seeds.seeds = 3;
+    assert!(base.is_subset(&keys(&seeds, "cpu")));
+    // So do other budgets: the trunk at tau is the same one.
+    let mut budgets = quick();
+    budgets.cpt = vec![0.5];
+    assert!(
+        keys(&budgets, "cpu")
+            .iter()
+            .filter(|key| base.contains(*key))
+            .count()
+            >= 8
+    );
+}
+
+#[test]
+fn axes_that_cannot_be_are_named() {
+    let error = |change: &dyn Fn(&mut SweepConfig)| {
+        let mut config = quick();
+        change(&mut config);
+        SweepPlan::new(&config, &data(), "cpu")
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(error(&|c| c.seeds = 0).contains("`seeds`"));
+    assert!(error(&|c| c.multipliers = vec![1.3]).contains("whole number"));
+    assert!(error(&|c| c.multipliers = vec![0.5]).contains("above 1"));
+    assert!(error(&|c| c.top_k = vec![9]).contains("top_k"));
+    assert!(error(&|c| c.recipes = vec!["best".into()]).contains("paper, uniform, exact"));
+    assert!(error(&|c| c.scales = vec!["7G".into()]).contains("154M"));
+    assert!(error(&|c| c.cpt = vec![f64::NAN]).contains("`cpt`"));
+    assert!(error(&|c| c.vocab = Some(10)).contains("vocab"));
+    assert!(error(&|c| c.multipliers = vec![5.0]).contains("cap"));
+    assert!(error(&|c| c.name = "../x".into()).contains("name"));
+}
+
+#[test]
+fn unknown_keys_of_a_file_are_named_with_their_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mine.toml");
+    let mut text = toml::to_string(&quick()).unwrap();
+    text.insert_str(0, "sedes = 3\n");
+    fs::write(&path, text).unwrap();
+    let error = presets::sweep(path.to_str().unwrap())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("sedes") && error.contains("line 1"),
+        "{error}"
+    );
+}
+
+/// Pretends to train: the loss falls with the step, the more so with more experts.
+#[derive(Default)]
+struct Fake {
+    steps: AtomicU64,
+    fail_at: Option<u64>,
+    running: AtomicUsize,
+    most_running: AtomicUsize,
+}
+
+fn evaluation(loss: f64) -> Evaluation {
+    Evaluation {
+        loss,
+        routing: Vec::new(),
+    }
+}
+
+impl Engine for Fake {
+    fn backend(&self) -> &str {
+        "cpu"
+    }
+
+    fn device(&self) -> &str {
+        "none"
+    }
+
+    fn train(
+        &self,
+        job: &TrainJob,
+        events: &mut dyn FnMut(TrainEvent),
+    ) -> Result<TrainOutcome, TrainError> {
+        let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_running.fetch_max(running, Ordering::SeqCst);
+        let from = match job.start {
+            Start::Initial { .. } => 0,
+            Start::Checkpoint(path) => {
+                let step = path.file_name().unwrap().to_str().unwrap();
+                step.strip_prefix("step-").unwrap().parse().unwrap()
+            }
+        };
+        let end = job.spec.schedule.end;
+        std::thread::sleep(Duration::from_millis(2));
+        self.running.fetch_sub(1, Ordering::SeqCst);
+        if self.fail_at == Some(end) {
+            return Err(TrainError::NoBf16);
+        }
+        self.steps.fetch_add(end - from, Ordering::SeqCst);
+        events(TrainEvent::Step {
+            step: end,
+            loss: 1.0,
+            tokens: 1,
+            seconds: 0.1,
+        });
+        fs::create_dir_all(job.dir.join("checkpoints").join(format!("step-{end:08}"))).unwrap();
+        Ok(TrainOutcome {
+            step: end,
+            tokens: end,
+            evaluation: evaluation(2.0 - end as f64 / 1e4),
+            train_seconds: 1.0,
+        })
+    }
+
+    fn upcycle(&self, job: &UpcycleJob) -> Result<UpcycleOutcome, TrainError> {
+        fs::create_dir_all(job.to.unwrap()).unwrap();
+        Ok(UpcycleOutcome {
+            step: 1000,
+            tokens: 1000,
+            before: evaluation(1.9),
+            after: evaluation(2.3),
+            plan: ReplicationPlan {
+                layers: vec![LayerPlan::from_counts(&[2, 2])],
+            },
+        })
+    }
+
+    fn matmul_rate(&self) -> f64 {
+        1e9
+    }
+}
+
+#[derive(Default)]
+struct Events {
+    cached: AtomicUsize,
+    order: Mutex<Vec<String>>,
+}
+
+impl Observer for Events {
+    fn event(&self, event: RunEvent) {
+        match event {
+            RunEvent::Cached(_) => {
+                self.cached.fetch_add(1, Ordering::SeqCst);
+            }
+            RunEvent::Finished(stage, _) => {
+                self.order.lock().unwrap().push(stage.key.to_string());
+            }
+            _ => {}
+        }
+    }
+}
+
+const OPTIONS: RunOptions = RunOptions {
+    jobs: 3,
+    checkpoint_interval: Duration::from_secs(60),
+};
+
+#[test]
+fn every_stage_runs_once_after_its_parent_and_never_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let plan = plan(&quick());
+    let (engine, events) = (Fake::default(), Events::default());
+    run(&plan.graph, &engine, &data(), &store, OPTIONS, &events).unwrap();
+    assert_eq!(engine.steps.load(Ordering::SeqCst), steps(&plan));
+    assert!((2..=3).contains(&engine.most_running.load(Ordering::SeqCst)));
+    let order = events.order.into_inner().unwrap();
+    assert_eq!(order.len(), plan.graph.len());
+    for stage in plan.graph.stages() {
+        let place = |key: &str| order.iter().position(|other| other == key).unwrap();
+        if let Some(parent) = &stage.parent {
+            assert!(place(&parent.to_string()) < place(&stage.key.to_string()));
+        }
+    }
+
+    let (again, events) = (Fake::default(), Events::default());
+    run(&plan.graph, &again, &data(), &store, OPTIONS, &events).unwrap();
+    assert_eq!(again.steps.load(Ordering::SeqCst), 0);
+    assert_eq!(events.cached.load(Ordering::SeqCst), plan.graph.len());
+
+    let results = collect(
+        &quick(),
+        &plan,
+        &store,
+        ("cpu", "none"),
+        None,
+        String::new(),
+    )
+    .unwrap();
+    assert_eq!(results.cells.len(), 16);
+    // Two models from scratch and two recipes, four budgets, two seeds.
+    assert_eq!(results.curves.len(), 4 * 4 * 2);
+    assert!(results.cells.iter().all(|cell| cell.loss_after == 2.3));
+    assert!(results.cells[0].train_flops < results.cells[0].train_flops_fixed_me);
+}
+
+#[test]
+fn a_failed_stage_stops_the_run_and_keeps_what_is_finished() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let plan = plan(&quick());
+    let engine = Fake {
+        fail_at: Some(1800),
+        ..Fake::default()
+    };
+    let error = run(
+        &plan.graph,
+        &engine,
+        &data(),
+        &store,
+        OPTIONS,
+        &Events::default(),
+    );
+    assert!(matches!(error, Err(LabError::Stage { .. })));
+    let unfinished = collect(
+        &quick(),
+        &plan,
+        &store,
+        ("cpu", "none"),
+        None,
+        String::new(),
+    );
+    assert!(matches!(unfinished, Err(LabError::Unfinished { .. })));
+
+    let (engine, events) = (Fake::default(), Events::default());
+    run(&plan.graph, &engine, &data(), &store, OPTIONS, &events).unwrap();
+    assert!(events.cached.load(Ordering::SeqCst) > 0);
+}

@@ -1,0 +1,369 @@
+//! Routing, balancing and gradients of the MoE layer on the CPU backend.
+
+use burn::{
+    backend::Autodiff,
+    module::Param,
+    tensor::{Distribution, Tensor, TensorData, backend::Backend},
+};
+use burn_flex::{Flex, FlexDevice};
+use upcycle_kernels::Precision;
+use upcycle_moe::{
+    BalancingConfig, ExpertSources, Initializer, MoeLayer, MoeLayerConfig, Router, RouterConfig,
+    RoutingCounter, ScoreFunction, TwoLevelConfig,
+};
+
+type B = Flex;
+
+const D: usize = 12;
+const E: usize = 8;
+const K: usize = 3;
+
+fn config(score: ScoreFunction) -> RouterConfig {
+    RouterConfig {
+        d_model: D,
+        experts: E,
+        top_k: K,
+        score,
+        renormalize: true,
+        scale: 1.0,
+        two_level: None,
+    }
+}
+
+fn two_level(source_of: [usize; E]) -> RouterConfig {
+    RouterConfig {
+        two_level: Some(TwoLevelConfig {
+            sources: ExpertSources::new(source_of.to_vec()).unwrap(),
+            strength: 0.3,
+        }),
+        ..config(ScoreFunction::Sigmoid)
+    }
+}
+
+fn router<B: Backend>(config: &RouterConfig) -> Router<B> {
+    config.init("router", &Initializer::new(7), &Default::default())
+}
+
+fn tokens<B: Backend>(count: usize) -> Tensor<B, 2> {
+    let device = Default::default();
+    let weights: Param<Tensor<B, 2>> =
+        Initializer::new(3).normal("tokens", [count, D], 1.0, &device);
+    weights.val()
+}
+
+fn indices<B: Backend, const N: usize>(tensor: Tensor<B, N, burn::tensor::Int>) -> Vec<usize> {
+    tensor
+        .into_data()
+        .iter::<i64>()
+        .map(|i| i as usize)
+        .collect()
+}
+
+fn floats<B: Backend, const N: usize>(tensor: Tensor<B, N>) -> Vec<f32> {
+    tensor.into_data().iter::<f32>().collect()
+}
+
+#[test]
+fn every_token_gets_k_distinct_experts_with_gates_that_sum_to_one() {
+    for score in [
+        ScoreFunction::Sigmoid,
+        ScoreFunction::Softmax,
+        ScoreFunction::TopKSoftmax,
+    ] {
+        let routing = router::<B>(&config(score)).forward(tokens(100));
+        for chosen in indices(routing.experts_tk).chunks(K) {
+            let mut distinct = chosen.to_vec();
+            distinct.sort_unstable();
+            distinct.dedup();
+            assert_eq!(distinct.len(), K, "{score:?}: {chosen:?}");
+            assert!(chosen.iter().all(|&expert| expert < E));
+        }
+        for gates in floats(routing.gates_tk).chunks(K) {
+            assert!((gates.iter().sum::<f32>() - 1.0).abs() < 1e-6);
+            assert!(gates.iter().all(|&gate| gate > 0.0));
+        }
+    }
+}
+
+#[test]
+fn without_renormalisation_gates_are_scores() {
+    let config = RouterConfig {
+        renormalize: false,
+        scale: 2.5,
+        ..config(ScoreFunction::Softmax)
+    };
+    let routing = router::<B>(&config).forward(tokens(50));
+    let scores = floats(routing.scores_te);
+    let gates = floats(routing.gates_tk);
+    for (row, expert) in indices(routing.experts_tk).into_iter().enumerate() {
+        let score = scores[row / K * E + expert];
+        assert!((gates[row] - 2.5 * score).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn the_selection_bias_changes_the_choice_and_never_a_gate() {
+    let mut router = router::<B>(&config(ScoreFunction::Sigmoid));
+    let before = router.forward(tokens(100));
+    let mut bias = [0.0; E];
+    bias[5] = 10.0;
+    router.selection_bias_e = Param::from_tensor(Tensor::from_floats(bias, &FlexDevice));
+    let after = router.forward(tokens(100));
+
+    assert_eq!(
+        floats(before.scores_te.clone()),
+        floats(after.scores_te.clone())
+    );
+    let chosen = indices(after.experts_tk);
+    assert!(chosen.chunks(K).all(|chosen| chosen.contains(&5)));
+    assert_ne!(indices(before.experts_tk), chosen);
+    let (scores, gates) = (floats(after.scores_te), floats(after.gates_tk));
+    for (t, (chosen, gates)) in chosen.chunks(K).zip(gates.chunks(K)).enumerate() {
+        let selected: Vec<f32> = chosen.iter().map(|e| scores[t * E + e]).collect();
+        let total: f32 = selected.iter().sum();
+        for (gate, score) in gates.iter().zip(selected) {
+            assert!((gate - score / total).abs() < 1e-6);
+        }
+    }
+}
+
+#[test]
+fn two_level_selection_takes_distinct_sources_by_their_best_score() {
+    // Uneven groups: source 0 has four replicas, source 3 one.
+    let source_of = [0, 1, 2, 3, 0, 0, 0, 1];
+    let config = two_level(source_of);
+    let routing = router::<B>(&config).forward(tokens(200));
+    let scores = floats(routing.scores_te);
+    for (t, chosen) in indices(routing.experts_tk).chunks(K).enumerate() {
+        let best = |source: usize| {
+            (0..E)
+                .filter(|&e| source_of[e] == source)
+                .map(|e| scores[t * E + e])
+                .fold(f32::MIN, f32::max)
+        };
+        let mut sources: Vec<usize> = (0..4).collect();
+        sources.sort_by(|&a, &b| best(b).total_cmp(&best(a)));
+        let chosen: Vec<usize> = chosen.iter().map(|&e| source_of[e]).collect();
+        assert_eq!(chosen, sources[..K], "token {t}");
+    }
+}
+
+#[test]
+fn the_tie_break_sends_tokens_of_a_source_to_all_of_its_replicas() {
+    let source_of = [0, 1, 2, 3, 0, 1, 2, 3];
+    let mut router = router::<B>(&two_level(source_of));
+    // Replicas of equal rows differ by their tie-break alone.
+    let rows = router.weight_ed.val().slice([0..4, 0..D]);
+    router.weight_ed = Param::from_tensor(rows.repeat_dim(0, 2));
+    let tie_break = router.tie_break.as_mut().unwrap();
+    let device = FlexDevice;
+    tie_break.direction_ed = Initializer::new(1).normal("direction", [E, D], 0.3, &device);
+    let routing = router.forward(tokens(400));
+    let mut load = [0; E];
+    for expert in indices(routing.experts_tk) {
+        load[expert] += 1;
+    }
+    assert!(load.iter().all(|&load| load > 40), "{load:?}");
+}
+
+#[test]
+fn loss_free_balancing_evens_out_a_skewed_stream() {
+    let mut router = router::<B>(&config(ScoreFunction::Sigmoid));
+    // All tokens lean the same way, so that few experts win.
+    let skew = tokens::<B>(1).repeat_dim(0, 512) * 2.0;
+    let x_td = tokens::<B>(512) * 0.5 + skew;
+    let violation = |router: &Router<B>| {
+        let load = floats(router.forward(x_td.clone()).load_e());
+        let mean = load.iter().sum::<f32>() / E as f32;
+        load.iter().fold(0.0_f32, |max, &l| max.max(l)) / mean - 1.0
+    };
+    let before = violation(&router);
+    for _ in 0..1000 {
+        let load_e = router.forward(x_td.clone()).load_e();
+        router = router.balance(load_e, 1e-3);
+    }
+    let after = violation(&router);
+    assert!(before > 1.0, "the stream is not skewed: {before}");
+    assert!(after < 0.1, "violation {before} -> {after}");
+}
+
+#[test]
+fn two_level_balancing_evens_out_sources_and_replicas_apart() {
+    let router = router::<B>(&two_level([0, 1, 2, 3, 0, 0, 0, 1]));
+    let load = [10.0, 0.0, 10.0, 10.0, 10.0, 0.0, 0.0, 10.0];
+    let router = router.balance(Tensor::from_floats(load, &FlexDevice), 1.0);
+    // Sources have 20, 10, 10 and 10 tokens, 12.5 on average.
+    let source_bias = floats(router.selection_bias_e.val());
+    assert_eq!(source_bias, [-1.0, 1.0, 1.0, 1.0, -1.0, -1.0, -1.0, 1.0]);
+    // Replicas of source 0 have 5 on average, of source 1 also.
+    let replica_bias = floats(router.tie_break.unwrap().replica_bias_e.val());
+    assert_eq!(replica_bias, [-1.0, 1.0, 0.0, 0.0, -1.0, 1.0, 1.0, -1.0]);
+}
+
+#[test]
+fn auxiliary_losses_have_their_known_values() {
+    let balancing = BalancingConfig {
+        bias_rate: 0.0,
+        auxiliary_loss: 2.0,
+        z_loss: 0.0,
+    };
+    // Equal logits: probabilities are 1/E whatever the choice, so the auxiliary loss is its weight.
+    let mut router = router::<B>(&config(ScoreFunction::Softmax));
+    router.weight_ed = Param::from_tensor(Tensor::zeros([E, D], &FlexDevice));
+    let routing = router.forward(tokens(64));
+    let loss = floats(balancing.loss(&routing, ScoreFunction::Softmax).unwrap());
+    assert!((loss[0] - 2.0).abs() < 1e-5);
+    // z-loss of zero logits is (ln E)^2.
+    let balancing = BalancingConfig {
+        auxiliary_loss: 0.0,
+        z_loss: 1.0,
+        ..balancing
+    };
+    let loss = floats(balancing.loss(&routing, ScoreFunction::Softmax).unwrap());
+    assert!((loss[0] - (E as f32).ln().powi(2)).abs() < 1e-5);
+}
+
+#[test]
+fn statistics_count_loads_sources_and_twins() {
+    let sources = ExpertSources::new(vec![0, 1, 2, 0]).unwrap();
+    let mut counter = RoutingCounter::new(sources);
+    counter.add([0, 3, 0, 1], 2);
+    let stats = counter.stats();
+    assert_eq!(stats.load, [0.5, 0.25, 0.0, 0.25]);
+    assert_eq!(stats.max_violation, 1.0);
+    assert_eq!(stats.dead_experts, 1);
+    assert_eq!(stats.distinct_sources, 1.5);
+    assert_eq!(stats.twin_coselection, 0.5);
+    assert!((stats.normalized_entropy - 0.75).abs() < 1e-12);
+}
+
+fn layer<B: Backend>() -> MoeLayer<B> {
+    let config = MoeLayerConfig {
+        router: config(ScoreFunction::Sigmoid),
+        d_expert: 6,
+        residual_scale: 1.0,
+    };
+    config.init("layer", &Initializer::new(11), &Default::default())
+}
+
+#[test]
+fn experts_are_what_the_formula_says() {
+    let layer = layer::<B>();
+    let x = tokens::<B>(5);
+    let (y, routing) = layer.forward(x.clone(), Precision::F32);
+    let (gates, experts) = (floats(routing.gates_tk), indices(routing.experts_tk));
+    let (x, y) = (floats(x), floats(y));
+    let gate_w = floats(layer.experts.gate_edf.val());
+    let up_w = floats(layer.experts.up_edf.val());
+    let down_w = floats(layer.experts.down_efd.val());
+    let f = 6;
+    for t in 0..5 {
+        let mut expected = [0.0_f64; D];
+        for k in 0..K {
+            let e = experts[t * K + k];
+            for h in 0..f {
+                let dot = |w: &[f32]| -> f64 {
+                    (0..D)
+                        .map(|i| f64::from(x[t * D + i]) * f64::from(w[(e * D + i) * f + h]))
+                        .sum()
+                };
+                let gate = dot(&gate_w);
+                let hidden = gate / (1.0 + (-gate).exp()) * dot(&up_w);
+                for i in 0..D {
+                    expected[i] += f64::from(gates[t * K + k])
+                        * hidden
+                        * f64::from(down_w[(e * f + h) * D + i]);
+                }
+            }
+        }
+        for i in 0..D {
+            assert!((f64::from(y[t * D + i]) - expected[i]).abs() < 1e-5);
+        }
+    }
+}
+
+/// Directional derivatives of `sum(y * c)` along random directions of the input and of each parameter, against central
+/// differences. Selection is constant in a small neighbourhood, so the loss is smooth there.
+#[test]
+fn gradients_match_finite_differences() {
+    type A = Autodiff<Flex>;
+    let device = FlexDevice;
+    let layer = layer::<A>();
+    let x: Tensor<A, 2> = tokens::<A>(9).require_grad();
+    let c: Tensor<A, 2> = Tensor::random([9, D], Distribution::Default, &device);
+    let loss = |layer: &MoeLayer<A>, x: Tensor<A, 2>| {
+        let (y, _) = layer.forward(x, Precision::F32);
+        (y * c.clone()).sum()
+    };
+    let grads = loss(&layer, x.clone()).backward();
+
+    // Every value is perturbed by +-step, with signs from a fixed pattern.
+    fn signs<const N: usize>(shape: [usize; N], step: f32) -> Tensor<A, N> {
+        let count: usize = shape.iter().product();
+        let values: Vec<f32> = (0..count)
+            .map(|i| if (i * 7919) % 13 < 6 { step } else { -step })
+            .collect();
+        Tensor::from_data(TensorData::new(values, shape), &FlexDevice)
+    }
+    let step = 2e-3;
+    let check = |name: &str, analytic: f32, plus: Tensor<A, 1>, minus: Tensor<A, 1>| {
+        let numeric = (floats(plus)[0] - floats(minus)[0]) / (2.0 * step);
+        let error = (analytic - numeric).abs() / (analytic.abs() + 0.1);
+        assert!(
+            error < 1e-2,
+            "{name}: {analytic} analytic, {numeric} numeric"
+        );
+    };
+    let along = |gradient: Tensor<Flex, 3>, signs: Tensor<A, 3>| {
+        floats((gradient * signs.inner() / step).sum())[0]
+    };
+
+    let direction = signs([9, D], step);
+    let gradient = x.grad(&grads).unwrap();
+    check(
+        "input",
+        floats((gradient * direction.clone().inner() / step).sum())[0],
+        loss(&layer, x.clone() + direction.clone()),
+        loss(&layer, x.clone() - direction),
+    );
+    for name in ["gate", "up", "down"] {
+        let weight = match name {
+            "gate" => layer.experts.gate_edf.val(),
+            "up" => layer.experts.up_edf.val(),
+            _ => layer.experts.down_efd.val(),
+        };
+        let direction = signs(weight.dims(), step);
+        let moved = |direction: Tensor<A, 3>| {
+            let mut moved = layer.clone();
+            let value = Param::from_tensor(Tensor::from_inner(
+                weight.clone().inner() + direction.inner(),
+            ));
+            match name {
+                "gate" => moved.experts.gate_edf = value,
+                "up" => moved.experts.up_edf = value,
+                _ => moved.experts.down_efd = value,
+            }
+            loss(&moved, x.clone())
+        };
+        check(
+            name,
+            along(weight.grad(&grads).unwrap(), direction.clone()),
+            moved(direction.clone()),
+            moved(-direction),
+        );
+    }
+    let rows = layer.router.weight_ed.val();
+    let direction = signs(rows.dims(), step);
+    let moved = |direction: Tensor<A, 2>| {
+        let mut moved = layer.clone();
+        moved.router.weight_ed =
+            Param::from_tensor(Tensor::from_inner(rows.clone().inner() + direction.inner()));
+        loss(&moved, x.clone())
+    };
+    check(
+        "router",
+        floats((rows.grad(&grads).unwrap() * direction.clone().inner() / step).sum())[0],
+        moved(direction.clone()),
+        moved(-direction),
+    );
+}
