@@ -1,5 +1,7 @@
 //! End to end through the binaries, at a size that takes seconds.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::{
     fs,
     io::{BufRead, BufReader},

@@ -1,5 +1,7 @@
 //! The WGPU backend trains like the CPU backend.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::{path::Path, time::Duration};
 
 use upcycle_data::{DataConfig, Dataset};

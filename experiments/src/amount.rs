@@ -16,7 +16,7 @@ pub fn parse(text: &str) -> Result<u64, String> {
         .parse()
         .map_err(|_| "not a number; examples: 65536, 200M, 1.5B".to_owned())?;
     let amount = (value * factor).round();
-    if amount >= 1.0 && amount < 1e18 {
+    if (1.0..1e18).contains(&amount) {
         Ok(amount as u64)
     } else {
         Err("must be at least 1".into())

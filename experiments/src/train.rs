@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde::{Deserialize, Serialize};
-use upcycle_data::{DataConfig, Dataset};
+use upcycle_data::Dataset;
 use upcycle_lab::{Scale, presets};
 use upcycle_lm::LmConfig;
 use upcycle_train::{
@@ -106,7 +106,7 @@ impl TrainArgs {
     /// # Errors
     /// With a sentence on what is wrong and what to do.
     pub fn run(self) -> Result<()> {
-        let config = self.data.config().unwrap_or_else(DataConfig::default);
+        let config = self.data.config().unwrap_or_default();
         let data = Dataset::open(&config, &self.data_cache)?;
         let parent = self
             .from

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use upcycle_data::{DataConfig, Dataset};
+use upcycle_data::Dataset;
 use upcycle_lab::presets;
 use upcycle_train::{BatchConfig, CheckpointInfo, UpcycleJob, UpcycleOutcome, UpcycleSpec};
 
@@ -80,7 +80,7 @@ impl UpcycleArgs {
             );
         }
         let recipe = presets::recipe(&self.recipe)?;
-        let data = self.data.config().unwrap_or_else(DataConfig::default);
+        let data = self.data.config().unwrap_or_default();
         let data = Dataset::open(&data, &self.data_cache)?;
         if data.vocab_size() > info.model.vocab {
             bail!(

@@ -1,5 +1,7 @@
 //! Plans and runs of sweeps, with an engine that computes nothing.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::{
     collections::BTreeSet,
     fs,

@@ -1,5 +1,7 @@
 //! Routing, balancing and gradients of the MoE layer on the CPU backend.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use burn::{
     backend::Autodiff,
     module::Param,

@@ -1,5 +1,7 @@
 //! The operator on records: shapes, exactness, optimizer state, plans.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use burn::{
     backend::Autodiff,
     module::{AutodiffModule, Module},

@@ -167,7 +167,7 @@ impl TrainSpec {
                 "epsilon must be positive and weight_decay not negative",
             );
         }
-        if !(self.optimizer.clip_norm > 0.0) {
+        if self.optimizer.clip_norm.is_nan() || self.optimizer.clip_norm <= 0.0 {
             return fail("optimizer.clip_norm", "must be a positive number");
         }
         Ok(())

@@ -1,5 +1,7 @@
 //! Training stages on the CPU backend: golden losses, exact resume, upcycling at tau, damage.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::{fs, path::Path, time::Duration};
 
 use burn::backend::Autodiff;
