@@ -16,10 +16,12 @@ pub fn parse(text: &str) -> Result<u64, String> {
         .parse()
         .map_err(|_| "not a number; examples: 65536, 200M, 1.5B".to_owned())?;
     let amount = (value * factor).round();
-    if (1.0..1e18).contains(&amount) {
-        Ok(amount as u64)
-    } else {
+    if amount.is_nan() || amount < 1.0 {
         Err("must be at least 1".into())
+    } else if amount > 1e16 {
+        Err("more than any machine can count through".into())
+    } else {
+        Ok(amount as u64)
     }
 }
 
@@ -41,5 +43,6 @@ mod tests {
         assert!(parse("0").is_err());
         assert!(parse("-3").is_err());
         assert!(parse("nan").is_err());
+        assert!(parse("99999999T").is_err_and(|error| error.contains("more than")));
     }
 }

@@ -50,7 +50,7 @@ fn auto() -> Result<Box<dyn Engine>> {
 )))]
 fn not_compiled(name: &str) -> Result<Box<dyn Engine>> {
     bail!(
-        "backend `{name}` is not compiled in; build with it: cargo run --release --features {name} --bin ..."
+        "backend `{name}` is not compiled in; build with it: add `--features {name}` to `cargo run` or `cargo build`"
     )
 }
 

@@ -39,6 +39,7 @@ impl InspectArgs {
     pub fn run(self) -> Result<()> {
         let dir = checkpoint_of(&self.dir);
         let info = CheckpointInfo::read(&dir)?;
+        info.check_sizes(&dir)?;
         let parameters = CostModel::new(&info.model).parameters();
         if self.json {
             let inspection = Inspection {

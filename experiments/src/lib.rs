@@ -4,6 +4,7 @@ mod amount;
 mod backend;
 mod data_args;
 pub mod inspect;
+mod limits;
 mod output;
 mod progress;
 pub mod report;
@@ -22,7 +23,7 @@ pub fn exit(result: anyhow::Result<()>) -> ExitCode {
         Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
-            eprintln!("error: {}", output::join_causes(&causes));
+            output::note!("error: {}", output::join_causes(&causes));
             ExitCode::from(2)
         }
     }

@@ -10,6 +10,15 @@ pub fn line(text: impl AsRef<str>) -> io::Result<()> {
     stdout.flush()
 }
 
+/// Writes a line to standard error for people; nobody reading it is no reason to stop.
+macro_rules! note {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+pub(crate) use note;
+
 /// Whether an error only says that nobody reads the output any more.
 pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error
@@ -48,6 +57,14 @@ pub fn count(value: f64) -> String {
         2
     };
     format!("{scaled:.decimals$}{unit}")
+}
+
+/// Parameters, as models are named by them: `102k`, `154M`, `1028M`, `13.2B`.
+pub fn parameters(value: u64) -> String {
+    match value {
+        1_000_000_000..10_000_000_000 => format!("{:.0}M", value as f64 / 1e6),
+        _ => count(value as f64),
+    }
 }
 
 /// Bytes with a binary unit: `1.4 GiB`.

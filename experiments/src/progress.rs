@@ -75,7 +75,7 @@ impl Progress {
 
     fn say(&self, line: &str) {
         if self.plain {
-            eprintln!("{line}");
+            output::note!("{line}");
         } else {
             // A terminal that cannot be written to has nobody to tell.
             let _ = self.bars.println(line);
@@ -156,7 +156,7 @@ impl Progress {
                     let left = self.total.length().unwrap_or(0) - self.total.position();
                     let steps = (state.steps_done + 1) as f64;
                     let eta = output::duration(started / steps * left as f64);
-                    eprintln!(
+                    output::note!(
                         "          {} step {step} of {}  loss {loss:.4}  {} tokens/s  {eta} left",
                         stage.label,
                         stage.to,

@@ -43,7 +43,7 @@ impl ReportArgs {
         } else {
             output::line(report::table(&results))?;
         }
-        eprintln!("report: {}", html.display());
+        output::note!("report: {}", html.display());
         Ok(())
     }
 }

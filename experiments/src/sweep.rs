@@ -1,14 +1,14 @@
 //! `sweep`: runs a sweep of upcycling experiments and writes its report.
 
-use std::{path::PathBuf, time::Duration};
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
-use upcycle_data::Dataset;
+use upcycle_data::{Dataset, Split};
 use upcycle_kernels::Precision;
 use upcycle_lab::{
-    Estimate, Protocol, RunOptions, Store, SweepConfig, SweepPlan, available_memory, collect,
-    presets, report, run,
+    CellPlan, Estimate, Protocol, RunOptions, Store, SweepConfig, SweepPlan, collect, presets,
+    report, run,
 };
 use upcycle_train::Engine;
 
@@ -16,6 +16,7 @@ use crate::{
     amount,
     backend::{BackendKind, engine},
     data_args::DataArgs,
+    limits::{Force, on_cpu, refusal},
     output,
     progress::Progress,
 };
@@ -51,6 +52,7 @@ pub struct SweepArgs {
     #[arg(
         long,
         value_delimiter = ',',
+        allow_hyphen_values = true,
         value_name = "LIST",
         help_heading = "Axes"
     )]
@@ -67,6 +69,7 @@ pub struct SweepArgs {
     #[arg(
         long,
         value_delimiter = ',',
+        allow_hyphen_values = true,
         value_name = "LIST",
         help_heading = "Axes"
     )]
@@ -104,12 +107,12 @@ pub struct SweepArgs {
     precision: Option<PrecisionArg>,
     /// Stages at a time. [default: one for each core for small models on a CPU, else 1]
     #[arg(long, value_name = "N", help_heading = "Running")]
-    jobs: Option<usize>,
+    jobs: Option<NonZeroUsize>,
     /// Seconds between checkpoints of a stage.
     #[arg(
         long,
         value_name = "SECONDS",
-        default_value_t = 60,
+        default_value_t = 10,
         help_heading = "Running"
     )]
     checkpoint_seconds: u64,
@@ -127,9 +130,8 @@ pub struct SweepArgs {
     /// Print what would run and what it would cost, and stop.
     #[arg(long, help_heading = "Running")]
     dry_run: bool,
-    /// Run even if this machine seems too small or too slow.
-    #[arg(long, help_heading = "Running")]
-    force: bool,
+    #[command(flatten)]
+    force: Force,
     /// Print results (or with --dry-run the estimate) as JSON.
     #[arg(long, help_heading = "Running")]
     json: bool,
@@ -160,9 +162,6 @@ impl From<PrecisionArg> for Precision {
     }
 }
 
-/// A sweep that would take longer on a CPU is refused without `--force`.
-const PATIENCE_SECONDS: f64 = 24.0 * 3600.0;
-
 /// Models with fewer parameters leave most of a CPU idle, so that several are trained at a time.
 const SMALL_MODEL: u64 = 4_000_000;
 
@@ -175,22 +174,24 @@ impl SweepArgs {
         let config = self.sweep_config()?;
         config.validate()?;
         let engine = engine(self.backend)?;
-        eprintln!("backend {}: {}", engine.backend(), engine.device());
+        output::note!("backend {}: {}", engine.backend(), engine.device());
 
         let data_dir = self.out.join("data");
         let data = Dataset::open(&config.data, &data_dir)?;
         let plan = SweepPlan::new(&config, &data, engine.backend())?;
-        let store = if self.dry_run {
-            None
-        } else {
-            Some(Store::open(&self.out)?)
-        };
-        let known = store.clone().or_else(|| Store::existing(&self.out));
+        let known = Store::existing(&self.out);
         let estimate = Estimate::new(&plan.graph, known.as_ref(), engine.matmul_rate());
         let jobs = self.jobs(&estimate, engine.as_ref());
-        let refusal = refusal(&estimate, engine.as_ref(), jobs);
+        let refusal = refusal(
+            engine.as_ref(),
+            estimate.memory() * jobs as u64,
+            estimate.seconds() / jobs as f64,
+        );
+        for note in repetitions(&plan, &data) {
+            output::note!("note: {note}");
+        }
 
-        let Some(store) = store else {
+        if self.dry_run {
             if self.json {
                 output::line(serde_json::to_string_pretty(&estimate)?)?;
             } else {
@@ -202,13 +203,15 @@ impl SweepArgs {
                 }
             }
             return Ok(());
-        };
-        if let Some(refusal) = refusal.filter(|_| !self.force) {
+        }
+        if let Some(refusal) = refusal.filter(|_| !self.force.force) {
             print_estimate(&plan, &estimate, jobs, false)?;
+            output::line("(--dry-run lists all stages)")?;
             bail!(refusal);
         }
 
-        eprintln!(
+        let store = Store::open(&self.out)?;
+        output::note!(
             "{} stages, {} finished before; {} at a time",
             plan.graph.len(),
             plan.graph.len() - estimate.remaining().count(),
@@ -228,7 +231,7 @@ impl SweepArgs {
             &progress,
         );
         progress.finish();
-        outcome.context("the sweep stopped; what is finished is kept, start it again to go on")?;
+        outcome.context("the sweep stopped; what is finished is kept for the next start")?;
 
         let results = collect(
             &config,
@@ -244,7 +247,7 @@ impl SweepArgs {
         } else {
             output::line(report::table(&results))?;
         }
-        eprintln!("report: {}", path.display());
+        output::note!("report: {}", path.display());
         Ok(())
     }
 
@@ -294,42 +297,14 @@ impl SweepArgs {
             .iter()
             .map(|stage| stage.parameters.total())
             .max();
-        let on_cpu = matches!(engine.backend(), "cpu" | "ndarray");
-        self.jobs.unwrap_or_else(|| {
-            if on_cpu && largest.is_some_and(|parameters| parameters < SMALL_MODEL) {
+        self.jobs.map(NonZeroUsize::get).unwrap_or_else(|| {
+            if on_cpu(engine) && largest.is_some_and(|parameters| parameters < SMALL_MODEL) {
                 std::thread::available_parallelism().map_or(1, usize::from)
             } else {
                 1
             }
         })
     }
-}
-
-/// Why a sweep should not run on this machine.
-fn refusal(estimate: &Estimate, engine: &dyn Engine, jobs: usize) -> Option<String> {
-    if !matches!(engine.backend(), "cpu" | "ndarray") {
-        return None;
-    }
-    let seconds = estimate.seconds() / jobs as f64;
-    let memory = estimate.memory() * jobs as u64;
-    let available = available_memory().unwrap_or(u64::MAX);
-    let problem = if memory > available {
-        format!(
-            "it needs about {} of memory, this machine has {}",
-            output::bytes(memory),
-            output::bytes(available)
-        )
-    } else if seconds > PATIENCE_SECONDS {
-        format!(
-            "it would take about {} on this CPU",
-            output::duration(seconds)
-        )
-    } else {
-        return None;
-    };
-    Some(format!(
-        "{problem}. Run it on a GPU (--backend cuda), make it smaller (--tokens 2M --vocab 8192 --context 512, or --scales tiny), or go on all the same with --force"
-    ))
 }
 
 fn print_estimate(plan: &SweepPlan, estimate: &Estimate, jobs: usize, all: bool) -> Result<()> {
@@ -341,9 +316,9 @@ fn print_estimate(plan: &SweepPlan, estimate: &Estimate, jobs: usize, all: bool)
         output::line(format!(
             "{:<34} {:>10} {:>10} {:>10} {:>9} {:>9} {:>10}",
             model.name,
-            output::count(model.stage.parameters.non_embedding() as f64),
-            output::count(model.stage.parameters.total() as f64),
-            output::count(model.stage.parameters.active() as f64),
+            output::parameters(model.stage.parameters.non_embedding()),
+            output::parameters(model.stage.parameters.total()),
+            output::parameters(model.stage.parameters.active()),
             output::count(model.tokens as f64),
             format!("{:.2e}", model.flops),
             output::bytes(model.stage.memory.total()),
@@ -376,6 +351,27 @@ fn print_estimate(plan: &SweepPlan, estimate: &Estimate, jobs: usize, all: bool)
         output::duration(estimate.seconds() / jobs as f64),
     ))?;
     Ok(())
+}
+
+/// Splits that the longest run reads more than once, as sentences.
+fn repetitions(plan: &SweepPlan, data: &Dataset) -> Vec<String> {
+    let longest = |tokens: fn(&CellPlan) -> u64| plan.cells.iter().map(tokens).max();
+    [
+        (Split::Pretrain, longest(|cell| cell.pretrain_tokens)),
+        (Split::Cpt, longest(|cell| cell.cpt_tokens)),
+    ]
+    .into_iter()
+    .filter_map(|(split, needed)| {
+        let (needed, there) = (needed?, data.tokens(split)?);
+        (needed > there).then(|| {
+            format!(
+                "the {split} split of the data has {} tokens and is read {:.1} times; more text or fewer --tokens avoid that",
+                output::count(there as f64),
+                needed as f64 / there as f64
+            )
+        })
+    })
+    .collect()
 }
 
 /// Sum of the stages of one kind of model.

@@ -1,7 +1,7 @@
 //! `train`: trains one model.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::IsTerminal,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -12,8 +12,8 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde::{Deserialize, Serialize};
 use upcycle_data::Dataset;
-use upcycle_lab::{Scale, presets};
-use upcycle_lm::LmConfig;
+use upcycle_lab::{Scale, presets, training_seconds};
+use upcycle_lm::{CostModel, LmConfig};
 use upcycle_train::{
     BatchConfig, CheckpointInfo, DataSchedule, Engine, EvaluationConfig, Schedule, Start,
     TrainEvent, TrainJob, TrainOutcome, TrainSpec, write_atomically,
@@ -24,6 +24,7 @@ use crate::{
     backend::{BackendKind, engine},
     data_args::DataArgs,
     inspect::checkpoint_of,
+    limits::{Force, refusal},
     output,
     progress::style,
     sweep::PrecisionArg,
@@ -84,6 +85,8 @@ pub struct TrainArgs {
     /// Seconds between checkpoints.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     checkpoint_seconds: u64,
+    #[command(flatten)]
+    force: Force,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -128,7 +131,14 @@ impl TrainArgs {
         let spec = self.spec(&scale, parent.is_some(), from_step);
         spec.validate()?;
         let engine = engine(self.backend)?;
-        eprintln!("backend {}: {}", engine.backend(), engine.device());
+        output::note!("backend {}: {}", engine.backend(), engine.device());
+        if run_is_all_warmup(&spec.schedule, from_step) {
+            bail!(
+                "--warmup {} leaves none of the {} steps at the peak learning rate; lower it",
+                spec.schedule.warmup_steps,
+                spec.schedule.end - from_step
+            );
+        }
         let run = RunFile {
             model: scale.model.clone(),
             seed: self.seed,
@@ -137,19 +147,51 @@ impl TrainArgs {
             data: data.fingerprint().to_owned(),
             backend: engine.backend().to_owned(),
         };
-        claim(&self.out, &run)?;
+        let cost = CostModel::new(&run.model);
+        let batch = &run.spec.batch;
+        let flops = cost.train_flops_per_token(batch.context) + cost.head_flops_per_token();
+        let tokens = scale.training.pretrain_steps * batch.tokens();
+        let seconds = training_seconds(flops * tokens as f64, engine.matmul_rate());
+        let memory = cost
+            .memory(batch.rows * batch.context, batch.context)
+            .total();
+        if let Some(refusal) =
+            refusal(engine.as_ref(), memory, seconds).filter(|_| !self.force.force)
+        {
+            bail!(refusal);
+        }
+        data.check_shape(batch.context)?;
+        if data.vocab_size() > run.model.vocab {
+            bail!(
+                "the data has {} tokens, the model knows {}; give the --data and --tokenizer that it was trained with",
+                data.vocab_size(),
+                run.model.vocab
+            );
+        }
+        let _lock = claim(&self.out, &run)?;
+        let result = self.out.join("result.json");
+        if let Ok(text) = fs::read_to_string(&result)
+            && let Ok(outcome) = serde_json::from_str(&text)
+        {
+            output::note!("{} is finished already", self.out.display());
+            return self.print(&outcome);
+        }
         let start = match parent {
             Some((path, _)) => Start::Checkpoint(path),
             None => Start::Initial {
-                model: Box::new(scale.model),
+                model: Box::new(run.model.clone()),
                 seed: self.seed,
             },
         };
         let outcome = self.train(engine.as_ref(), &run.spec, &start, &data, from_step)?;
         let json = serde_json::to_string_pretty(&outcome)?;
-        write_atomically(&self.out.join("result.json"), json.as_bytes())?;
+        write_atomically(&result, json.as_bytes())?;
+        self.print(&outcome)
+    }
+
+    fn print(&self, outcome: &TrainOutcome) -> Result<()> {
         if self.json {
-            output::line(json)?;
+            output::line(serde_json::to_string_pretty(outcome)?)?;
         } else {
             output::line(format!(
                 "step {}, {} tokens, validation loss {:.4}, {} of training",
@@ -159,7 +201,7 @@ impl TrainArgs {
                 output::duration(outcome.train_seconds),
             ))?;
         }
-        eprintln!("checkpoint: {}", checkpoint_of(&self.out).display());
+        output::note!("checkpoint: {}", checkpoint_of(&self.out).display());
         Ok(())
     }
 
@@ -231,23 +273,38 @@ impl TrainArgs {
     }
 }
 
-/// Takes a folder for a run, or checks that it is this run's.
-fn claim(dir: &Path, run: &RunFile) -> Result<()> {
+fn run_is_all_warmup(schedule: &Schedule, from: u64) -> bool {
+    let stable_end = schedule.decay_from.unwrap_or(schedule.end);
+    schedule.warmup_steps > 1 && from + schedule.warmup_steps > stable_end
+}
+
+/// Takes a folder for a run and locks it, or checks that it is this run's.
+fn claim(dir: &Path, run: &RunFile) -> Result<File> {
     let path = dir.join("run.json");
-    if path.exists() {
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let begun = dir.join("metrics.jsonl").exists();
+    if begun {
+        let text = fs::read_to_string(&path).unwrap_or_default();
         let there: Option<RunFile> = serde_json::from_str(&text).ok();
         if there.as_ref() != Some(run) {
             bail!(
-                "{} holds another run; choose another folder for --out, or give the flags that it was started with",
+                "{} holds another run; choose another folder for --out, give the flags that it was started with (see run.json there), or remove it",
                 dir.display()
             );
         }
-        return Ok(());
+    } else if !path.exists() && fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
+    {
+        bail!(
+            "{} is not empty and holds no training run; choose another folder for --out",
+            dir.display()
+        );
     }
     write_atomically(&path, serde_json::to_string_pretty(run)?.as_bytes())?;
-    Ok(())
+    let lock = File::create(dir.join("lock"))
+        .with_context(|| format!("cannot write to {}", dir.display()))?;
+    if lock.try_lock().is_err() {
+        bail!("another process is training in {}", dir.display());
+    }
+    Ok(lock)
 }
 
 /// A bar on a terminal, plain lines elsewhere.
@@ -295,7 +352,7 @@ impl Display {
                 if self.plain && self.last_line.elapsed() >= Duration::from_secs(10) {
                     self.last_line = Instant::now();
                     let left = self.bar.eta().as_secs_f64();
-                    eprintln!(
+                    output::note!(
                         "step {step} of {}  loss {loss:.4}  {rate} tokens/s  {} left",
                         self.end,
                         output::duration(left)
@@ -310,7 +367,7 @@ impl Display {
 
     fn say(&self, line: &str) {
         if self.plain {
-            eprintln!("{line}");
+            output::note!("{line}");
         } else {
             self.bar.println(line);
         }

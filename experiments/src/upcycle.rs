@@ -1,17 +1,19 @@
 //! `upcycle`: grows the experts of a checkpoint.
 
-use std::path::PathBuf;
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use anyhow::{Result, bail};
 use clap::Parser;
 use upcycle_data::Dataset;
 use upcycle_lab::presets;
+use upcycle_lm::CostModel;
 use upcycle_train::{BatchConfig, CheckpointInfo, UpcycleJob, UpcycleOutcome, UpcycleSpec};
 
 use crate::{
     backend::{BackendKind, engine},
     data_args::DataArgs,
     inspect::checkpoint_of,
+    limits::{Force, refusal},
     output,
 };
 
@@ -35,13 +37,16 @@ pub struct UpcycleArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// Batches over which gradients are averaged and tokens collected, where the recipe needs them.
-    #[arg(long, value_name = "N", default_value_t = 10)]
-    batches: usize,
+    #[arg(long, value_name = "N", default_value = "10")]
+    batches: NonZeroUsize,
     /// Sequences of such a batch.
-    #[arg(long, value_name = "N", default_value_t = 16)]
-    rows: usize,
+    #[arg(long, value_name = "N", default_value = "16")]
+    rows: NonZeroUsize,
     #[command(flatten)]
     data: DataArgs,
+    /// Allow data that the checkpoint was not trained on.
+    #[arg(long, help_heading = "Data")]
+    other_data: bool,
     /// Folder of packed data.
     #[arg(
         long,
@@ -56,6 +61,8 @@ pub struct UpcycleArgs {
     /// Print what would be copied and the losses before and after; write nothing.
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    force: Force,
     /// Print the outcome as JSON.
     #[arg(long)]
     json: bool,
@@ -90,9 +97,10 @@ impl UpcycleArgs {
                 info.model.vocab
             );
         }
-        if data.fingerprint() != info.data {
-            eprintln!(
-                "note: the checkpoint was trained on other data than {}",
+        if data.fingerprint() != info.data && !self.other_data {
+            bail!(
+                "{} was not trained on the data `{}`; give the --data and --tokenizer that it was trained with, or --other-data if that is meant",
+                from.display(),
                 data.label()
             );
         }
@@ -101,18 +109,28 @@ impl UpcycleArgs {
             recipe,
             target_experts: self.experts.unwrap_or(2 * info.model.experts),
             seed: self.seed,
-            evidence_batches: self.batches,
+            evidence_batches: self.batches.get(),
             data_seed: self.seed,
             batch: BatchConfig {
-                rows: self.rows,
+                rows: self.rows.get(),
                 context: info.model.context,
                 accumulation: 1,
             },
             precision: Default::default(),
             evaluation_rows: EVALUATION_ROWS,
         };
+        let mut grown = info.model.clone();
+        grown.experts = spec.target_experts;
+        grown.validate()?;
         let engine = engine(self.backend)?;
-        eprintln!("backend {}: {}", engine.backend(), engine.device());
+        let tokens = self.rows.get() * info.model.context;
+        let memory = CostModel::new(&grown).memory(tokens, info.model.context);
+        if let Some(refusal) =
+            refusal(engine.as_ref(), memory.total(), 0.0).filter(|_| !self.force.force)
+        {
+            bail!(refusal);
+        }
+        output::note!("backend {}: {}", engine.backend(), engine.device());
         let outcome = engine.upcycle(&UpcycleJob {
             spec: &spec,
             from: &from,
@@ -125,7 +143,7 @@ impl UpcycleArgs {
             print_outcome(&outcome)?;
         }
         if let Some(to) = to {
-            eprintln!("checkpoint: {}", to.display());
+            output::note!("checkpoint: {}", to.display());
         }
         Ok(())
     }

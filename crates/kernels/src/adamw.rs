@@ -24,6 +24,8 @@ pub struct AdamW {
     pub epsilon: f32,
     /// Decoupled weight decay of parameters with two or more axes.
     pub weight_decay: f32,
+    /// Factor of all gradients, below 1 where their norm is clipped.
+    pub gradient_scale: f32,
 }
 
 /// The state of [`AdamW`] for every parameter of a model on the autodiff backend `B`.
@@ -46,6 +48,8 @@ pub struct Update {
     pub correction_1: f32,
     /// `1 - beta_2^t`.
     pub correction_2: f32,
+    /// Factor of the gradient.
+    pub gradient_scale: f32,
 }
 
 impl<B: MoeBackend> SimpleOptimizer<B> for AdamW {
@@ -78,6 +82,7 @@ impl<B: MoeBackend> SimpleOptimizer<B> for AdamW {
             weight_decay: if D >= 2 { self.weight_decay } else { 0.0 },
             correction_1: 1.0 - self.beta_1.powi(time as i32),
             correction_2: 1.0 - self.beta_2.powi(time as i32),
+            gradient_scale: self.gradient_scale,
         };
         let (tensor, moment_1, moment_2) = B::adamw(tensor, grad, moments, update);
         let momentum = AdaptiveMomentumState::new(time, moment_1, moment_2);

@@ -9,9 +9,18 @@
 //! `J` targets of one position.
 
 pub mod adamw;
-mod backends;
+mod autodiff;
+#[cfg(feature = "flex")]
+pub mod cpu;
+#[cfg(feature = "cubecl")]
+mod cubecl;
+#[cfg(feature = "flex")]
+mod flex;
+#[cfg(feature = "ndarray")]
+mod ndarray;
 mod precision;
 pub mod reference;
+mod traced;
 
 use burn::tensor::{
     Int, Tensor,
@@ -20,6 +29,7 @@ use burn::tensor::{
 
 pub use adamw::{AdamW, AdamWRecord};
 pub use precision::Precision;
+pub use traced::{BackwardFn, Traced};
 
 /// Weights of all experts of one layer, stacked: one parameter a matrix.
 #[derive(Debug, Clone)]
@@ -54,8 +64,10 @@ pub struct SoftTargets<B: Backend> {
 
 /// The operations of Mixture-of-Experts language models, with default bodies in plain tensor operations.
 ///
-/// On an [`Autodiff`](burn::backend::Autodiff) backend all of them but [`top_k`](Self::top_k) are differentiable
-/// in their float arguments.
+/// On an [`Autodiff`](burn::backend::Autodiff) backend all of them but [`top_k`](Self::top_k) and
+/// [`adamw`](Self::adamw) are differentiable in their float arguments. There are two ways to that: a backend that
+/// computes an operation together with its backward pass says so by a `*_traced` method, and autodiff records the two
+/// as one node; without one, autodiff differentiates the reference body.
 pub trait MoeBackend: Backend {
     /// Indices of the `k` largest values of each row, best first.
     ///
@@ -82,6 +94,17 @@ pub trait MoeBackend: Backend {
         reference::expert_ffn(x_td, weights, experts_tk, gates_tk, precision)
     }
 
+    /// [`expert_ffn`](Self::expert_ffn) with the gradients of `x`, gate, up and down weights, and gates.
+    fn expert_ffn_traced(
+        _x_td: Tensor<Self, 2>,
+        _weights: ExpertWeights<Self>,
+        _experts_tk: Tensor<Self, 2, Int>,
+        _gates_tk: Tensor<Self, 2>,
+        _precision: Precision,
+    ) -> Option<Traced<Self, 5>> {
+        None
+    }
+
     /// Causal grouped-query attention, scores scaled by `1 / sqrt(C)`.
     ///
     /// # Shapes
@@ -95,6 +118,16 @@ pub trait MoeBackend: Backend {
         reference::causal_attention(q_bshc, k_bsgc, v_bsgc, precision)
     }
 
+    /// [`causal_attention`](Self::causal_attention) with the gradients of queries, keys and values.
+    fn causal_attention_traced(
+        _q_bshc: Tensor<Self, 4>,
+        _k_bsgc: Tensor<Self, 4>,
+        _v_bsgc: Tensor<Self, 4>,
+        _precision: Precision,
+    ) -> Option<Traced<Self, 3>> {
+        None
+    }
+
     /// Root mean square normalisation over the last axis, with a learned scale
     /// ([Zhang and Sennrich, 2019](https://arxiv.org/abs/1910.07467)).
     ///
@@ -104,6 +137,15 @@ pub trait MoeBackend: Backend {
         reference::rms_norm(x_td, scale_d, eps)
     }
 
+    /// [`rms_norm`](Self::rms_norm) with the gradients of `x` and the scale.
+    fn rms_norm_traced(
+        _x_td: Tensor<Self, 2>,
+        _scale_d: Tensor<Self, 1>,
+        _eps: f32,
+    ) -> Option<Traced<Self, 2>> {
+        None
+    }
+
     /// Rotary position embedding ([Su et al., 2021](https://arxiv.org/abs/2104.09864)), halves rotated
     /// (channel `c` pairs with `c + C / 2`), as Hugging Face's Llama family has it.
     ///
@@ -111,6 +153,30 @@ pub trait MoeBackend: Backend {
     /// `x_bshc: [B, S, H, C]` and angles for `S` positions; returns `[B, S, H, C]`.
     fn rotary(x_bshc: Tensor<Self, 4>, angles: RotaryAngles<Self>) -> Tensor<Self, 4> {
         reference::rotary(x_bshc, angles)
+    }
+
+    /// [`rotary`](Self::rotary) with the gradient of `x`.
+    fn rotary_traced(
+        _x_bshc: Tensor<Self, 4>,
+        _angles: RotaryAngles<Self>,
+    ) -> Option<Traced<Self, 1>> {
+        None
+    }
+
+    /// Rows of an embedding table.
+    ///
+    /// # Shapes
+    /// `table_vd: [V, D]`, `ids_t: [T]` with values in `0..V`; returns `[T, D]`.
+    fn embedding(table_vd: Tensor<Self, 2>, ids_t: Tensor<Self, 1, Int>) -> Tensor<Self, 2> {
+        table_vd.select(0, ids_t)
+    }
+
+    /// [`embedding`](Self::embedding) with the gradient of the table.
+    fn embedding_traced(
+        _table_vd: Tensor<Self, 2>,
+        _ids_t: Tensor<Self, 1, Int>,
+    ) -> Option<Traced<Self, 1>> {
+        None
     }
 
     /// Output head and cross-entropy in one: `loss_t = sum_j weight_tj * -log softmax(x_t head^T)[id_tj]`, in nats.
@@ -126,6 +192,16 @@ pub trait MoeBackend: Backend {
         precision: Precision,
     ) -> Tensor<Self, 1> {
         reference::linear_cross_entropy(x_td, head_vd, targets, precision)
+    }
+
+    /// [`linear_cross_entropy`](Self::linear_cross_entropy) with the gradients of `x` and the head.
+    fn linear_cross_entropy_traced(
+        _x_td: Tensor<Self, 2>,
+        _head_vd: Tensor<Self, 2>,
+        _targets: SoftTargets<Self>,
+        _precision: Precision,
+    ) -> Option<Traced<Self, 2>> {
+        None
     }
 
     /// One AdamW update of one parameter: `(parameter, first moment, second moment)` after the step.

@@ -209,6 +209,7 @@ pub fn adamw<B: Backend, const D: usize>(
     (moment_1, moment_2): (Tensor<B, D>, Tensor<B, D>),
     update: Update,
 ) -> (Tensor<B, D>, Tensor<B, D>, Tensor<B, D>) {
+    let gradient = gradient * update.gradient_scale;
     let moment_1 = moment_1 * update.beta_1 + gradient.clone() * (1.0 - update.beta_1);
     let moment_2 = moment_2 * update.beta_2 + gradient.square() * (1.0 - update.beta_2);
     let root = (moment_2.clone() / update.correction_2).sqrt() + update.epsilon;

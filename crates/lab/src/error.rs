@@ -50,10 +50,12 @@ pub enum LabError {
         problem: String,
     },
     /// A stage failed.
-    #[error("stage {stage}: {source}")]
+    #[error("stage {stage} ({dir}): {source}")]
     Stage {
         /// Its label.
         stage: String,
+        /// Its folder.
+        dir: PathBuf,
         /// Why.
         source: Box<TrainError>,
     },

@@ -87,6 +87,11 @@ impl Estimate {
     }
 }
 
+/// Estimated seconds of training of some FLOPs, on a machine with a matrix product rate in FLOP/s.
+pub fn training_seconds(flops: f64, matmul_rate: f64) -> f64 {
+    flops / (matmul_rate * UTILISATION)
+}
+
 fn estimate(stage: &Stage, cached: bool, matmul_rate: f64) -> StageEstimate {
     let cost = CostModel::new(&stage.model);
     let batch = match &stage.spec {
@@ -104,6 +109,6 @@ fn estimate(stage: &Stage, cached: bool, matmul_rate: f64) -> StageEstimate {
         parameters: cost.parameters(),
         flops,
         memory: cost.memory(batch.rows * batch.context, batch.context),
-        seconds: flops / (matmul_rate * UTILISATION),
+        seconds: training_seconds(flops, matmul_rate),
     }
 }

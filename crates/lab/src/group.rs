@@ -1,7 +1,7 @@
 //! The rows of a sweep that belong into one figure or table: all that share scale, data, protocol, E, mE and K.
 
 use crate::results::{Arm, Cell, Curve, Results, RoutingRow, Setting};
-use crate::statistics::{Summary, summarize};
+use crate::statistics::{SMALLEST_GAP, Summary, summarize};
 
 /// One comparison of Fixed-E, Fixed-mE and some recipes over CPT fractions and seeds.
 pub(crate) struct Group<'a> {
@@ -21,6 +21,40 @@ pub(crate) struct Seeds<'a> {
     pub(crate) recipe: &'a str,
     pub(crate) cpt_fraction: f64,
     pub(crate) cells: Vec<&'a Cell>,
+}
+
+/// How far Fixed-mE is ahead of Fixed-E at one CPT fraction.
+pub(crate) struct Gap {
+    pub(crate) fixed_e: Summary,
+    pub(crate) fixed_me: Summary,
+}
+
+/// A gap of no more seed spreads than this is not worth dividing by.
+const CLEAR: f64 = 2.0;
+/// The same in nats a token where one seed tells no spread.
+const CLEAR_OF_ONE_SEED: f64 = 0.01;
+
+impl Gap {
+    /// Lead of Fixed-mE in nats a token; NaN if either has no loss.
+    pub(crate) fn size(&self) -> f64 {
+        self.fixed_e.mean - self.fixed_me.mean
+    }
+
+    /// Standard deviation over seeds, pooled over the two models; NaN for one seed.
+    pub(crate) fn spread(&self) -> f64 {
+        self.fixed_e.sd.hypot(self.fixed_me.sd) / 2_f64.sqrt()
+    }
+
+    /// Whether the gap is larger than chance makes it, so that gap closure means something.
+    pub(crate) fn is_resolved(&self) -> bool {
+        let spread = self.spread();
+        let clear = if spread.is_nan() {
+            CLEAR_OF_ONE_SEED
+        } else {
+            CLEAR * spread
+        };
+        self.size() >= SMALLEST_GAP && self.size() > clear
+    }
 }
 
 /// One of the models that are compared.
@@ -104,7 +138,11 @@ fn same(a: &Setting, b: &Setting) -> bool {
         && a.top_k == b.top_k
 }
 
-/// Names each group by what sets it apart: data and protocol only where the sweep has several.
+/// The protocol that is named wherever it is used; the other is the usual one.
+pub(crate) const ANNEALED: &str = "annealed";
+
+/// Names each group by what sets it apart: data and protocol only where the sweep has several, but the protocol always
+/// where it is not the usual one.
 fn name(mut groups: Vec<Group<'_>>) -> Vec<Group<'_>> {
     let several = |field: fn(&Setting) -> &str| {
         groups
@@ -125,8 +163,10 @@ fn name(mut groups: Vec<Group<'_>>) -> Vec<Group<'_>> {
             label += &format!(", {}", s.data);
             stem += &format!("_{}", s.data);
         }
-        if several_protocols {
+        if several_protocols || s.protocol == ANNEALED {
             label += &format!(", {}", s.protocol);
+        }
+        if several_protocols {
             stem += &format!("_{}", s.protocol);
         }
         group.label = label;
@@ -206,6 +246,18 @@ impl<'a> Group<'a> {
             }
         }
         cells
+    }
+
+    /// The gap between Fixed-E and Fixed-mE at a CPT fraction.
+    pub(crate) fn gap(&self, cpt_fraction: f64) -> Gap {
+        let cells = self.fixed(cpt_fraction);
+        let of = |loss: fn(&Cell) -> f64| {
+            summarize(&cells.iter().map(|c| loss(c)).collect::<Vec<_>>())
+        };
+        Gap {
+            fixed_e: of(|c| c.loss_fixed_e),
+            fixed_me: of(|c| c.loss_fixed_me),
+        }
     }
 
     /// The curves at the largest CPT fraction that has one.
@@ -290,6 +342,35 @@ mod tests {
         let groups = groups(&results);
         assert_eq!(groups[1].stem, "tiny_8x2_k2_some-text-");
         assert!(groups[1].label.ends_with("Some Text?"));
+    }
+
+    #[test]
+    fn the_annealed_protocol_is_named() {
+        let mut results = sample::seeds(1);
+        for cell in &mut results.cells {
+            cell.setting.protocol = ANNEALED.into();
+        }
+        results.curves.clear();
+        results.routing.clear();
+        let groups = groups(&results);
+        assert_eq!(groups[0].label, "tiny, 8 to 16 experts, top-2, annealed");
+        assert_eq!(groups[0].stem, "tiny_8x2_k2");
+    }
+
+    #[test]
+    fn a_gap_is_resolved_beyond_the_seed_spread() {
+        let gap = |small: &[f64], big: &[f64]| Gap {
+            fixed_e: summarize(small),
+            fixed_me: summarize(big),
+        };
+        let resolved = gap(&[1.70, 1.71], &[1.60, 1.61]);
+        assert!(resolved.is_resolved());
+        assert!((resolved.spread() - 0.005 * 2_f64.sqrt()).abs() < 1e-12);
+        assert!(!gap(&[1.70, 1.71], &[1.69, 1.70]).is_resolved());
+        assert!(!gap(&[1.700, 1.700], &[1.6995, 1.6995]).is_resolved());
+        assert!(gap(&[1.70], &[1.68]).is_resolved());
+        assert!(!gap(&[1.70], &[1.695]).is_resolved());
+        assert!(!gap(&[], &[1.6]).is_resolved());
     }
 
     #[test]

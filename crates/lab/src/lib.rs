@@ -29,7 +29,7 @@ mod sweep;
 pub use collect::collect;
 pub use environment::{available_memory, environment};
 pub use error::LabError;
-pub use estimate::{Estimate, StageEstimate};
+pub use estimate::{Estimate, StageEstimate, training_seconds};
 pub use graph::{Stage, StageGraph};
 pub use plan::{CellPlan, SweepPlan};
 pub use runner::{Observer, RunEvent, RunOptions, run};

@@ -31,6 +31,14 @@ pub(crate) fn percent(fraction: f64) -> String {
     format!("{text}{PERCENT}")
 }
 
+/// A fraction in per cent with one decimal, such as `2.0 %`, so that a column lines up.
+pub(crate) fn tenth_percent(fraction: f64) -> String {
+    match fixed(100.0 * fraction, 1).as_str() {
+        MISSING => MISSING.to_owned(),
+        text => format!("{text}{PERCENT}"),
+    }
+}
+
 /// A fraction in whole per cent, such as `−139 %`.
 pub(crate) fn whole_percent(fraction: f64) -> String {
     match fixed(100.0 * fraction, 0).as_str() {
@@ -92,6 +100,16 @@ pub(crate) fn saving(cost: f64, reference: f64) -> Option<f64> {
     (reference > 0.0 && saving.is_finite()).then_some(saving)
 }
 
+/// A share saved, such as `3.7 %`; one that is not saved but spent reads `0.5 % more`.
+pub(crate) fn saved(saving: f64) -> String {
+    let share = tenth_percent(saving.abs());
+    if saving < 0.0 {
+        format!("{share} more")
+    } else {
+        share
+    }
+}
+
 /// The number in three digits and the prefix for its power of a thousand.
 fn prefixed<'p>(value: f64, prefixes: &[&'p str]) -> (String, &'p str) {
     let power = power_of_thousand(value, prefixes.len());
@@ -139,6 +157,10 @@ mod tests {
         assert_eq!(duration(10_800.0), "3.0 h");
         assert_eq!(saving(75.0, 100.0), Some(0.25));
         assert_eq!(saving(75.0, 0.0), None);
+        assert_eq!(tenth_percent(0.02), "2.0\u{a0}%");
+        assert_eq!(tenth_percent(f64::NAN), MISSING);
+        assert_eq!(saved(0.037), "3.7\u{a0}%");
+        assert_eq!(saved(-0.005), "0.5\u{a0}% more");
     }
 
     #[test]

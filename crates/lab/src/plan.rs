@@ -93,6 +93,11 @@ impl SweepPlan {
                 }
             }
         }
+        for stage in planner.graph.stages() {
+            if let StageSpec::Train { spec, .. } = &stage.spec {
+                spec.validate()?;
+            }
+        }
         Ok(Self {
             cells: planner.cells,
             graph: planner.graph,
@@ -194,11 +199,7 @@ impl Planner<'_> {
             .selection
             .counts(scale.model.experts, target, &scores, seed)?;
 
-        let budgets: Vec<Budget> = config
-            .cpt
-            .iter()
-            .map(|&share| Budget::new(tau, share))
-            .collect();
+        let budgets = budgets(tau, &config.cpt)?;
         let mut cuts: Vec<u64> = budgets.iter().map(|budget| budget.decay_from).collect();
         cuts.push(tau);
         cuts.sort_unstable();
@@ -412,16 +413,30 @@ struct Budget {
     end: u64,
 }
 
-impl Budget {
-    fn new(tau: u64, share: f64) -> Self {
-        let cpt = ((tau as f64 * share).round() as u64).max(1);
+/// The budgets of all shares; each must be steps of its own.
+fn budgets(tau: u64, shares: &[f64]) -> Result<Vec<Budget>, LabError> {
+    let mut budgets: Vec<Budget> = Vec::new();
+    for &share in shares {
+        let cpt = (tau as f64 * share).round() as u64;
         let end = tau + cpt;
-        Self {
+        let same = budgets.iter().find(|budget| budget.end == end);
+        if cpt == 0 || same.is_some() {
+            let problem = match same {
+                Some(other) => format!("{share} and {} are the same number of steps", other.share),
+                None => format!("{share} is less than one step"),
+            };
+            return Err(LabError::Sweep {
+                field: "cpt",
+                problem: format!("{problem} of a pre-training of {tau}; raise `tokens`"),
+            });
+        }
+        budgets.push(Budget {
             share,
             decay_from: end - decay_steps(end, cpt),
             end,
-        }
+        });
     }
+    Ok(budgets)
 }
 
 /// Steps of the decay that ends a run of `total` steps: 10 %, but no more than the `last` stage has.

@@ -185,6 +185,7 @@ impl Runner<'_> {
         let dir = store.stage_dir(&stage.key);
         let failed = |source| LabError::Stage {
             stage: stage.label.clone(),
+            dir: dir.clone(),
             source: Box::new(source),
         };
         let result = match &stage.spec {

@@ -57,13 +57,17 @@ fn critical_t(freedom: usize) -> Option<f64> {
         .map(|t| t.inverse_cdf(0.975))
 }
 
+/// The least lead of Fixed-mE over Fixed-E, in nats a token, that gap closure divides by. A smaller one is below what
+/// another seed, or the choice of validation tokens, changes, and the quotient would be noise of any size.
+pub const SMALLEST_GAP: f64 = 1e-3;
+
 /// Gap closure `eta = (L_FixedE - L_Upcycled) / (L_FixedE - L_FixedmE)` of three validation losses in nats at equal
 /// tokens (paper, section 2): 0 is as good as the small model, 1 as good as the big one from scratch.
 ///
-/// None where Fixed-mE is not better than Fixed-E, so that there is no gap, or where a loss is not finite.
+/// None where Fixed-mE is not better than Fixed-E by [`SMALLEST_GAP`], or where a loss is not finite.
 pub fn gap_closure(fixed_e: f64, upcycled: f64, fixed_me: f64) -> Option<f64> {
     let (closed, gap) = (fixed_e - upcycled, fixed_e - fixed_me);
-    (gap > 0.0 && gap.is_finite() && closed.is_finite()).then(|| closed / gap)
+    (gap >= SMALLEST_GAP && gap.is_finite() && closed.is_finite()).then(|| closed / gap)
 }
 
 #[cfg(test)]
@@ -119,6 +123,8 @@ mod tests {
         assert_eq!(gap_closure(2.0, 2.5, 1.0), Some(-0.5));
         assert_eq!(gap_closure(2.0, 1.9, 2.0), None);
         assert_eq!(gap_closure(2.0, 1.9, 2.1), None);
+        assert_eq!(gap_closure(1.6994, 1.7291, 1.6988), None);
+        assert!(gap_closure(1.7, 1.7, 1.698).is_some());
         assert_eq!(gap_closure(f64::NAN, 1.9, 1.0), None);
         assert_eq!(gap_closure(2.0, f64::INFINITY, 1.0), None);
         assert_eq!(gap_closure(2.0, 1.9, f64::NEG_INFINITY), None);

@@ -131,7 +131,7 @@ impl Store {
             .latest()
             .ok_or_else(|| LabError::Store {
                 dir,
-                problem: "it is finished but its checkpoint is gone".into(),
+                problem: "its result is there but its checkpoint is gone".into(),
             })
     }
 

@@ -1,5 +1,7 @@
 //! Configuration of a sweep: the axes, and everything else that its results depend on.
 
+use std::fmt::Display;
+
 use serde::{Deserialize, Serialize};
 use upcycle_data::DataConfig;
 use upcycle_kernels::Precision;
@@ -100,8 +102,26 @@ impl SweepConfig {
                 return fail(field, "is empty; give at least one value".into());
             }
         }
-        if self.seeds == 0 {
-            return fail("seeds", "must be at least 1".into());
+        if !(1..=MOST_SEEDS).contains(&self.seeds) {
+            return fail(
+                "seeds",
+                format!("{} must lie between 1 and {MOST_SEEDS}", self.seeds),
+            );
+        }
+        for (field, repeated) in [
+            ("scales", repeated(&self.scales)),
+            ("recipes", repeated(&self.recipes)),
+            ("experts", repeated(&self.experts)),
+            ("top_k", repeated(&self.top_k)),
+            ("multipliers", repeated(&self.multipliers)),
+            ("cpt", repeated(&self.cpt)),
+        ] {
+            if let Some(value) = repeated {
+                return fail(
+                    field,
+                    format!("{value} is listed twice; equal runs are no new seeds"),
+                );
+            }
         }
         if let Some(m) = self
             .multipliers
@@ -126,9 +146,29 @@ impl SweepConfig {
         if self.top_k.contains(&0) {
             return fail("top_k", "must be at least 1".into());
         }
+        for (field, value) in [("vocab", self.vocab), ("context", self.context)] {
+            if value == Some(0) {
+                return fail(field, "must be at least 1".into());
+            }
+        }
         if self.tokens == Some(0) {
             return fail("tokens", "must be at least 1".into());
         }
+        if RESERVED.contains(&self.name.as_str()) {
+            return fail("name", format!("`{}` is a folder of the store", self.name));
+        }
         Ok(())
     }
+}
+
+/// Folders beside the sweeps' own.
+const RESERVED: [&str; 2] = ["stages", "data"];
+
+/// More seeds than anybody runs, and few enough to plan in a moment.
+const MOST_SEEDS: u64 = 1000;
+
+fn repeated<T: PartialEq + Display>(values: &[T]) -> Option<String> {
+    let twice = |(index, value): &(usize, &T)| values[..*index].contains(value);
+    let (_, value) = values.iter().enumerate().find(twice)?;
+    Some(value.to_string())
 }

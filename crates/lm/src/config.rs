@@ -59,6 +59,9 @@ pub struct LmConfig {
     pub two_level: Option<TwoLevel>,
 }
 
+/// Largest size of anything: far above any model, far below what overflows.
+const MOST: usize = 1 << 24;
+
 fn yes() -> bool {
     true
 }
@@ -194,6 +197,19 @@ impl LmConfig {
         ] {
             if value == 0 {
                 return fail(field, "must be at least 1".into());
+            }
+        }
+        for (field, value) in [
+            ("vocab", self.vocab),
+            ("context", self.context),
+            ("d_model", self.d_model),
+            ("layers", self.layers),
+            ("d_ffn", self.d_ffn),
+            ("experts", self.experts),
+            ("d_expert", self.d_expert),
+        ] {
+            if value > MOST {
+                return fail(field, format!("{value} is more than {MOST}"));
             }
         }
         if !self.d_model.is_multiple_of(self.heads) || !self.head_dim().is_multiple_of(2) {

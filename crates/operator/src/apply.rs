@@ -213,7 +213,8 @@ impl Upcycle {
         optimizer: &mut AdamWRecord<B>,
         source_of: &Tensor<B::InnerBackend, 1, Int>,
     ) -> Result<(), OperatorError> {
-        if self.recipe.optimizer == OptimizerPolicy::Copy {
+        // An optimizer that has taken no step yet has nothing to copy.
+        if self.recipe.optimizer == OptimizerPolicy::Copy && !optimizer.is_empty() {
             optimizer::grow::<B, D>(optimizer, parameter.id, parameter.dims(), source_of.clone())?;
         }
         replace(parameter, |weight| weight.select(0, source_of.clone()));

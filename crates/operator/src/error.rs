@@ -70,7 +70,7 @@ pub enum OperatorError {
     RecordMismatch(String),
     /// The optimizer's record lacks a parameter or has another shape for it.
     #[error(
-        "the optimizer's record does not fit the model: {0}; start it anew with `optimizer = \"reset\"`"
+        "the optimizer's record does not fit the model: {0}; use a recipe with `optimizer = \"reset\"`"
     )]
     OptimizerMismatch(String),
     /// A field of the recipe has an impossible value.

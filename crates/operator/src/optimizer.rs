@@ -19,7 +19,9 @@ pub fn grow<B: MoeAutodiffBackend, const D: usize>(
     source_of: Tensor<B::InnerBackend, 1, Int>,
 ) -> Result<(), OperatorError> {
     let state = record.remove(&id).ok_or_else(|| {
-        OperatorError::OptimizerMismatch(format!("no state for parameter {id} of shape {dims:?}"))
+        OperatorError::OptimizerMismatch(format!(
+            "there is no state for a parameter of shape {dims:?}"
+        ))
     })?;
     let mut momentum = state_of_rank::<B, D>(state)
         .filter(|state| {
@@ -27,7 +29,7 @@ pub fn grow<B: MoeAutodiffBackend, const D: usize>(
         })
         .ok_or_else(|| {
             OperatorError::OptimizerMismatch(format!(
-                "the moments of parameter {id} do not have its shape {dims:?}"
+                "the moments of a parameter of shape {dims:?} have another shape"
             ))
         })?
         .momentum;

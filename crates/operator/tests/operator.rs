@@ -81,6 +81,7 @@ fn step(model: Lm<B>, record: AdamWRecord<B>) -> (Lm<B>, AdamWRecord<B>) {
         beta_2: 0.95,
         epsilon: 1e-8,
         weight_decay: 0.1,
+        gradient_scale: 1.0,
     };
     let mut optimizer = OptimizerAdaptor::<AdamW, Lm<B>, B>::from(optimizer).load_record(record);
     let model = optimizer.step(1e-2, model, grads);
@@ -293,8 +294,10 @@ fn what_cannot_be_done_is_said() {
         apply(greedy, 16, &config, None),
         OperatorError::MissingEvidence { .. }
     ));
+    // States of another model: the same shapes, other parameters.
+    let foreign = trained(&config).1;
     assert!(matches!(
-        apply(uniform(NOISE), 16, &config, Some(AdamWRecord::new())),
+        apply(uniform(NOISE), 16, &config, Some(foreign)),
         OperatorError::OptimizerMismatch(_)
     ));
     let dense = LmConfig {

@@ -104,6 +104,21 @@ impl CheckpointInfo {
         Ok(info)
     }
 
+    /// Compares the sizes of all files; cheap, unlike their hashes.
+    ///
+    /// # Errors
+    /// The first file that is missing or has another size.
+    pub fn check_sizes(&self, dir: &Path) -> Result<(), TrainError> {
+        for (name, sum) in &self.files {
+            let path = dir.join(name);
+            let bytes = fs::metadata(&path)
+                .map_err(TrainError::io("read", &path))?
+                .len();
+            sum.check_size(dir, name, bytes)?;
+        }
+        Ok(())
+    }
+
     /// Reads a file of the checkpoint and compares size and hash.
     fn read_file(&self, dir: &Path, name: &str) -> Result<Vec<u8>, TrainError> {
         let sum = self
@@ -112,25 +127,31 @@ impl CheckpointInfo {
             .ok_or_else(|| broken(dir, format!("{INFO} does not list {name}")))?;
         let path = dir.join(name);
         let bytes = fs::read(&path).map_err(TrainError::io("read", &path))?;
-        if bytes.len() as u64 != sum.bytes {
-            return Err(broken(
-                dir,
-                format!(
-                    "{name} has {} bytes, not {}; it is cut off or was changed, use another checkpoint",
-                    bytes.len(),
-                    sum.bytes
-                ),
-            ));
-        }
+        sum.check_size(dir, name, bytes.len() as u64)?;
         if blake3::hash(&bytes).to_hex().as_str() != sum.blake3 {
             return Err(broken(
                 dir,
                 format!(
-                    "{name} does not have its checksum; it was changed, use another checkpoint"
+                    "{name} does not have its checksum; it was changed; use another checkpoint, or remove this folder to compute it again"
                 ),
             ));
         }
         Ok(bytes)
+    }
+}
+
+impl FileSum {
+    fn check_size(&self, dir: &Path, name: &str, found: u64) -> Result<(), TrainError> {
+        if found == self.bytes {
+            return Ok(());
+        }
+        Err(broken(
+            dir,
+            format!(
+                "{name} has {found} bytes, not {}; it is cut off or was changed; use another checkpoint, or remove this folder to compute it again",
+                self.bytes
+            ),
+        ))
     }
 }
 

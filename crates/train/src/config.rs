@@ -59,13 +59,15 @@ impl Default for OptimizerConfig {
     }
 }
 
-impl From<&OptimizerConfig> for AdamW {
-    fn from(config: &OptimizerConfig) -> Self {
-        Self {
-            beta_1: config.beta_1,
-            beta_2: config.beta_2,
-            epsilon: config.epsilon,
-            weight_decay: config.weight_decay,
+impl OptimizerConfig {
+    /// The optimizer for gradients of this global norm.
+    pub fn adamw(&self, gradient_norm: f64) -> AdamW {
+        AdamW {
+            beta_1: self.beta_1,
+            beta_2: self.beta_2,
+            epsilon: self.epsilon,
+            weight_decay: self.weight_decay,
+            gradient_scale: (self.clip_norm / gradient_norm).min(1.0) as f32,
         }
     }
 }

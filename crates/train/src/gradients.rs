@@ -1,4 +1,4 @@
-//! Global norm of gradients, and clipping to it.
+//! Global norm of gradients.
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
@@ -31,27 +31,4 @@ pub fn global_norm<B: MoeAutodiffBackend>(model: &Lm<B>, gradients: &GradientsPa
     }
     let total: f64 = Tensor::cat(visitor.squares, 0).sum().into_scalar().elem();
     total.sqrt()
-}
-
-/// Multiplies all gradients by `factor`.
-pub fn scale<B: MoeAutodiffBackend>(
-    model: &Lm<B>,
-    gradients: GradientsParams,
-    factor: f64,
-) -> GradientsParams {
-    struct Scale {
-        gradients: GradientsParams,
-        factor: f64,
-    }
-    impl<B: MoeAutodiffBackend> ModuleVisitor<B> for Scale {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-            if let Some(gradient) = self.gradients.remove::<B::InnerBackend, D>(param.id) {
-                self.gradients
-                    .register(param.id, gradient.mul_scalar(self.factor));
-            }
-        }
-    }
-    let mut visitor = Scale { gradients, factor };
-    model.visit(&mut visitor);
-    visitor.gradients
 }

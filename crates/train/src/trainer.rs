@@ -12,7 +12,7 @@ use burn::{
 };
 use serde::{Deserialize, Serialize};
 use upcycle_data::Dataset;
-use upcycle_kernels::{AdamW, MoeAutodiffBackend, Precision};
+use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend, Precision};
 use upcycle_lm::{Lm, LmConfig};
 
 use crate::{
@@ -80,6 +80,9 @@ pub struct TrainOutcome {
     pub train_seconds: f64,
 }
 
+/// Training takes at least this many times as long as saving.
+const SAVING_SHARE: u32 = 20;
+
 /// Runs a training stage, from its own last checkpoint if it has one.
 pub fn train<B: MoeAutodiffBackend>(
     job: &TrainJob,
@@ -111,11 +114,14 @@ pub fn train<B: MoeAutodiffBackend>(
     let mut log = MetricsLog::resume(&job.dir.join("metrics.jsonl"), state.step)?;
     let mut stepper = Stepper::<B>::new(spec, state, device);
     let mut saved = Instant::now();
+    let mut interval = job.checkpoint_interval;
     while stepper.step < spec.schedule.end {
-        let line = stepper.train_step(job.data).map_err(|what| match what {
+        let step = stepper.step;
+        let line;
+        (stepper, line) = stepper.train_step(job.data).map_err(|error| match error {
             StepError::NotFinite(what) => TrainError::NotFinite {
                 what,
-                step: stepper.step,
+                step,
                 kept: kept(&own),
             },
             StepError::Data(error) => error.into(),
@@ -137,9 +143,14 @@ pub fn train<B: MoeAutodiffBackend>(
                 loss: evaluation.loss,
             });
         }
-        if saved.elapsed() >= job.checkpoint_interval {
+        if saved.elapsed() >= interval {
+            let started = Instant::now();
             log.flush()?;
             own.save(&stepper.checkpoint())?;
+            // Big models are saved less often, so that saving takes a small share of the time.
+            interval = job
+                .checkpoint_interval
+                .max(SAVING_SHARE * started.elapsed());
             saved = Instant::now();
         }
     }
@@ -211,7 +222,7 @@ struct Stepper<'a, B: MoeAutodiffBackend> {
     spec: &'a TrainSpec,
     device: &'a B::Device,
     model: Lm<B>,
-    optimizer: OptimizerAdaptor<AdamW, Lm<B>, B>,
+    optimizer: AdamWRecord<B>,
     step: u64,
     tokens: u64,
     rest: Rest,
@@ -231,12 +242,11 @@ enum StepError {
 
 impl<'a, B: MoeAutodiffBackend> Stepper<'a, B> {
     fn new(spec: &'a TrainSpec, state: Checkpoint<B>, device: &'a B::Device) -> Self {
-        let optimizer = OptimizerAdaptor::from(AdamW::from(&spec.optimizer));
         Self {
             spec,
             device,
             model: state.model,
-            optimizer: optimizer.load_record(state.optimizer),
+            optimizer: state.optimizer,
             step: state.step,
             tokens: state.tokens,
             rest: Rest {
@@ -247,8 +257,8 @@ impl<'a, B: MoeAutodiffBackend> Stepper<'a, B> {
         }
     }
 
-    /// One optimizer step.
-    fn train_step(&mut self, data: &Dataset) -> Result<MetricsLine, StepError> {
+    /// One optimizer step. Consumes the model, so that its parameters can be updated in place.
+    fn train_step(mut self, data: &Dataset) -> Result<(Self, MetricsLine), StepError> {
         let started = Instant::now();
         let spec = self.spec;
         let passes = spec.batch.accumulation;
@@ -290,28 +300,28 @@ impl<'a, B: MoeAutodiffBackend> Stepper<'a, B> {
         if !loss.is_finite() {
             return Err(StepError::NotFinite("the training loss"));
         }
-        let mut gradients = accumulator.grads();
+        let gradients = accumulator.grads();
         let gradient_norm = gradients::global_norm(&self.model, &gradients);
         if !gradient_norm.is_finite() {
             return Err(StepError::NotFinite("the gradient norm"));
         }
-        let clip = spec.optimizer.clip_norm;
-        if gradient_norm > clip {
-            gradients = gradients::scale(&self.model, gradients, clip / gradient_norm);
-        }
         let lr = spec.schedule.lr(self.step);
-        let model = self.optimizer.step(lr, self.model.clone(), gradients);
+        let mut optimizer =
+            OptimizerAdaptor::from(spec.optimizer.adamw(gradient_norm)).load_record(self.optimizer);
+        let model = optimizer.step(lr, self.model, gradients);
+        self.optimizer = optimizer.to_record();
         self.model = model.balance(loads, &spec.balancing);
         self.step += 1;
         self.tokens += spec.batch.tokens();
-        Ok(MetricsLine::Step {
+        let line = MetricsLine::Step {
             step: self.step,
             tokens: self.tokens,
             loss,
             gradient_norm,
             lr,
             seconds: started.elapsed().as_secs_f64(),
-        })
+        };
+        Ok((self, line))
     }
 
     fn evaluate(&self, data: &Dataset) -> Result<Evaluation, TrainError> {
@@ -337,7 +347,7 @@ impl<'a, B: MoeAutodiffBackend> Stepper<'a, B> {
     fn checkpoint(&self) -> Checkpoint<B> {
         Checkpoint {
             model: self.model.clone(),
-            optimizer: self.optimizer.to_record(),
+            optimizer: self.optimizer.clone(),
             step: self.step,
             tokens: self.tokens,
             lineage: self.rest.lineage.clone(),

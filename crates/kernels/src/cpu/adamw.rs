@@ -27,12 +27,19 @@ pub struct Update {
 const CHUNK: usize = 1 << 15;
 
 /// Updates the parameter and its two moments in place; all slices have the same length.
-pub fn step(parameter: &mut [f32], moment_1: &mut [f32], moment_2: &mut [f32], gradient: &[f32], update: &Update) {
+pub fn step(
+    parameter: &mut [f32],
+    moment_1: &mut [f32],
+    moment_2: &mut [f32],
+    gradient: &[f32],
+    update: &Update,
+) {
     let len = parameter.len();
     assert_eq!(moment_1.len(), len, "first moments of the parameter");
     assert_eq!(moment_2.len(), len, "second moments of the parameter");
     assert_eq!(gradient.len(), len, "gradient of the parameter");
-    let [parameter, moment_1, moment_2] = [parameter, moment_1, moment_2].map(|slice| Disjoint::new(slice));
+    let [parameter, moment_1, moment_2] =
+        [parameter, moment_1, moment_2].map(|slice| Disjoint::new(slice));
     for_each_range(len, CHUNK, |range| {
         // SAFETY: ranges do not overlap.
         let parts = [parameter, moment_1, moment_2].map(|all| unsafe { all.part(range.clone()) });

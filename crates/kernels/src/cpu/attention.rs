@@ -5,8 +5,10 @@
 
 use super::{
     linear::{View, ViewMut, matmul, matmul_add},
-    math::{LANES, exp, fma, larger, sum_lanes, dot},
+    math::{LANES, dot, exp, fma, larger, ln, max_lanes, scaled, sum_lanes},
+    memory::{Recycled, zeros},
     parallel::{Disjoint, for_each, range},
+    transpose::transpose,
 };
 
 /// Sizes of one call.
@@ -58,47 +60,72 @@ pub struct Gradients {
 }
 
 /// Queries of one strip.
-const STRIP: usize = 64;
+const STRIP: usize = 48;
 
 /// Causal attention of every query to the keys up to its own position, scores scaled by `1 / sqrt(C)`.
 pub fn forward(inputs: &Inputs) -> Output {
     inputs.check();
     let shape = inputs.shape;
-    let Shape { batch, positions: s, heads, width: c, .. } = shape;
+    let Shape {
+        batch,
+        positions: s,
+        heads,
+        width: c,
+        ..
+    } = shape;
     let keys_t = transposed(inputs.k, shape);
-    let mut out = vec![0.0; inputs.q.len()];
+    let mut out = zeros(inputs.q.len());
     let mut log_sum_exp = vec![0.0; batch * heads * s];
     {
         let (out, log_sum_exp) = (Disjoint::new(&mut out), Disjoint::new(&mut log_sum_exp));
         let strips = s.div_ceil(STRIP);
-        let scratch = || (vec![0.0; STRIP * padded(s)], vec![0.0; STRIP * c], [0.0; STRIP]);
-        for_each(strips * batch * heads, scratch, |(scores, values, sums), task| {
-            // The last strips have the most keys and come first.
-            let (strip, b, h) = (strips - 1 - task / (batch * heads), task / heads % batch, task % heads);
-            let queries = range(strip, STRIP, s);
-            let (n, keys) = (queries.len(), queries.end);
-            let ld = padded(keys);
-            let scores = &mut scores[..n * ld];
-            let (values, sums) = (&mut values[..n * c], &mut sums[..n]);
-            let q = inputs.queries(inputs.q, b, h).rows(queries.clone());
-            let at = (b * heads + h) * s;
-            // SAFETY: the queries of a strip are its own.
-            let log_sum_exp = unsafe { log_sum_exp.part(at + queries.start..at + queries.end) };
-
-            matmul(q, shape.keys_t(&keys_t, b, h).cols(0..keys), strip_view(scores, keys, ld));
-            softmax(scores, ld, queries.start, shape.scale(), sums, log_sum_exp);
-            let weights = View::new(scores, [n, keys], ld);
-            matmul(weights, inputs.keys(inputs.v, b, h).rows(0..keys), ViewMut::of_rows(values, c));
-            for ((query, values), sum) in queries.zip(values.chunks_exact(c)).zip(sums) {
-                let at = shape.at(b, query, h);
+        let scratch = || {
+            (
+                Recycled(zeros(STRIP * padded(s))),
+                vec![0.0; STRIP * c],
+                [0.0; STRIP],
+            )
+        };
+        for_each(
+            strips * batch * heads,
+            scratch,
+            |(scores, values, sums), task| {
+                // The last strips have the most keys and come first.
+                let (strip, b, h) = (
+                    strips - 1 - task / (batch * heads),
+                    task / heads % batch,
+                    task % heads,
+                );
+                let queries = range(strip, STRIP, s);
+                let (n, keys) = (queries.len(), queries.end);
+                let ld = padded(keys);
+                let scores = &mut scores[..n * ld];
+                let (values, sums) = (&mut values[..n * c], &mut sums[..n]);
+                let q = inputs.queries(inputs.q, b, h).rows(queries.clone());
+                let at = (b * heads + h) * s;
                 // SAFETY: the queries of a strip are its own.
-                let out = unsafe { out.part(at..at + c) };
-                let factor = 1.0 / *sum;
-                for (out, value) in out.iter_mut().zip(values) {
-                    *out = value * factor;
+                let log_sum_exp = unsafe { log_sum_exp.part(at + queries.start..at + queries.end) };
+
+                matmul(
+                    q,
+                    shape.keys_t(&keys_t, b, h).cols(0..keys),
+                    strip_view(scores, keys, ld),
+                );
+                softmax(scores, ld, queries.start, shape.scale(), sums, log_sum_exp);
+                let weights = View::new(scores, [n, keys], ld);
+                matmul(
+                    weights,
+                    inputs.keys(inputs.v, b, h).rows(0..keys),
+                    ViewMut::of_rows(values, c),
+                );
+                for ((query, values), sum) in queries.zip(values.chunks_exact(c)).zip(sums) {
+                    let at = shape.at(b, query, h);
+                    // SAFETY: the queries of a strip are its own.
+                    let out = unsafe { out.part(at..at + c) };
+                    scaled(out, values, 1.0 / *sum);
                 }
-            }
-        });
+            },
+        );
     }
     Output { out, log_sum_exp }
 }
@@ -107,18 +134,28 @@ pub fn forward(inputs: &Inputs) -> Output {
 pub fn backward(inputs: &Inputs, output: &Output, dout: &[f32]) -> Gradients {
     inputs.check();
     let shape = inputs.shape;
-    let Shape { batch, positions: s, heads, groups, width: c } = shape;
+    let Shape {
+        batch,
+        positions: s,
+        heads,
+        groups,
+        width: c,
+    } = shape;
     assert_eq!(dout.len(), inputs.q.len(), "dout: [B, S, H, C]");
     assert_eq!(output.out.len(), inputs.q.len(), "out: [B, S, H, C]");
-    assert_eq!(output.log_sum_exp.len(), batch * heads * s, "log_sum_exp: [B, H, S]");
+    assert_eq!(
+        output.log_sum_exp.len(),
+        batch * heads * s,
+        "log_sum_exp: [B, H, S]"
+    );
     let (keys_t, values_t) = (transposed(inputs.k, shape), transposed(inputs.v, shape));
-    let mut dq = vec![0.0; inputs.q.len()];
-    let (mut dk, mut dv) = (vec![0.0; inputs.k.len()], vec![0.0; inputs.v.len()]);
+    let mut dq = zeros(inputs.q.len());
+    let (mut dk, mut dv) = (zeros(inputs.k.len()), zeros(inputs.v.len()));
     {
         let dq = Disjoint::new(&mut dq);
         let (dk, dv) = (Disjoint::new(&mut dk), Disjoint::new(&mut dv));
         let strip = STRIP * padded(s);
-        let scratch = || (vec![0.0; strip], vec![0.0; strip], [0.0; STRIP]);
+        let scratch = || (Recycled(zeros(strip)), Recycled(zeros(strip)), [0.0; STRIP]);
         for_each(batch * groups, scratch, |(scores, dscores, delta), task| {
             let (b, g) = (task / groups, task % groups);
             for h in g * (heads / groups)..(g + 1) * (heads / groups) {
@@ -130,16 +167,30 @@ pub fn backward(inputs: &Inputs, output: &Output, dout: &[f32]) -> Gradients {
                     let delta = &mut delta[..n];
                     let q = inputs.queries(inputs.q, b, h).rows(queries.clone());
                     let dout_view = inputs.queries(dout, b, h).rows(queries.clone());
-                    for (delta, query) in delta.iter_mut().zip(queries.clone()) {
-                        let at = shape.at(b, query, h)..shape.at(b, query, h) + c;
-                        *delta = dot_product(&output.out[at.clone()], &dout[at]);
-                    }
+                    let at = shape.at(b, queries.start, h);
+                    dot_rows(&output.out[at..], &dout[at..], c, heads * c, delta);
                     let at = (b * heads + h) * s;
                     let log_sum_exp = &output.log_sum_exp[at + queries.start..at + queries.end];
 
-                    matmul(q, shape.keys_t(&keys_t, b, h).cols(0..keys), strip_view(scores, keys, ld));
-                    matmul(dout_view, shape.keys_t(&values_t, b, h).cols(0..keys), strip_view(dscores, keys, ld));
-                    softmax_backward(scores, dscores, ld, queries.start, shape.scale(), delta, log_sum_exp);
+                    matmul(
+                        q,
+                        shape.keys_t(&keys_t, b, h).cols(0..keys),
+                        strip_view(scores, keys, ld),
+                    );
+                    matmul(
+                        dout_view,
+                        shape.keys_t(&values_t, b, h).cols(0..keys),
+                        strip_view(dscores, keys, ld),
+                    );
+                    softmax_backward(
+                        scores,
+                        dscores,
+                        ld,
+                        queries.start,
+                        shape.scale(),
+                        delta,
+                        log_sum_exp,
+                    );
                     let weights = View::new(scores, [n, keys], ld);
                     let dscores = View::new(dscores, [n, keys], ld);
                     // SAFETY: a task owns the keys and values of its group, and the queries of its heads.
@@ -155,37 +206,70 @@ pub fn backward(inputs: &Inputs, output: &Output, dout: &[f32]) -> Gradients {
             }
         });
     }
-    Gradients { q: dq, k: dk, v: dv }
+    Gradients {
+        q: dq,
+        k: dk,
+        v: dv,
+    }
+}
+
+/// By the number of the last visible lane: zero up to it, negative infinity behind.
+static HIDDEN: [[f32; LANES]; LANES] = {
+    let mut hidden = [[0.0; LANES]; LANES];
+    let mut index = 0;
+    while index < LANES * LANES {
+        let (last, lane) = (index / LANES, index % LANES);
+        if lane > last {
+            hidden[last][lane] = f32::NEG_INFINITY;
+        }
+        index += 1;
+    }
+    hidden
+};
+
+/// Hides the keys behind query number `last` in its row of scores.
+///
+/// Returns the part of the row with visible keys, hidden ones in it being negative infinity, and the rest.
+#[inline(always)]
+fn hide(scores: &mut [f32], last: usize) -> (&mut [[f32; LANES]], &mut [[f32; LANES]]) {
+    let (chunks, _) = scores.as_chunks_mut::<LANES>();
+    let (visible, hidden) = chunks.split_at_mut((last / LANES + 1).min(chunks.len()));
+    if let Some(diagonal) = visible.last_mut() {
+        let (scores, hidden) = (*diagonal, HIDDEN[last % LANES]);
+        *diagonal = std::array::from_fn(|l| scores[l] + hidden[l]);
+    }
+    (visible, hidden)
 }
 
 vectorised! {
     /// Turns raw scores in rows of `ld`, the first of query number `first`, into exponentials that still have to be
     /// divided by `sums`; zero for keys behind the query.
     fn softmax(scores: &mut [f32], ld: usize, first: usize, scale: f32, sums: &mut [f32], log_sum_exp: &mut [f32]) {
-        let rows = scores.chunks_exact_mut(ld).zip(sums).zip(log_sum_exp);
-        for (row, ((scores, sum), log_sum_exp)) in rows.enumerate() {
-            let last = (first + row) as i32;
-            let (chunks, _) = scores.as_chunks_mut::<LANES>();
+        // Pass by pass: within one pass rows do not wait for one another.
+        for (row, (scores, max)) in scores.chunks_exact_mut(ld).zip(log_sum_exp.iter_mut()).enumerate() {
+            let (visible, hidden) = hide(scores, first + row);
+            hidden.as_flattened_mut().fill(0.0);
             let mut lanes = [f32::NEG_INFINITY; LANES];
-            for (index, chunk) in chunks.iter().enumerate() {
-                let left = last - (index * LANES) as i32;
+            for chunk in visible {
                 for l in 0..LANES {
-                    let score = if l as i32 <= left { chunk[l] } else { f32::NEG_INFINITY };
-                    lanes[l] = larger(score, lanes[l]);
+                    lanes[l] = larger(chunk[l], lanes[l]);
                 }
             }
-            let max = lanes.iter().fold(f32::NEG_INFINITY, |max, &x| larger(x, max)) * scale;
+            *max = max_lanes(lanes) * scale;
+        }
+        for (row, (scores, sum)) in scores.chunks_exact_mut(ld).zip(sums.iter_mut()).enumerate() {
+            let (max, visible) = (log_sum_exp[row], (first + row) / LANES + 1);
             let mut lanes = [0.0; LANES];
-            for (index, chunk) in chunks.iter_mut().enumerate() {
-                let left = last - (index * LANES) as i32;
+            for chunk in scores.as_chunks_mut::<LANES>().0.iter_mut().take(visible) {
                 for l in 0..LANES {
-                    let e = exp::<FMA>(fma::<FMA>(chunk[l], scale, -max));
-                    chunk[l] = if l as i32 <= left { e } else { 0.0 };
+                    chunk[l] = exp::<FMA>(fma::<FMA>(chunk[l], scale, -max));
                     lanes[l] += chunk[l];
                 }
             }
             *sum = sum_lanes(lanes);
-            *log_sum_exp = max + sum.ln();
+        }
+        for (log_sum_exp, sum) in log_sum_exp.iter_mut().zip(sums) {
+            *log_sum_exp += ln::<FMA>(*sum);
         }
     }
 
@@ -194,13 +278,13 @@ vectorised! {
         let rows = scores.chunks_exact_mut(ld).zip(dscores.chunks_exact_mut(ld));
         for (row, (scores, dscores)) in rows.enumerate() {
             let (delta, log_sum_exp) = (delta[row], log_sum_exp[row]);
-            let last = (first + row) as i32;
-            let chunks = scores.as_chunks_mut::<LANES>().0.iter_mut();
-            for (index, (scores, dscores)) in chunks.zip(dscores.as_chunks_mut::<LANES>().0).enumerate() {
-                let left = last - (index * LANES) as i32;
+            let (visible, hidden) = hide(scores, first + row);
+            hidden.as_flattened_mut().fill(0.0);
+            let (dvisible, dhidden) = dscores.as_chunks_mut::<LANES>().0.split_at_mut(visible.len());
+            dhidden.as_flattened_mut().fill(0.0);
+            for (scores, dscores) in visible.iter_mut().zip(dvisible) {
                 for l in 0..LANES {
-                    let e = exp::<FMA>(fma::<FMA>(scores[l], scale, -log_sum_exp));
-                    let weight = if l as i32 <= left { e } else { 0.0 };
+                    let weight = exp::<FMA>(fma::<FMA>(scores[l], scale, -log_sum_exp));
                     scores[l] = weight;
                     dscores[l] = weight * (dscores[l] - delta) * scale;
                 }
@@ -208,8 +292,11 @@ vectorised! {
         }
     }
 
-    fn dot_product(a: &[f32], b: &[f32]) -> f32 {
-        dot::<FMA>(a, b)
+    /// Dot products of rows of `width` that start `stride` apart.
+    fn dot_rows(a: &[f32], b: &[f32], width: usize, stride: usize, out: &mut [f32]) {
+        for ((out, a), b) in out.iter_mut().zip(a.chunks(stride)).zip(b.chunks(stride)) {
+            *out = dot::<FMA>(&a[..width], &b[..width]);
+        }
     }
 }
 
@@ -224,22 +311,29 @@ fn strip_view(scores: &mut [f32], keys: usize, ld: usize) -> ViewMut<'_> {
 }
 
 /// Keys or values as `[B, G, C, S']` with `S'` [`padded`]: the layout that products with them read fastest.
-fn transposed(keys: &[f32], shape: Shape) -> Vec<f32> {
-    let Shape { batch, positions: s, groups, width: c, .. } = shape;
+fn transposed(keys: &[f32], shape: Shape) -> Recycled {
+    let Shape {
+        batch,
+        positions: s,
+        groups,
+        width: c,
+        ..
+    } = shape;
     let ld = padded(s);
-    let mut out = vec![0.0; batch * groups * c * ld];
+    let mut out = Recycled(zeros(batch * groups * c * ld));
     let parts = Disjoint::new(&mut out);
-    for_each(batch * groups, || (), |(), task| {
-        let (b, g) = (task / groups, task % groups);
-        // SAFETY: one part a task.
-        let part = unsafe { parts.part(task * c * ld..(task + 1) * c * ld) };
-        for position in 0..s {
-            let at = shape.key_at(b, position, g);
-            for (channel, value) in keys[at..at + c].iter().enumerate() {
-                part[channel * ld + position] = *value;
-            }
-        }
-    });
+    let tasks = if s == 0 { 0 } else { batch * groups };
+    for_each(
+        tasks,
+        || (),
+        |(), task| {
+            let (b, g) = (task / groups, task % groups);
+            // SAFETY: one part a task.
+            let part = unsafe { parts.part(task * c * ld..(task + 1) * c * ld) };
+            let keys = View::new(&keys[shape.key_at(b, 0, g)..], [s, c], groups * c);
+            transpose(keys, part, ld);
+        },
+    );
     out
 }
 
@@ -269,26 +363,55 @@ impl Shape {
 
 impl Inputs<'_> {
     fn check(&self) {
-        let Shape { batch, positions, heads, groups, width } = self.shape;
+        let Shape {
+            batch,
+            positions,
+            heads,
+            groups,
+            width,
+        } = self.shape;
         assert!(
             groups > 0 && heads.is_multiple_of(groups) && width > 0,
             "query heads are a multiple of key-value heads"
         );
-        assert_eq!(self.q.len(), batch * positions * heads * width, "q: [B, S, H, C]");
-        assert_eq!(self.k.len(), batch * positions * groups * width, "k: [B, S, G, C]");
-        assert_eq!(self.v.len(), batch * positions * groups * width, "v: [B, S, G, C]");
+        assert_eq!(
+            self.q.len(),
+            batch * positions * heads * width,
+            "q: [B, S, H, C]"
+        );
+        assert_eq!(
+            self.k.len(),
+            batch * positions * groups * width,
+            "k: [B, S, G, C]"
+        );
+        assert_eq!(
+            self.v.len(),
+            batch * positions * groups * width,
+            "v: [B, S, G, C]"
+        );
     }
 
     /// One head of a `[B, S, H, C]` slice, as `[S, C]`.
     fn queries<'a>(&self, all: &'a [f32], b: usize, h: usize) -> View<'a> {
-        let Shape { positions, heads, width, .. } = self.shape;
+        let Shape {
+            positions,
+            heads,
+            width,
+            ..
+        } = self.shape;
         let at = self.shape.at(b, 0, h).min(all.len());
         View::new(&all[at..], [positions, width], heads * width)
     }
 
     /// The key-value head of head `h` in a `[B, S, G, C]` slice, as `[S, C]`.
     fn keys<'a>(&self, all: &'a [f32], b: usize, h: usize) -> View<'a> {
-        let Shape { positions, heads, groups, width, .. } = self.shape;
+        let Shape {
+            positions,
+            heads,
+            groups,
+            width,
+            ..
+        } = self.shape;
         let at = self.shape.key_at(b, 0, h / (heads / groups)).min(all.len());
         View::new(&all[at..], [positions, width], groups * width)
     }

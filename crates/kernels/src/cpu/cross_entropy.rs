@@ -8,8 +8,10 @@ use std::ops::Range;
 
 use super::{
     linear::{View, ViewMut, matmul, matmul_add, matmul_parallel},
-    math::{self, dot, exp, sum_exp},
-    parallel::{Disjoint, Unwritten, for_each, for_each_range, range},
+    math::{self, LANES, dot, exp, sum_exp},
+    memory::{Recycled, Unwritten, zeros},
+    parallel::{Disjoint, for_each, for_each_range, range},
+    transpose::transpose,
 };
 
 /// Sizes of one call.
@@ -44,7 +46,7 @@ pub struct Inputs<'a> {
 #[derive(Debug, Clone)]
 pub struct Saved {
     /// Logits, `[T, V]`, if they are not too many.
-    logits: Option<Vec<f32>>,
+    logits: Option<Recycled>,
     /// Logarithm of the sum of exponentials of every token's logits, `[T]`.
     log_sum_exp: Vec<f32>,
 }
@@ -55,15 +57,22 @@ const KEEP_BYTES: usize = 64 << 20;
 const CHUNK: usize = 1 << 22;
 /// Tokens of a tile.
 const TILE_TOKENS: usize = 256;
+/// Tokens of one task of the forward, where the vocabulary alone makes enough tasks.
+const TASK_TOKENS: usize = 1024;
 /// Vocabulary of a tile at most.
 const TILE_IDS: usize = 512;
-/// Tiles that a small vocabulary is cut into, so that all threads have work.
+/// Tiles that few tokens or a small vocabulary are cut into, so that all threads have work.
 const TILES: usize = 8;
 
 /// `loss_t = sum_j weight_tj * -log softmax(x_t head^T)[id_tj]`, `[T]`, and what the backward needs if `keep`.
 pub fn forward(inputs: &Inputs, keep: bool) -> (Vec<f32>, Option<Saved>) {
     inputs.check();
-    let Shape { tokens: t, model: d, vocabulary: v, targets: j } = inputs.shape;
+    let Shape {
+        tokens: t,
+        model: d,
+        vocabulary: v,
+        targets: j,
+    } = inputs.shape;
     let keep_logits = keep && t * v * size_of::<f32>() <= KEEP_BYTES;
     let kept = if keep_logits { t * v } else { 0 };
     let mut logits = Unwritten::new(kept);
@@ -71,38 +80,62 @@ pub fn forward(inputs: &Inputs, keep: bool) -> (Vec<f32>, Option<Saved>) {
     {
         let logits = Disjoint::new(logits.memory(kept));
         let partial = Disjoint::new(&mut partial);
-        let token_tiles = t.div_ceil(TILE_TOKENS);
-        let tile = if keep_logits { 0 } else { TILE_TOKENS * TILE_IDS };
-        let scratch = || vec![0.0; tile];
-        for_each(v.div_ceil(TILE_IDS) * token_tiles, scratch, |tile, task| {
-            let (id_tile, token_tile) = (task / token_tiles, task % token_tiles);
+        let id_tiles = v.div_ceil(TILE_IDS);
+        let tokens_of_task = if id_tiles < TILES {
+            TILE_TOKENS
+        } else {
+            TASK_TOKENS
+        };
+        let token_tasks = t.div_ceil(tokens_of_task);
+        let tile = if keep_logits {
+            0
+        } else {
+            TILE_TOKENS * TILE_IDS
+        };
+        let head_stride = TILE_IDS + LANES;
+        let scratch = || (Recycled(zeros(tile)), Recycled(zeros(d * head_stride)));
+        for_each(id_tiles * token_tasks, scratch, |(tile, head_t), task| {
+            let (id_tile, token_task) = (task / token_tasks, task % token_tasks);
             let ids = range(id_tile, TILE_IDS, v);
-            let tokens = range(token_tile, TILE_TOKENS, t);
-            let (n, m) = (tokens.len(), ids.len());
-            let x = View::of_rows(inputs.x, d).rows(tokens.clone());
-            let head = View::of_rows(inputs.head, d).rows(ids.clone());
-            // SAFETY: one part a task.
-            let partial =
-                unsafe { partial.part(id_tile * t + tokens.start..id_tile * t + tokens.end) };
-            if keep_logits {
-                let at = tokens.start * v + ids.start;
+            let tokens_of_task = range(token_task, tokens_of_task, t);
+            let m = ids.len();
+            // A transposed copy for all of the task's tokens, as the product reads it fastest.
+            transpose(
+                View::of_rows(inputs.head, d).rows(ids.clone()),
+                head_t,
+                head_stride,
+            );
+            let head_t = View::new(head_t, [d, m], head_stride);
+            for index in 0..tokens_of_task.len().div_ceil(TILE_TOKENS) {
+                let tokens = range(index, TILE_TOKENS, tokens_of_task.len());
+                let tokens = tokens_of_task.start + tokens.start..tokens_of_task.start + tokens.end;
+                let n = tokens.len();
+                let x = View::of_rows(inputs.x, d).rows(tokens.clone());
                 // SAFETY: tiles do not overlap.
-                matmul(x, head.t(), unsafe { logits.view(at, [n, m], v) });
-                for (row, partial) in partial.iter_mut().enumerate() {
-                    let at = at + row * v;
-                    // SAFETY: the product has written the rows of its tile.
-                    *partial = reduce(unsafe { logits.written(at..at + m) });
-                }
-            } else {
-                let tile = &mut tile[..n * m];
-                matmul(x, head.t(), ViewMut::of_rows(tile, m));
-                for (row, partial) in tile.chunks_exact(m).zip(partial) {
-                    *partial = reduce(row);
+                let partial =
+                    unsafe { partial.part(id_tile * t + tokens.start..id_tile * t + tokens.end) };
+                if keep_logits {
+                    let at = tokens.start * v + ids.start;
+                    // SAFETY: tiles do not overlap.
+                    matmul(x, head_t, unsafe { logits.view(at, [n, m], v) });
+                    for (row, partial) in partial.iter_mut().enumerate() {
+                        let at = at + row * v;
+                        // SAFETY: the product has written the rows of its tile.
+                        *partial = reduce(unsafe { logits.written(at..at + m) });
+                    }
+                } else {
+                    let tile = &mut tile[..n * m];
+                    matmul(x, head_t, ViewMut::of_rows(tile, m));
+                    for (row, partial) in tile.chunks_exact(m).zip(partial) {
+                        *partial = reduce(row);
+                    }
                 }
             }
         });
     }
-    let log_sum_exp: Vec<f32> = (0..t).map(|token| Partial::log_sum(partial[token..].iter().step_by(t))).collect();
+    let log_sum_exp: Vec<f32> = (0..t)
+        .map(|token| Partial::log_sum(partial[token..].iter().step_by(t)))
+        .collect();
     let mut loss = vec![0.0; t];
     let parts = Disjoint::new(&mut loss);
     for_each_range(t, TILE_TOKENS, |tokens| {
@@ -111,17 +144,21 @@ pub fn forward(inputs: &Inputs, keep: bool) -> (Vec<f32>, Option<Saved>) {
         for (loss, token) in loss.iter_mut().zip(tokens) {
             let x = &inputs.x[token * d..(token + 1) * d];
             let targets = token * j..(token + 1) * j;
-            for (&id, &weight) in inputs.ids[targets.clone()].iter().zip(&inputs.weights[targets]) {
+            for (&id, &weight) in inputs.ids[targets.clone()]
+                .iter()
+                .zip(&inputs.weights[targets])
+            {
                 if weight != 0.0 {
                     let id = id as usize;
-                    *loss += weight * (log_sum_exp[token] - dot_product(x, &inputs.head[id * d..(id + 1) * d]));
+                    *loss += weight
+                        * (log_sum_exp[token] - dot_product(x, &inputs.head[id * d..(id + 1) * d]));
                 }
             }
         }
     });
     let saved = keep.then(|| Saved {
         // SAFETY: tiles cover all logits.
-        logits: keep_logits.then(|| unsafe { logits.written(kept) }),
+        logits: keep_logits.then(|| Recycled(unsafe { logits.written(kept) })),
         log_sum_exp,
     });
     (loss, saved)
@@ -131,12 +168,27 @@ pub fn forward(inputs: &Inputs, keep: bool) -> (Vec<f32>, Option<Saved>) {
 /// gradient of its losses, `dloss: [T]`.
 pub fn backward(inputs: &Inputs, saved: &Saved, dloss: &[f32]) -> (Vec<f32>, Vec<f32>) {
     inputs.check();
-    let Shape { tokens: t, model: d, vocabulary: v, .. } = inputs.shape;
+    let Shape {
+        tokens: t,
+        model: d,
+        vocabulary: v,
+        ..
+    } = inputs.shape;
     assert_eq!(dloss.len(), t, "dloss: [T]");
-    assert_eq!(saved.log_sum_exp.len(), t, "saved by a forward of these shapes");
-    let (mut dx, mut dhead) = (vec![0.0; t * d], vec![0.0; v * d]);
+    assert_eq!(
+        saved.log_sum_exp.len(),
+        t,
+        "saved by a forward of these shapes"
+    );
+    let (mut dx, mut dhead) = (zeros(t * d), zeros(v * d));
     let pass = |tokens: Range<usize>, logits: &[f32], dx: &mut [f32], dhead: &mut [f32]| {
-        let chunk = Chunk { inputs, log_sum_exp: &saved.log_sum_exp, dloss, tokens, logits };
+        let chunk = Chunk {
+            inputs,
+            log_sum_exp: &saved.log_sum_exp,
+            dloss,
+            tokens,
+            logits,
+        };
         chunk.backward_x(dx);
         chunk.backward_head(dhead);
     };
@@ -146,13 +198,22 @@ pub fn backward(inputs: &Inputs, saved: &Saved, dloss: &[f32]) -> (Vec<f32>, Vec
         return (dx, dhead);
     }
     let size = (CHUNK / v).clamp(1, t.max(1));
-    let mut logits = vec![0.0; size * v];
+    let mut logits = Recycled(zeros(size * v));
     for index in 0..t.div_ceil(size) {
         let tokens = range(index, size, t);
         let logits = &mut logits[..tokens.len() * v];
         let x = View::of_rows(inputs.x, d).rows(tokens.clone());
-        matmul_parallel(x, View::of_rows(inputs.head, d).t(), ViewMut::of_rows(logits, v));
-        pass(tokens.clone(), logits, &mut dx[tokens.start * d..tokens.end * d], &mut dhead);
+        matmul_parallel(
+            x,
+            View::of_rows(inputs.head, d).t(),
+            ViewMut::of_rows(logits, v),
+        );
+        pass(
+            tokens.clone(),
+            logits,
+            &mut dx[tokens.start * d..tokens.end * d],
+            &mut dhead,
+        );
     }
     (dx, dhead)
 }
@@ -169,10 +230,19 @@ struct Chunk<'a> {
 impl Chunk<'_> {
     /// Adds to the gradient of the chunk's tokens.
     fn backward_x(&self, dx: &mut [f32]) {
-        let Shape { model: d, vocabulary: v, .. } = self.inputs.shape;
+        let Shape {
+            model: d,
+            vocabulary: v,
+            ..
+        } = self.inputs.shape;
         let dx = Disjoint::new(dx);
-        let block = TILE_TOKENS / 2;
-        let scratch = || vec![0.0; block * TILE_IDS.min(v)];
+        let block = self
+            .tokens
+            .len()
+            .div_ceil(TILES)
+            .next_multiple_of(16)
+            .min(TILE_TOKENS);
+        let scratch = || Recycled(zeros(block * TILE_IDS.min(v)));
         for_each(self.tokens.len().div_ceil(block), scratch, |tile, task| {
             let tokens = range(task, block, self.tokens.len());
             for index in 0..v.div_ceil(TILE_IDS) {
@@ -182,17 +252,23 @@ impl Chunk<'_> {
                 let tile = View::of_rows(tile, ids.len());
                 let head = View::of_rows(self.inputs.head, d).rows(ids);
                 // SAFETY: blocks of tokens do not overlap.
-                matmul_add(tile, head, unsafe { dx.view(tokens.start * d, [tokens.len(), d], d) });
+                matmul_add(tile, head, unsafe {
+                    dx.view(tokens.start * d, [tokens.len(), d], d)
+                });
             }
         });
     }
 
     /// Adds to the gradient of the head.
     fn backward_head(&self, dhead: &mut [f32]) {
-        let Shape { model: d, vocabulary: v, .. } = self.inputs.shape;
+        let Shape {
+            model: d,
+            vocabulary: v,
+            ..
+        } = self.inputs.shape;
         let dhead = Disjoint::new(dhead);
         let size = v.div_ceil(TILES).next_multiple_of(16).min(TILE_IDS);
-        let scratch = || vec![0.0; TILE_TOKENS * size];
+        let scratch = || Recycled(zeros(TILE_TOKENS * size));
         let x = View::of_rows(self.inputs.x, d).rows(self.tokens.clone());
         for_each(v.div_ceil(size), scratch, |tile, task| {
             let ids = range(task, size, v);
@@ -210,7 +286,11 @@ impl Chunk<'_> {
 
     /// Gradients of the logits of `ids` for `tokens` of the chunk.
     fn dlogits(&self, tokens: Range<usize>, ids: Range<usize>, out: &mut [f32]) {
-        let Shape { vocabulary: v, targets: j, .. } = self.inputs.shape;
+        let Shape {
+            vocabulary: v,
+            targets: j,
+            ..
+        } = self.inputs.shape;
         for (token, out) in tokens.zip(out.chunks_exact_mut(ids.len())) {
             let logits = &self.logits[token * v + ids.start..token * v + ids.end];
             let token = self.tokens.start + token;
@@ -229,7 +309,12 @@ impl Chunk<'_> {
 
 impl Inputs<'_> {
     fn check(&self) {
-        let Shape { tokens, model, vocabulary, targets } = self.shape;
+        let Shape {
+            tokens,
+            model,
+            vocabulary,
+            targets,
+        } = self.shape;
         assert!(model > 0 && vocabulary > 0, "widths above zero");
         assert_eq!(self.x.len(), tokens * model, "x: [T, D]");
         assert_eq!(self.head.len(), vocabulary * model, "head: [V, D]");
@@ -249,7 +334,9 @@ struct Partial {
 impl Partial {
     /// Logarithm of the sum over tiles.
     fn log_sum<'a>(tiles: impl Iterator<Item = &'a Self> + Clone) -> f32 {
-        let max = tiles.clone().fold(f32::NEG_INFINITY, |max, tile| max.max(tile.max));
+        let max = tiles
+            .clone()
+            .fold(f32::NEG_INFINITY, |max, tile| max.max(tile.max));
         let sum: f32 = tiles.map(|tile| tile.sum * (tile.max - max).exp()).sum();
         max + sum.ln()
     }

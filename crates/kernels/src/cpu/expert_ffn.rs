@@ -7,9 +7,10 @@ use std::{cmp::Reverse, mem::MaybeUninit, ops::Range};
 
 use super::{
     groups::Groups,
-    linear::{View, ViewMut, matmul, matmul_add, matmul_parallel},
+    linear::{View, ViewMut, matmul, matmul_by_transposed, matmul_parallel, transposed_len},
     math::add_scaled,
-    parallel::{Disjoint, Unwritten, for_each, for_each_range, range},
+    memory::{Recycled, Unwritten, zeros},
+    parallel::{Disjoint, for_each, for_each_range, range},
     swiglu,
 };
 
@@ -53,9 +54,9 @@ pub struct Saved {
     /// Routed rows by expert.
     groups: Groups,
     /// Gate pre-activations of the sorted rows, `[R, F]`.
-    gate: Vec<f32>,
+    gate: Recycled,
     /// Up activations of the sorted rows, `[R, F]`.
-    up: Vec<f32>,
+    up: Recycled,
 }
 
 /// Which gradients [`backward`] computes.
@@ -99,7 +100,12 @@ const COMBINE_TOKENS: usize = 64;
 /// `y_t = sum_k gate_tk * down_e(silu(x_t gate_e) * (x_t up_e))`, `[T, D]`, and what the backward needs if `keep`.
 pub fn forward(inputs: &Inputs, keep: bool) -> (Vec<f32>, Option<Saved>) {
     inputs.check();
-    let Shape { model: d, hidden: f, experts, .. } = inputs.shape;
+    let Shape {
+        model: d,
+        hidden: f,
+        experts,
+        ..
+    } = inputs.shape;
     let groups = Groups::new(inputs.experts, experts);
     let r = groups.order.len();
     let blocks = Block::of_groups(&groups);
@@ -108,15 +114,28 @@ pub fn forward(inputs: &Inputs, keep: bool) -> (Vec<f32>, Option<Saved>) {
     let (mut gate, mut up) = (Unwritten::new(kept), Unwritten::new(kept));
     let mut y_rows = Unwritten::new(r * d);
     {
-        let (gate, up) = (Disjoint::new(gate.memory(kept)), Disjoint::new(up.memory(kept)));
+        let (gate, up) = (
+            Disjoint::new(gate.memory(kept)),
+            Disjoint::new(up.memory(kept)),
+        );
         let y_rows = Disjoint::new(y_rows.memory(r * d));
-        let longest = blocks.iter().map(|block| block.rows.len()).max().unwrap_or(0);
+        let longest = blocks
+            .iter()
+            .map(|block| block.rows.len())
+            .max()
+            .unwrap_or(0);
         let scratch = || Scratch::<4>::new([longest * d, longest * f, longest * f, longest * f]);
         for_each(blocks.len(), scratch, |scratch, task| {
             let Block { expert, rows } = blocks[task].clone();
             let n = rows.len();
             let [x, h, gate_rows, up_rows] = scratch.take([n * d, n * f, n * f, n * f]);
-            gather(inputs.x, d, &groups.order[rows.clone()], inputs.shape.top_k, x);
+            gather(
+                inputs.x,
+                d,
+                &groups.order[rows.clone()],
+                inputs.shape.top_k,
+                x,
+            );
             let x = View::of_rows(x, d);
             let (gate_w, up_w, down_w) = inputs.weights(expert);
 
@@ -140,11 +159,11 @@ pub fn forward(inputs: &Inputs, keep: bool) -> (Vec<f32>, Option<Saved>) {
         });
     }
     // SAFETY: blocks cover all rows.
-    let y_rows = unsafe { y_rows.written(r * d) };
+    let y_rows = Recycled(unsafe { y_rows.written(r * d) });
     let y = combine(&y_rows, d, &groups, inputs.shape, Some(inputs.gates));
     let saved = keep.then(|| {
         // SAFETY: blocks cover all rows, and with `keep` each wrote its part of both.
-        let (gate, up) = unsafe { (gate.written(kept), up.written(kept)) };
+        let [gate, up] = [gate, up].map(|buffer| Recycled(unsafe { buffer.written(kept) }));
         Saved { groups, gate, up }
     });
     (y, saved)
@@ -153,11 +172,20 @@ pub fn forward(inputs: &Inputs, keep: bool) -> (Vec<f32>, Option<Saved>) {
 /// Gradients of what [`forward`] computed from the same `inputs`, given that of its result, `dy: [T, D]`.
 pub fn backward(inputs: &Inputs, saved: &Saved, dy: &[f32], needs: Needs) -> Gradients {
     inputs.check();
-    let Shape { tokens, top_k, model: d, hidden: f, experts } = inputs.shape;
+    let Shape {
+        tokens,
+        top_k,
+        model: d,
+        hidden: f,
+        experts,
+    } = inputs.shape;
     assert_eq!(dy.len(), tokens * d, "dy: [T, D]");
     let groups = &saved.groups;
     let r = groups.order.len();
-    assert!(r == tokens * top_k && saved.gate.len() == r * f, "saved by a forward of these shapes");
+    assert!(
+        r == tokens * top_k && saved.gate.len() == r * f,
+        "saved by a forward of these shapes"
+    );
 
     let rows_len = if needs.x { r * d } else { 0 };
     let weights_len = if needs.weights { experts * d * f } else { 0 };
@@ -165,8 +193,9 @@ pub fn backward(inputs: &Inputs, saved: &Saved, dy: &[f32], needs: Needs) -> Gra
     let mut dweights = [(); 3].map(|()| Unwritten::new(weights_len));
     let mut dgates_sorted = vec![0.0; r];
     {
-        let [dgate_w, dup_w, ddown_w] =
-            dweights.each_mut().map(|buffer| Disjoint::new(buffer.memory(weights_len)));
+        let [dgate_w, dup_w, ddown_w] = dweights
+            .each_mut()
+            .map(|buffer| Disjoint::new(buffer.memory(weights_len)));
         let pass = Backward {
             inputs,
             saved,
@@ -183,7 +212,7 @@ pub fn backward(inputs: &Inputs, saved: &Saved, dy: &[f32], needs: Needs) -> Gra
     Gradients {
         x: needs.x.then(|| {
             // SAFETY: the pass covers all rows.
-            let dx_rows = unsafe { dx_rows.written(rows_len) };
+            let dx_rows = Recycled(unsafe { dx_rows.written(rows_len) });
             combine(&dx_rows, d, groups, inputs.shape, None)
         }),
         weights: needs.weights.then(|| {
@@ -230,12 +259,22 @@ struct RowScratch<'a> {
 
 impl<'a> RowScratch<'a> {
     fn sizes(n: usize, shape: Shape) -> [usize; 5] {
-        let Shape { model: d, hidden: f, .. } = shape;
+        let Shape {
+            model: d,
+            hidden: f,
+            ..
+        } = shape;
         [n * d, n * d, n * f, n * f, n * f]
     }
 
     fn new([x, dy, h, dgate, dup]: [&'a mut [f32]; 5]) -> Self {
-        Self { x, dy, h, dgate, dup }
+        Self {
+            x,
+            dy,
+            h,
+            dgate,
+            dup,
+        }
     }
 }
 
@@ -257,11 +296,14 @@ impl Backward<'_> {
         small.sort_by_key(|block| Reverse(block.rows.len()));
         let longest = small.first().map_or(0, |block| block.rows.len());
         let shape = self.inputs.shape;
-        let scratch = || Scratch::<5>::new(RowScratch::sizes(longest, shape));
-        for_each(small.len(), scratch, |scratch, task| {
+        let scratch = || {
+            let rows = Scratch::<5>::new(RowScratch::sizes(longest, shape));
+            (rows, self.weight_scratch())
+        };
+        for_each(small.len(), scratch, |(scratch, weight), task| {
             let Block { expert, rows } = small[task].clone();
             let mut parts = RowScratch::new(scratch.take(RowScratch::sizes(rows.len(), shape)));
-            self.rows(expert, rows, &mut parts);
+            self.rows(expert, rows, &mut parts, weight);
             if self.needs.weights {
                 self.weights(expert, &parts, matmul);
             }
@@ -274,27 +316,54 @@ impl Backward<'_> {
         let mut parts = scratch.take(RowScratch::sizes(rows.len(), shape));
         {
             let parts = parts.each_mut().map(|part| Disjoint::new(part));
-            for_each_range(rows.len(), BLOCK_ROWS, |block| {
-                let from = RowScratch::sizes(block.start, shape);
-                let to = RowScratch::sizes(block.end, shape);
-                // SAFETY: blocks of rows do not overlap.
-                let part = |i: usize| unsafe { parts[i].part(from[i]..to[i]) };
-                let mut parts = RowScratch::new(std::array::from_fn(part));
-                let rows = rows.start + block.start..rows.start + block.end;
-                self.rows(expert, rows, &mut parts);
-            });
+            let blocks = rows.len().div_ceil(BLOCK_ROWS);
+            for_each(
+                blocks,
+                || self.weight_scratch(),
+                |weight, block| {
+                    let block = range(block, BLOCK_ROWS, rows.len());
+                    let from = RowScratch::sizes(block.start, shape);
+                    let to = RowScratch::sizes(block.end, shape);
+                    // SAFETY: blocks of rows do not overlap.
+                    let part = |i: usize| unsafe { parts[i].part(from[i]..to[i]) };
+                    let mut parts = RowScratch::new(std::array::from_fn(part));
+                    let rows = rows.start + block.start..rows.start + block.end;
+                    self.rows(expert, rows, &mut parts, weight);
+                },
+            );
         }
         if self.needs.weights {
             self.weights(expert, &RowScratch::new(parts), matmul_parallel);
         }
     }
 
+    /// Room for one transposed weight.
+    fn weight_scratch(&self) -> Recycled {
+        let Shape {
+            model: d,
+            hidden: f,
+            ..
+        } = self.inputs.shape;
+        Recycled(zeros(transposed_len([d, f]).max(transposed_len([f, d]))))
+    }
+
     /// Gradients that belong to rows: those of the activations (into scratch), of the gates and of the tokens.
-    fn rows(&self, expert: usize, rows: Range<usize>, scratch: &mut RowScratch) {
+    fn rows(
+        &self,
+        expert: usize,
+        rows: Range<usize>,
+        scratch: &mut RowScratch,
+        weight: &mut [f32],
+    ) {
         if rows.is_empty() {
             return;
         }
-        let Shape { top_k, model: d, hidden: f, .. } = self.inputs.shape;
+        let Shape {
+            top_k,
+            model: d,
+            hidden: f,
+            ..
+        } = self.inputs.shape;
         let n = rows.len();
         let (gate_w, up_w, down_w) = self.inputs.weights(expert);
         let positions = &self.saved.groups.order[rows.clone()];
@@ -302,10 +371,13 @@ impl Backward<'_> {
         if self.needs.weights {
             gather(self.inputs.x, d, positions, top_k, scratch.x);
         }
-        matmul(View::of_rows(scratch.dy, d), down_w.t(), ViewMut::of_rows(scratch.dup, f));
+        let dy = View::of_rows(scratch.dy, d);
+        matmul_by_transposed(dy, down_w, weight, ViewMut::of_rows(scratch.dup, f), false);
 
-        let weights: Vec<f32> =
-            positions.iter().map(|&position| self.inputs.gates[position as usize]).collect();
+        let weights: Vec<f32> = positions
+            .iter()
+            .map(|&position| self.inputs.gates[position as usize])
+            .collect();
         let saved = rows.start * f..rows.end * f;
         swiglu::backward(
             &self.saved.gate[saved.clone()],
@@ -320,43 +392,81 @@ impl Backward<'_> {
         if self.needs.x {
             // SAFETY: rows of a block are its own.
             let mut dx = unsafe { self.dx_rows.view(rows.start * d, [n, d], d) };
-            matmul(View::of_rows(scratch.dgate, f), gate_w.t(), dx.reborrow());
+            let (dgate, dup) = (
+                View::of_rows(scratch.dgate, f),
+                View::of_rows(scratch.dup, f),
+            );
+            matmul_by_transposed(dgate, gate_w, weight, dx.reborrow(), false);
             // SAFETY: written by the product above.
             let dx = unsafe { dx.assume_written() };
-            matmul_add(View::of_rows(scratch.dup, f), up_w.t(), dx);
+            matmul_by_transposed(dup, up_w, weight, dx, true);
         }
     }
 
     /// Gradients of one expert's weights from the scratch of all of its rows.
     fn weights(&self, expert: usize, scratch: &RowScratch, matmul: fn(View, View, ViewMut)) {
-        let Shape { model: d, hidden: f, .. } = self.inputs.shape;
+        let Shape {
+            model: d,
+            hidden: f,
+            ..
+        } = self.inputs.shape;
         let x = View::of_rows(scratch.x, d).t();
         let at = expert * d * f;
         // SAFETY: the weights of an expert are its own.
         unsafe {
-            matmul(x, View::of_rows(scratch.dgate, f), self.dgate_w.view(at, [d, f], f));
-            matmul(x, View::of_rows(scratch.dup, f), self.dup_w.view(at, [d, f], f));
+            matmul(
+                x,
+                View::of_rows(scratch.dgate, f),
+                self.dgate_w.view(at, [d, f], f),
+            );
+            matmul(
+                x,
+                View::of_rows(scratch.dup, f),
+                self.dup_w.view(at, [d, f], f),
+            );
             let h = View::of_rows(scratch.h, f).t();
-            matmul(h, View::of_rows(scratch.dy, d), self.ddown_w.view(at, [f, d], d));
+            matmul(
+                h,
+                View::of_rows(scratch.dy, d),
+                self.ddown_w.view(at, [f, d], d),
+            );
         }
     }
 }
 
 impl<'a> Inputs<'a> {
     fn check(&self) {
-        let Shape { tokens, top_k, model, hidden, experts } = self.shape;
+        let Shape {
+            tokens,
+            top_k,
+            model,
+            hidden,
+            experts,
+        } = self.shape;
         assert!(model > 0 && hidden > 0, "widths above zero");
         assert_eq!(self.x.len(), tokens * model, "x: [T, D]");
-        assert_eq!(self.gate_w.len(), experts * model * hidden, "gate_w: [E, D, F]");
+        assert_eq!(
+            self.gate_w.len(),
+            experts * model * hidden,
+            "gate_w: [E, D, F]"
+        );
         assert_eq!(self.up_w.len(), experts * model * hidden, "up_w: [E, D, F]");
-        assert_eq!(self.down_w.len(), experts * hidden * model, "down_w: [E, F, D]");
+        assert_eq!(
+            self.down_w.len(),
+            experts * hidden * model,
+            "down_w: [E, F, D]"
+        );
         assert_eq!(self.experts.len(), tokens * top_k, "experts: [T, K]");
         assert_eq!(self.gates.len(), tokens * top_k, "gates: [T, K]");
     }
 
     /// Gate, up and down projection of one expert.
     fn weights(&self, expert: usize) -> (View<'a>, View<'a>, View<'a>) {
-        let Shape { model: d, hidden: f, .. } = self.shape;
+        let Shape {
+            model: d,
+            hidden: f,
+            ..
+        } = self.shape;
         let at = expert * d * f..(expert + 1) * d * f;
         (
             View::of_rows(&self.gate_w[at.clone()], f),
@@ -391,17 +501,19 @@ impl Block {
 }
 
 /// Buffers of one worker, reused from task to task.
-struct Scratch<const N: usize>([Vec<f32>; N]);
+struct Scratch<const N: usize>([Recycled; N]);
 
 impl<const N: usize> Scratch<N> {
     fn new(sizes: [usize; N]) -> Self {
-        Self(sizes.map(|size| vec![0.0; size]))
+        Self(sizes.map(|size| Recycled(zeros(size))))
     }
 
     /// The first elements of every buffer.
     fn take(&mut self, sizes: [usize; N]) -> [&mut [f32]; N] {
         let mut sizes = sizes.into_iter();
-        self.0.each_mut().map(|buffer| &mut buffer[..sizes.next().unwrap_or(0)])
+        self.0
+            .each_mut()
+            .map(|buffer| &mut buffer[..sizes.next().unwrap_or(0)])
     }
 }
 
@@ -414,10 +526,16 @@ fn gather(x: &[f32], d: usize, positions: &[u32], top_k: usize, out: &mut [f32])
 }
 
 /// Sums the sorted `rows: [R, D]` of every token, weighted by `weights: [T, K]` or 1, in the order of its slots.
-fn combine(rows: &[f32], d: usize, groups: &Groups, shape: Shape, weights: Option<&[f32]>) -> Vec<f32> {
+fn combine(
+    rows: &[f32],
+    d: usize,
+    groups: &Groups,
+    shape: Shape,
+    weights: Option<&[f32]>,
+) -> Vec<f32> {
     let k = shape.top_k;
     let place = groups.inverse();
-    let mut y = vec![0.0; shape.tokens * d];
+    let mut y = zeros(shape.tokens * d);
     let out = Disjoint::new(&mut y);
     for_each_range(shape.tokens, COMBINE_TOKENS, |tokens| {
         for token in tokens {

@@ -2,7 +2,10 @@
 
 use std::{marker::PhantomData, ops::Range};
 
-use super::parallel::{for_each, range};
+use super::{
+    parallel::{for_each, range},
+    transpose::transpose,
+};
 
 /// A matrix to read: any two strides over a slice.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +48,12 @@ impl<'a> View<'a> {
             shape: [cols, rows],
             strides: [col_stride, row_stride],
         }
+    }
+
+    /// Shape, elements and row stride of a row-major matrix.
+    pub(crate) fn row_major(self) -> ([usize; 2], &'a [f32], usize) {
+        assert_eq!(self.strides[1], 1, "a row-major matrix");
+        (self.shape, self.data, self.strides[0])
     }
 
     /// Some of the rows.
@@ -130,7 +139,10 @@ impl<'a> ViewMut<'a> {
 
     /// The same matrix, for a shorter time.
     pub(crate) fn reborrow(&mut self) -> ViewMut<'_> {
-        ViewMut { slice: PhantomData, ..*self }
+        ViewMut {
+            slice: PhantomData,
+            ..*self
+        }
     }
 
     /// The same matrix, to be read as well.
@@ -138,14 +150,20 @@ impl<'a> ViewMut<'a> {
     /// # Safety
     /// All of its elements must have been written.
     pub(crate) unsafe fn assume_written(self) -> Self {
-        Self { initialised: true, ..self }
+        Self {
+            initialised: true,
+            ..self
+        }
     }
 
     /// The first columns.
     pub(crate) fn first_cols(self, cols: usize) -> Self {
         let [rows, all] = self.shape;
         assert!(cols <= all, "columns of the matrix");
-        Self { shape: [rows, cols], ..self }
+        Self {
+            shape: [rows, cols],
+            ..self
+        }
     }
 
     /// Some of the rows.
@@ -182,6 +200,33 @@ pub fn matmul(a: View, b: View, out: ViewMut) {
 pub fn matmul_add(a: View, b: View, out: ViewMut) {
     assert!(out.initialised, "only what was written can be added to");
     multiply(a, b, out, true);
+}
+
+/// Elements of a cache line.
+const LINE: usize = 16;
+
+/// Scratch that [`matmul_by_transposed`] needs for a matrix of this shape.
+pub(crate) fn transposed_len([n, k]: [usize; 2]) -> usize {
+    k * (n + LINE)
+}
+
+/// Rows from which on a transposed copy of the other factor pays.
+const COPY_ROWS: usize = 4;
+
+/// `out = a b^T`, or `out += a b^T` if `add`, on the calling thread by way of a transposed copy of `b` in `scratch`:
+/// of few rows of `a` it is the larger part of the work to read `b` transposed, and `gemm` is slower at it.
+pub(crate) fn matmul_by_transposed(a: View, b: View, scratch: &mut [f32], out: ViewMut, add: bool) {
+    assert!(
+        !add || out.initialised,
+        "only what was written can be added to"
+    );
+    if a.shape[0] < COPY_ROWS {
+        return multiply(a, b.t(), out, add);
+    }
+    let [n, k] = b.shape;
+    let stride = n + LINE;
+    transpose(b, scratch, stride);
+    multiply(a, View::new(scratch, [k, n], stride), out, add);
 }
 
 fn multiply(a: View, b: View, out: ViewMut, add: bool) {
@@ -241,12 +286,16 @@ fn multiply_parallel(a: View, b: View, out: ViewMut, add: bool) {
     assert_eq!(out.shape, [m, n], "shape of the product");
     let size = m.div_ceil(BLOCKS).next_multiple_of(BLOCK_STEP);
     let out = Shared(out);
-    for_each(m.div_ceil(size), || (), |(), block| {
-        let rows = range(block, size, m);
-        // SAFETY: blocks of rows do not overlap, and each is taken once.
-        let out = unsafe { out.row_block(rows.clone()) };
-        multiply(a.rows(rows), b, out, add);
-    });
+    for_each(
+        m.div_ceil(size),
+        || (),
+        |(), block| {
+            let rows = range(block, size, m);
+            // SAFETY: blocks of rows do not overlap, and each is taken once.
+            let out = unsafe { out.row_block(rows.clone()) };
+            multiply(a.rows(rows), b, out, add);
+        },
+    );
 }
 
 /// A matrix whose blocks of rows are written by several threads.
@@ -262,7 +311,19 @@ impl Shared<'_> {
     /// Blocks that live at the same time must not overlap.
     unsafe fn row_block(&self, rows: Range<usize>) -> ViewMut<'_> {
         let mut whole = ViewMut { ..self.0 };
-        let ViewMut { start, shape, row_stride, initialised, .. } = whole.row_block(rows);
-        ViewMut { start, shape, row_stride, initialised, slice: PhantomData }
+        let ViewMut {
+            start,
+            shape,
+            row_stride,
+            initialised,
+            ..
+        } = whole.row_block(rows);
+        ViewMut {
+            start,
+            shape,
+            row_stride,
+            initialised,
+            slice: PhantomData,
+        }
     }
 }

@@ -112,24 +112,59 @@ pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     if x < LOWEST { 0.0 } else { p * power }
 }
 
+/// Natural logarithm of positive normal numbers, with a relative error below 3e-7.
+#[inline(always)]
+pub(crate) fn ln<const FMA: bool>(x: f32) -> f32 {
+    /// Bits of the root of a half: mantissas are taken from there to the root of two.
+    const ROOT_HALF: u32 = 0x3f35_04f3;
+    const LN_2_HIGH: f32 = 0.693_359_4;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+
+    let shifted = x.to_bits().wrapping_sub(ROOT_HALF);
+    let exponent = (shifted as i32 >> 23) as f32;
+    let r = f32::from_bits((shifted & 0x007f_ffff) + ROOT_HALF) - 1.0;
+    // Polynomial of Cephes' logf.
+    let mut p = 7.037_684e-2;
+    p = fma::<FMA>(p, r, -1.151_461e-1);
+    p = fma::<FMA>(p, r, 1.167_699_9e-1);
+    p = fma::<FMA>(p, r, -1.242_014_1e-1);
+    p = fma::<FMA>(p, r, 1.424_932_3e-1);
+    p = fma::<FMA>(p, r, -1.666_805_7e-1);
+    p = fma::<FMA>(p, r, 2.000_071_5e-1);
+    p = fma::<FMA>(p, r, -2.499_999_4e-1);
+    p = fma::<FMA>(p, r, 3.333_333_1e-1);
+    let square = r * r;
+    let tail = fma::<FMA>(exponent, LN_2_LOW, p * r * square);
+    let tail = fma::<FMA>(square, -0.5, tail);
+    fma::<FMA>(exponent, LN_2_HIGH, r + tail)
+}
+
 /// Logistic function.
 #[inline(always)]
 pub(crate) fn sigmoid<const FMA: bool>(x: f32) -> f32 {
     1.0 / (1.0 + exp::<FMA>(-x))
 }
 
+/// Combines the halves until one lane is left.
+#[inline(always)]
+fn fold_lanes(lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let lanes: [f32; 16] = std::array::from_fn(|i| f(lanes[i], lanes[i + 16]));
+    let lanes: [f32; 8] = std::array::from_fn(|i| f(lanes[i], lanes[i + 8]));
+    let lanes: [f32; 4] = std::array::from_fn(|i| f(lanes[i], lanes[i + 4]));
+    let lanes: [f32; 2] = std::array::from_fn(|i| f(lanes[i], lanes[i + 2]));
+    f(lanes[0], lanes[1])
+}
+
 /// Sum over lanes in a fixed order.
 #[inline(always)]
 pub(crate) fn sum_lanes(lanes: [f32; LANES]) -> f32 {
-    let mut width = LANES / 2;
-    let mut lanes = lanes;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
+    fold_lanes(lanes, |a, b| a + b)
+}
+
+/// Largest lane.
+#[inline(always)]
+pub(crate) fn max_lanes(lanes: [f32; LANES]) -> f32 {
+    fold_lanes(lanes, larger)
 }
 
 /// Dot product of two slices of the same length.
@@ -162,14 +197,7 @@ pub(crate) fn max(x: &[f32]) -> f32 {
     for (lane, x) in lanes.iter_mut().zip(rest) {
         *lane = larger(*x, *lane);
     }
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] = larger(lanes[i], lanes[i + width]);
-        }
-        width /= 2;
-    }
-    lanes[0]
+    max_lanes(lanes)
 }
 
 /// `sum(exp(x - shift))`.
@@ -196,10 +224,24 @@ vectorised! {
         }
     }
 
+    /// Natural logarithm of every value, in place; they must be positive and normal.
+    pub fn ln_in_place(x: &mut [f32]) {
+        for x in x {
+            *x = ln::<FMA>(*x);
+        }
+    }
+
     /// `silu(x) = x / (1 + exp(-x))` of every value, in place.
     pub fn silu_in_place(x: &mut [f32]) {
         for x in x {
             *x *= sigmoid::<FMA>(*x);
+        }
+    }
+
+    /// `out = factor * x`.
+    pub(crate) fn scaled(out: &mut [f32], x: &[f32], factor: f32) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = x * factor;
         }
     }
 

@@ -20,11 +20,13 @@ pub mod embedding;
 pub mod expert_ffn;
 mod groups;
 pub mod linear;
+pub mod memory;
 pub mod parallel;
 pub mod rms_norm;
 pub mod rotary;
 mod swiglu;
 pub mod top_k;
+mod transpose;
 
 #[cfg(test)]
 mod tests;

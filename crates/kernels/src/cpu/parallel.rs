@@ -40,37 +40,16 @@ pub fn for_each<S>(
 /// [`for_each`] over consecutive ranges of at most `size` items.
 pub fn for_each_range(items: usize, size: usize, body: impl Fn(Range<usize>) + Sync) {
     let size = size.max(1);
-    for_each(items.div_ceil(size), || (), |(), task| body(range(task, size, items)));
+    for_each(
+        items.div_ceil(size),
+        || (),
+        |(), task| body(range(task, size, items)),
+    );
 }
 
 /// Range number `index` of `items` in ranges of `size`.
 pub(crate) fn range(index: usize, size: usize, items: usize) -> Range<usize> {
     index * size..((index + 1) * size).min(items)
-}
-
-/// A buffer that is written in full before it is read, without being cleared first.
-pub(crate) struct Unwritten(Vec<f32>);
-
-impl Unwritten {
-    pub(crate) fn new(len: usize) -> Self {
-        Self(Vec::with_capacity(len))
-    }
-
-    /// The memory to write, `len` elements.
-    pub(crate) fn memory(&mut self, len: usize) -> &mut [MaybeUninit<f32>] {
-        &mut self.0.spare_capacity_mut()[..len]
-    }
-
-    /// The buffer as a vector.
-    ///
-    /// # Safety
-    /// The first `len` elements of [`memory`](Self::memory) must have been written.
-    pub(crate) unsafe fn written(mut self, len: usize) -> Vec<f32> {
-        assert!(len <= self.0.capacity(), "within the buffer");
-        // SAFETY: the capacity was checked, and the caller wrote the elements.
-        unsafe { self.0.set_len(len) };
-        self.0
-    }
 }
 
 /// A slice of which parallel tasks write parts that do not overlap.

@@ -2,6 +2,7 @@
 
 use super::{
     math::{LANES, dot, fma, sum_lanes},
+    memory::zeros,
     parallel::{Disjoint, for_each_range},
 };
 
@@ -11,7 +12,7 @@ const ROWS: usize = 64;
 /// `y = x / rms(x) * scale` for every row of `x: [T, D]`, with `scale: [D]`; returns `y` and `1 / rms(x)`, `[T]`.
 pub fn forward(x: &[f32], scale: &[f32], eps: f32) -> (Vec<f32>, Vec<f32>) {
     let (t, d) = shape(x, scale);
-    let (mut y, mut inverse_rms) = (vec![0.0; x.len()], vec![0.0; t]);
+    let (mut y, mut inverse_rms) = (zeros(x.len()), vec![0.0; t]);
     let (y_parts, rms_parts) = (Disjoint::new(&mut y), Disjoint::new(&mut inverse_rms));
     for_each_range(t, ROWS, |rows| {
         let at = rows.start * d..rows.end * d;
@@ -27,7 +28,7 @@ pub fn backward(x: &[f32], scale: &[f32], inverse_rms: &[f32], dy: &[f32]) -> (V
     let (t, d) = shape(x, scale);
     assert_eq!(inverse_rms.len(), t, "inverse_rms: [T]");
     assert_eq!(dy.len(), x.len(), "dy: [T, D]");
-    let mut dx = vec![0.0; x.len()];
+    let mut dx = zeros(x.len());
     let mut partial = vec![0.0; t.div_ceil(ROWS) * d];
     {
         let (dx, partial) = (Disjoint::new(&mut dx), Disjoint::new(&mut partial));
@@ -35,8 +36,20 @@ pub fn backward(x: &[f32], scale: &[f32], inverse_rms: &[f32], dy: &[f32]) -> (V
             let at = rows.start * d..rows.end * d;
             let chunk = rows.start / ROWS;
             // SAFETY: ranges of rows do not overlap, and each has its partial sum.
-            let (dx, dscale) = unsafe { (dx.part(at.clone()), partial.part(chunk * d..(chunk + 1) * d)) };
-            backward_rows(&x[at.clone()], scale, &inverse_rms[rows], &dy[at], dx, dscale);
+            let (dx, dscale) = unsafe {
+                (
+                    dx.part(at.clone()),
+                    partial.part(chunk * d..(chunk + 1) * d),
+                )
+            };
+            backward_rows(
+                &x[at.clone()],
+                scale,
+                &inverse_rms[rows],
+                &dy[at],
+                dx,
+                dscale,
+            );
         });
     }
     let mut dscale = vec![0.0; d];
@@ -81,8 +94,11 @@ vectorised! {
 /// `sum(a * b * c)` of slices of the same length.
 #[inline(always)]
 fn triple_dot<const FMA: bool>(a: &[f32], b: &[f32], c: &[f32]) -> f32 {
-    let ((a, a_rest), (b, b_rest), (c, c_rest)) =
-        (a.as_chunks::<LANES>(), b.as_chunks::<LANES>(), c.as_chunks::<LANES>());
+    let ((a, a_rest), (b, b_rest), (c, c_rest)) = (
+        a.as_chunks::<LANES>(),
+        b.as_chunks::<LANES>(),
+        c.as_chunks::<LANES>(),
+    );
     let mut lanes = [0.0; LANES];
     for ((a, b), c) in a.iter().zip(b).zip(c) {
         for l in 0..LANES {

@@ -1,6 +1,9 @@
 //! Rotary position embedding.
 
-use super::parallel::{Disjoint, for_each_range};
+use super::{
+    memory::zeros,
+    parallel::{Disjoint, for_each_range},
+};
 
 /// Sizes of one call.
 #[derive(Debug, Clone, Copy)]
@@ -29,19 +32,36 @@ const POSITIONS: usize = 64;
 
 /// Turns the pairs of channels `(c, c + C / 2)` of `x: [B, S, H, C]` by angles with `cos` and `sin`, `[S, C / 2]`.
 pub fn apply(x: &[f32], cos: &[f32], sin: &[f32], shape: Shape, turn: Turn) -> Vec<f32> {
-    let Shape { batch, positions, heads, width } = shape;
+    let Shape {
+        batch,
+        positions,
+        heads,
+        width,
+    } = shape;
     assert!(width > 0 && width.is_multiple_of(2), "an even head width");
-    assert_eq!(x.len(), batch * positions * heads * width, "x: [B, S, H, C]");
+    assert_eq!(
+        x.len(),
+        batch * positions * heads * width,
+        "x: [B, S, H, C]"
+    );
     assert_eq!(cos.len(), positions * width / 2, "cos: [S, C / 2]");
     assert_eq!(sin.len(), positions * width / 2, "sin: [S, C / 2]");
     let (half, row) = (width / 2, heads * width);
     let sign = if turn == Turn::Forward { 1.0 } else { -1.0 };
-    let mut y = vec![0.0; x.len()];
+    let mut y = zeros(x.len());
     let parts = Disjoint::new(&mut y);
     for_each_range(batch * positions, POSITIONS, |tokens| {
         // SAFETY: ranges of tokens do not overlap.
         let y = unsafe { parts.part(tokens.start * row..tokens.end * row) };
-        turn_rows(&x[tokens.start * row..tokens.end * row], cos, sin, [half, row], tokens.start % positions, sign, y);
+        turn_rows(
+            &x[tokens.start * row..tokens.end * row],
+            cos,
+            sin,
+            [half, row],
+            tokens.start % positions,
+            sign,
+            y,
+        );
     });
     y
 }

@@ -46,7 +46,12 @@ fn backward_row<const FMA: bool>(
     let (d_chunks, d_rest) = dh_dup.as_chunks_mut::<LANES>();
     let (h_chunks, h_rest) = h.as_chunks_mut::<LANES>();
     let (dg_chunks, dg_rest) = dgate.as_chunks_mut::<LANES>();
-    let chunks = gate_chunks.iter().zip(up_chunks).zip(d_chunks).zip(h_chunks).zip(dg_chunks);
+    let chunks = gate_chunks
+        .iter()
+        .zip(up_chunks)
+        .zip(d_chunks)
+        .zip(h_chunks)
+        .zip(dg_chunks);
     for ((((gate, up), d), h), dg) in chunks {
         for l in 0..LANES {
             let dh = d[l];

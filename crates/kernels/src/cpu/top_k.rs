@@ -19,7 +19,12 @@ pub fn select(scores: &[f32], experts: usize, k: usize) -> Vec<i32> {
     for_each_range(t, ROWS, |rows| {
         // SAFETY: ranges of rows do not overlap.
         let out = unsafe { parts.part(rows.start * k..rows.end * k) };
-        select_rows(&scores[rows.start * experts..rows.end * experts], experts, k, out);
+        select_rows(
+            &scores[rows.start * experts..rows.end * experts],
+            experts,
+            k,
+            out,
+        );
     });
     out
 }
@@ -56,7 +61,11 @@ fn key(score: f32) -> i32 {
     // Adding zero turns -0 into +0.
     let bits = (score + 0.0).to_bits() as i32;
     let ordered = bits ^ (((bits >> 31) as u32) >> 1) as i32;
-    if score.is_nan() { i32::MIN + 1 } else { ordered }
+    if score.is_nan() {
+        i32::MIN + 1
+    } else {
+        ordered
+    }
 }
 
 /// The best of the scores so far, best first.
@@ -70,7 +79,11 @@ impl Best<'_> {
     /// What a score must exceed to be among them.
     #[inline(always)]
     fn least(&self) -> i32 {
-        if self.len == self.keys.len() { self.keys[self.len - 1] } else { i32::MIN }
+        if self.len == self.keys.len() {
+            self.keys[self.len - 1]
+        } else {
+            i32::MIN
+        }
     }
 
     #[inline(always)]

@@ -5,7 +5,11 @@ use plotters::style::{BLACK, RGBColor};
 use crate::group::Model;
 use crate::results::Results;
 
-/// Recipes in order of appearance; Okabe and Ito's colours, which colour-blind readers can tell apart.
+/// Recipes whose look is the same in every report, in the order of the colours.
+const KNOWN: [&str; 3] = ["paper", "exact", "uniform"];
+
+/// The known recipes, then others in order of appearance; Okabe and Ito's colours, which colour-blind readers can tell
+/// apart.
 const COLORS: [RGBColor; 7] = [
     RGBColor(0x00, 0x72, 0xB2),
     RGBColor(0xD5, 0x5E, 0x00),
@@ -41,6 +45,7 @@ pub(crate) struct Look {
 
 /// The looks of all models of a sweep.
 pub(crate) struct Palette<'a> {
+    /// The known recipes and those of the sweep.
     recipes: Vec<&'a str>,
 }
 
@@ -49,7 +54,7 @@ impl<'a> Palette<'a> {
         let cells = results.cells.iter().map(|c| c.recipe.as_str());
         let curves = results.curves.iter().filter_map(|c| c.recipe.as_deref());
         let routing = results.routing.iter().filter_map(|r| r.recipe.as_deref());
-        let mut recipes: Vec<&str> = Vec::new();
+        let mut recipes: Vec<&str> = KNOWN.to_vec();
         for recipe in cells.chain(curves).chain(routing) {
             if !recipes.contains(&recipe) {
                 recipes.push(recipe);
@@ -77,6 +82,18 @@ impl<'a> Palette<'a> {
 mod tests {
     use super::*;
     use crate::sample;
+
+    #[test]
+    fn known_recipes_look_the_same_in_every_report() {
+        let (empty, results) = (sample::empty(), sample::results());
+        let (without, with) = (Palette::new(&empty), Palette::new(&results));
+        let colors = [(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0x00, 0x9E, 0x73)];
+        for (recipe, (r, g, b)) in KNOWN.into_iter().zip(colors) {
+            let look = with.look(Model::Upcycled(recipe));
+            assert_eq!(look.color, RGBColor(r, g, b));
+            assert_eq!(look, without.look(Model::Upcycled(recipe)));
+        }
+    }
 
     #[test]
     fn models_look_different() {

@@ -1,7 +1,7 @@
 //! The table of training cost.
 
 use crate::group::{Group, Model, Seeds};
-use crate::number::{MISSING, duration, flops, percent, saving};
+use crate::number::{MISSING, duration, flops, percent, saved, saving};
 use crate::plot::palette::Palette;
 use crate::report::markup::{Html, Table};
 use crate::results::Cell;
@@ -47,6 +47,26 @@ fn pair(
 ) -> [Html; 3] {
     let cost = seeds.summary(upcycled).mean;
     let reference = seeds.summary(fixed_me).mean;
-    let saved = saving(cost, reference).map_or(MISSING.to_owned(), percent);
+    let saved = saving(cost, reference).map_or(MISSING.to_owned(), saved);
     [shown(cost).into(), shown(reference).into(), saved.into()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::group::groups;
+    use crate::sample;
+
+    #[test]
+    fn shares_have_one_decimal_and_no_sign() {
+        let mut results = sample::seeds(1);
+        for cell in &mut results.cells {
+            cell.train_flops = 0.98 * cell.train_flops_fixed_me;
+            cell.wall_seconds = 1.005 * cell.wall_seconds_fixed_me;
+        }
+        let groups = groups(&results);
+        let table = costs(&groups[0], &Palette::new(&results)).to_string();
+        assert!(table.contains("<td>2.0\u{a0}%</td>"), "{table}");
+        assert!(table.contains("<td>0.5\u{a0}% more</td>"), "{table}");
+    }
 }

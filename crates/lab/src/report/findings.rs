@@ -1,18 +1,16 @@
 //! What the numbers of a group say, in sentences.
 
-use crate::group::{Group, Model, Seeds};
-use crate::number::{fixed, percent, saving, whole_percent};
-use crate::results::Cell;
+use crate::group::{ANNEALED, Group, Model, Seeds};
+use crate::number::{fixed, percent, saving, tenth_percent, whole_percent};
 use crate::statistics::{Summary, summarize};
-
-/// A gap of fewer seed spreads than this is not worth dividing by.
-const CLEAR: f64 = 3.0;
 
 /// A short paragraph on one group; none if no cell has finished.
 pub(crate) fn findings(group: &Group) -> Option<String> {
     let last = *group.cpt_fractions().last()?;
     let sentences = [
+        protocol(group),
         Some(gap(group, last)),
+        unresolved(group, last),
         best(group),
         contest(group, last),
         cost(group, last),
@@ -26,48 +24,67 @@ pub(crate) fn findings(group: &Group) -> Option<String> {
     )
 }
 
+/// The protocol, where it is not the usual one.
+fn protocol(group: &Group) -> Option<String> {
+    let text = "Annealed protocol: pre-training ends with a learning-rate decay of its own, and continued pre-training \
+                warms up again.";
+    (group.setting.protocol == ANNEALED).then(|| text.to_owned())
+}
+
 /// How far Fixed-mE is ahead of Fixed-E, measured by the spread of the seeds.
 fn gap(group: &Group, fraction: f64) -> String {
     let small = Model::FixedE.label(group.setting);
     let big = Model::FixedMe.label(group.setting);
-    let cells = group.fixed(fraction);
-    let of = |loss: fn(&Cell) -> f64| summarize(&cells.iter().map(|c| loss(c)).collect::<Vec<_>>());
-    let (fixed_e, fixed_me) = (of(|c| c.loss_fixed_e), of(|c| c.loss_fixed_me));
-    let gap = fixed_e.mean - fixed_me.mean;
+    let gap = group.gap(fraction);
     let budget = percent(fraction);
-    if !gap.is_finite() {
+    if !gap.size().is_finite() {
         return format!(
             "At CPT of {budget} of pre-training no pair of {small} and {big} has a loss."
         );
     }
-    if gap <= 0.0 {
+    if gap.size() <= 0.0 {
         return format!(
             "At CPT of {budget} of pre-training {big} from scratch is not better than {small} ({} against {} nats a \
              token), so there is no gap to close.",
-            fixed(fixed_me.mean, 4),
-            fixed(fixed_e.mean, 4)
+            fixed(gap.fixed_me.mean, 4),
+            fixed(gap.fixed_e.mean, 4)
         );
     }
-    let spread = fixed_e.sd.max(fixed_me.sd);
-    let times = gap / spread;
+    let times = gap.size() / gap.spread();
     let measured = if times.is_finite() {
         let decimals = usize::from(times < 9.95);
-        let caution = if times < CLEAR {
-            "; so small a gap makes gap closure mostly noise"
-        } else {
-            ""
-        };
         format!(
-            ", {} times the seed spread{caution}",
-            fixed(times, decimals)
+            ", {} times the seed spread (pooled standard deviation of {} seeds)",
+            fixed(times, decimals),
+            gap.fixed_e.n.min(gap.fixed_me.n)
         )
     } else {
         String::new()
     };
+    let caution = match gap.is_resolved() {
+        true => "",
+        false => ": this gap is not resolved, and a share of it would be noise",
+    };
+    let decimals = if gap.size() < 0.01 { 4 } else { 3 };
     format!(
-        "At CPT of {budget} of pre-training {big} from scratch beats {small} by {} nats a token{measured}.",
-        fixed(gap, 3)
+        "At CPT of {budget} of pre-training {big} from scratch beats {small} by {} nats a token{measured}{caution}.",
+        fixed(gap.size(), decimals)
     )
+}
+
+/// Where else than at the largest CPT fraction no gap closure can be told.
+fn unresolved(group: &Group, last: f64) -> Option<String> {
+    let fractions = group.cpt_fractions().into_iter();
+    let unresolved: Vec<String> = fractions
+        .filter(|f| *f != last && !group.gap(*f).is_resolved())
+        .map(percent)
+        .collect();
+    (!unresolved.is_empty()).then(|| {
+        format!(
+            "At CPT {} the gap is not resolved, so no gap closure is told there.",
+            listed(&unresolved)
+        )
+    })
 }
 
 /// The best mean gap closure at each CPT fraction.
@@ -142,27 +159,20 @@ fn cost(group: &Group, fraction: f64) -> Option<String> {
         best.summary(|c| c.train_flops).mean,
         best.summary(|c| c.train_flops_fixed_me).mean,
     )?;
-    let wall = saving(
-        best.summary(|c| c.wall_seconds).mean,
-        best.summary(|c| c.wall_seconds_fixed_me).mean,
-    );
-    let against = |saving: f64| match whole_percent(saving.abs()) {
-        share if saving < 0.0 => format!("{share} more"),
-        share => format!("{share} less"),
-    };
-    let wall = wall.map_or(String::new(), |w| {
-        format!(" and {} wall-clock time", against(w))
-    });
+    let share = tenth_percent(flops.abs());
+    let than = if flops < 0.0 { "more" } else { "fewer" };
     Some(format!(
-        "Counting pre-training, {} took {} training FLOPs{wall} than {}.",
+        "Counting pre-training, {} took {share} {than} training FLOPs than {}.",
         best.recipe,
-        against(flops).replace("less", "fewer"),
         Model::FixedMe.label(group.setting)
     ))
 }
 
-/// Recipes that have a gap closure, best mean first.
+/// Recipes that have a gap closure, best mean first; none where the gap is not resolved.
 fn ranked<'a>(group: &Group<'a>, fraction: f64) -> Vec<(Seeds<'a>, Summary)> {
+    if !group.gap(fraction).is_resolved() {
+        return Vec::new();
+    }
     let all = group
         .recipes()
         .into_iter()
@@ -204,9 +214,13 @@ mod tests {
             text.contains("Fixed-16 from scratch beats Fixed-8 by 0.06"),
             "{text}"
         );
-        assert!(text.contains("times the seed spread"), "{text}");
+        assert!(
+            text.contains("times the seed spread (pooled standard deviation of 2 seeds)"),
+            "{text}"
+        );
         assert!(text.contains("best gap closure is distinct: 6"), "{text}");
-        assert!(text.contains("fewer training FLOPs"), "{text}");
+        assert!(text.contains("fewer training FLOPs than Fixed-16."), "{text}");
+        assert!(!text.contains("nnealed"), "{text}");
     }
 
     #[test]
@@ -230,6 +244,28 @@ mod tests {
             text.contains("no gap to close") && !text.contains("closure"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_gap_of_noise_is_not_divided_by() {
+        let mut results = sample::seeds(1);
+        for cell in &mut results.cells {
+            cell.loss_fixed_me = cell.loss_fixed_e - 0.004;
+            cell.gap_closure = Some(5.03);
+        }
+        let text = text(&results);
+        assert!(text.contains("by 0.0040 nats a token: this gap is not resolved"), "{text}");
+        assert!(text.contains("10\u{a0}%, 25\u{a0}% and 50\u{a0}% the gap is not resolved"), "{text}");
+        assert!(!text.contains("best") && !text.contains("503"), "{text}");
+    }
+
+    #[test]
+    fn the_annealed_protocol_is_told() {
+        let mut results = sample::results();
+        for cell in &mut results.cells {
+            cell.setting.protocol = ANNEALED.into();
+        }
+        assert!(text(&results).starts_with("Annealed protocol: "));
     }
 
     #[test]

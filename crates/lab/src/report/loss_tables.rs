@@ -10,10 +10,16 @@ use crate::statistics::summarize;
 /// Gap closure: recipes down, CPT fractions across.
 pub(crate) fn gap_closures(group: &Group, palette: &Palette) -> Table {
     let fractions = group.cpt_fractions();
-    let budgets = fractions.iter().map(|f| format!("CPT {}", percent(*f)));
-    let head = [String::from("recipe")].into_iter().chain(budgets);
+    let budgets = fractions.iter().map(|fraction| {
+        let budget = format!("CPT {}", percent(*fraction));
+        match group.gap(*fraction).is_resolved() {
+            true => Html::text(&budget),
+            false => Html::with_remark(&budget, "gap not resolved"),
+        }
+    });
+    let head = [Html::from("recipe")].into_iter().chain(budgets);
     let caption = format!(
-        "Gap closure η in %, mean ± standard deviation over seeds: {}",
+        "Gap closure η in %, mean ± standard deviation over n seeds, 95 % interval of the mean (Student t): {}",
         group.label
     );
     let mut table = Table::new(caption, 1, head);
@@ -32,14 +38,8 @@ fn gap_closure(seeds: &Seeds) -> Html {
     let summary = summarize(&etas);
     let undefined = seeds.cells.len() - etas.len();
     let mut remark = format!("n = {}", summary.n);
-    if summary.n > 1 {
-        let least = etas.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = etas.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        remark += &format!(
-            ", {} to {}",
-            fixed(100.0 * least, 1),
-            fixed(100.0 * most, 1)
-        );
+    if let Some((low, high)) = summary.interval {
+        remark += &format!(", {} to {}", fixed(100.0 * low, 1), fixed(100.0 * high, 1));
     }
     if undefined > 0 {
         remark += &format!(", {undefined} undefined");
@@ -144,4 +144,38 @@ pub(crate) fn cells(group: &Group, palette: &Palette) -> Table {
         ]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::group::groups;
+    use crate::results::Results;
+    use crate::sample;
+
+    fn table(results: &Results) -> String {
+        gap_closures(&groups(results)[0], &Palette::new(results)).to_string()
+    }
+
+    #[test]
+    fn two_seeds_have_an_interval() {
+        let mut results = sample::results();
+        for cell in &mut results.cells {
+            cell.gap_closure = Some(0.4 + 0.2 * cell.seed as f64);
+        }
+        let table = table(&results);
+        assert!(table.contains("50.0 ± 14.1<br><small>n = 2, −77.1 to 177.1</small>"), "{table}");
+        assert!(!table.contains("not resolved"));
+    }
+
+    #[test]
+    fn one_seed_has_none_and_noise_is_marked() {
+        let mut results = sample::seeds(1);
+        for cell in &mut results.cells {
+            cell.loss_fixed_me = cell.loss_fixed_e - 0.004;
+        }
+        let table = table(&results);
+        assert!(table.contains("<small>n = 1</small>"), "{table}");
+        assert!(table.contains("<small>gap not resolved</small>"), "{table}");
+    }
 }

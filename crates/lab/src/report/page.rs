@@ -151,7 +151,8 @@ fn sections(results: &Results, figures: &[Figure]) -> Vec<Section> {
 }
 
 const COST_NOTE: &str = "Upcycled counts pre-training, the operator and CPT. Each run is counted as if it were made \
-    alone; a sweep shares stages between runs and pays less.";
+    alone; a sweep shares stages between runs and pays less. Time is wall-clock time, measured with other stages running \
+    beside wherever the sweep ran several at once: read it as a hint, and FLOPs as the cost.";
 
 const ROUTING_NOTE: &str = "Max violation: largest load of an expert over the mean load, less 1. Normalized entropy: 1 \
     is a uniform load. Distinct sources: different pre-training experts among the K that a token chose. Twin \

@@ -49,23 +49,28 @@ pub(crate) fn budgets(groups: &[Group], palette: &Palette) -> Table {
     for group in groups {
         for recipe in group.recipes() {
             let name = Html::model(recipe, palette.look(Model::Upcycled(recipe)));
-            let etas = TABLE_2B.map(|(_, fraction, _)| ours(group, recipe, fraction).into());
+            let etas = TABLE_2B.map(|(_, fraction, _)| ours(group, recipe, fraction));
             table.row([group.label.as_str().into(), name].into_iter().chain(etas));
         }
     }
     table
 }
 
-fn ours<'a>(group: &Group<'a>, recipe: &'a str, paper: f64) -> String {
+/// Our gap closure at the CPT fraction nearest to the paper's, which is told where it is another; a dash if none is near.
+fn ours<'a>(group: &Group<'a>, recipe: &'a str, paper: f64) -> Html {
     let distance = |fraction: &f64| (fraction - paper).abs();
     let fractions = group.cpt_fractions().into_iter();
     let nearest = fractions.min_by(|a, b| distance(a).total_cmp(&distance(b)));
     match nearest.filter(|fraction| distance(fraction) <= NEAR * paper) {
         Some(fraction) => {
             let etas = group.seeds(recipe, fraction).gap_closures();
-            mean_sd(&summarize(&etas), 100.0, 1)
+            let eta = mean_sd(&summarize(&etas), 100.0, 1);
+            match (100.0 * fraction).round() == (100.0 * paper).round() {
+                true => eta.into(),
+                false => Html::with_remark(&eta, &format!("at CPT {}", percent(fraction))),
+            }
         }
-        None => MISSING.to_owned(),
+        None => MISSING.into(),
     }
 }
 
@@ -108,8 +113,10 @@ mod tests {
     fn near_budgets_stand_together() {
         let results = sample::results();
         let groups = groups(&results);
-        assert_ne!(ours(&groups[0], "paper", 1.02), MISSING);
-        assert_ne!(ours(&groups[0], "paper", 0.26), MISSING);
-        assert_eq!(ours(&groups[0], "paper", 0.76), MISSING);
+        let ours = |paper: f64| ours(&groups[0], "paper", paper).to_string();
+        assert!(ours(1.02).contains("<small>at CPT 100\u{a0}%</small>"));
+        assert!(ours(0.26).contains("<small>at CPT 25\u{a0}%</small>"));
+        assert!(ours(0.5).contains('±') && !ours(0.5).contains("CPT"));
+        assert_eq!(ours(0.76), MISSING);
     }
 }

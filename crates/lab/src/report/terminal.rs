@@ -1,6 +1,6 @@
 //! The comparisons as a table for the terminal.
 
-use crate::group::{Group, Seeds, groups};
+use crate::group::{ANNEALED, Group, Seeds, groups};
 use crate::number::{fixed, mean_sd, percent};
 use crate::results::{Cell, Results};
 use crate::statistics::summarize;
@@ -14,9 +14,13 @@ const HEAD: Row<&str> = [
 /// Columns of names stand at the left.
 const SCALE: usize = 0;
 const RECIPE: usize = 4;
+const ETA: usize = 9;
 const LONGEST_SCALE: usize = 8;
 const FOOT: &str = "L: validation loss of Fixed-E, Upcycled and Fixed-mE in nats a token, means over n seeds;\n\
                     operator: loss right before and after it; eta: gap closure, mean ± standard deviation.\n";
+/// Added where a line has no gap closure.
+const FOOT_WITHOUT_ETA: &str =
+    "eta -: no gap closure, as Fixed-mE is not ahead of Fixed-E by 0.001 nats, or a run diverged.\n";
 
 type Row<T> = [T; 11];
 
@@ -24,15 +28,16 @@ type Row<T> = [T; 11];
 /// before → after the operator (means over seeds, nats a token), gap closure (mean ± standard deviation) and the
 /// number of seeds (`1/2`: one of two seeds has a gap closure).
 ///
-/// At most 100 columns wide; long names are shortened. Sweeps over several data sources or protocols get a heading
-/// for each.
+/// At most 100 columns wide; long names are shortened. Sweeps over several data sources or protocols, and
+/// those of the annealed protocol, get a heading for each.
 pub fn table(results: &Results) -> String {
     let groups = groups(results);
     let rows: Vec<(String, Row<String>)> = groups.iter().flat_map(rows).collect();
     let Some((first, _)) = rows.first() else {
         return "No cell has finished yet.\n".to_owned();
     };
-    let headings = rows.iter().any(|(heading, _)| heading != first);
+    let annealed = groups.iter().any(|g| g.setting.protocol == ANNEALED);
+    let headings = annealed || rows.iter().any(|(heading, _)| heading != first);
     let widths = widths(&rows);
     let mut table = line(&HEAD.map(str::to_owned), &widths);
     let mut last = None;
@@ -43,7 +48,11 @@ pub fn table(results: &Results) -> String {
         last = Some(heading);
         table += &line(row, &widths);
     }
-    table + FOOT
+    table += FOOT;
+    if rows.iter().any(|(_, row)| row[ETA] == "-") {
+        table += FOOT_WITHOUT_ETA;
+    }
+    table
 }
 
 /// The lines of a group, each with the heading that it stands under.
@@ -147,6 +156,23 @@ mod tests {
         }
         let table = table(&results);
         assert!(table.contains("chains, trunk:\n") && table.contains("chains, annealed:\n"));
+    }
+
+    #[test]
+    fn a_missing_gap_closure_is_explained() {
+        assert!(!table(&sample::results()).contains("eta -"));
+        let mut results = sample::seeds(1);
+        results.cells[0].gap_closure = None;
+        assert!(table(&results).contains("eta -: no gap closure"));
+    }
+
+    #[test]
+    fn the_annealed_protocol_has_a_heading() {
+        let mut results = sample::seeds(1);
+        for cell in &mut results.cells {
+            cell.setting.protocol = ANNEALED.into();
+        }
+        assert!(table(&results).contains("chains, annealed:\n"));
     }
 
     #[test]

@@ -12,23 +12,60 @@ struct Case {
 impl Case {
     fn new(seed: u64, [batch, positions, heads, groups, width]: [usize; 5], size: f32) -> Self {
         let mut random = Random(seed);
-        let (queries, keys) = (batch * positions * heads * width, batch * positions * groups * width);
+        let (queries, keys) = (
+            batch * positions * heads * width,
+            batch * positions * groups * width,
+        );
         let mut values = |n| random.values(n).into_iter().map(|x| x * size).collect();
-        let shape = Shape { batch, positions, heads, groups, width };
-        Self { shape, q: values(queries), k: values(keys), v: values(keys), dout: values(queries) }
+        let shape = Shape {
+            batch,
+            positions,
+            heads,
+            groups,
+            width,
+        };
+        Self {
+            shape,
+            q: values(queries),
+            k: values(keys),
+            v: values(keys),
+            dout: values(queries),
+        }
     }
 
     /// `out, log_sum_exp, dq, dk, dv`.
     fn run(&self) -> Vec<Vec<f32>> {
-        let inputs = Inputs { shape: self.shape, q: &self.q, k: &self.k, v: &self.v };
+        let inputs = Inputs {
+            shape: self.shape,
+            q: &self.q,
+            k: &self.k,
+            v: &self.v,
+        };
         let output = forward(&inputs);
         let gradients = backward(&inputs, &output, &self.dout);
-        vec![output.out, output.log_sum_exp, gradients.q, gradients.k, gradients.v]
+        vec![
+            output.out,
+            output.log_sum_exp,
+            gradients.q,
+            gradients.k,
+            gradients.v,
+        ]
     }
 
     fn naive(&self) -> Vec<Vec<f64>> {
-        let Shape { batch, positions: s, heads, groups, width: c } = self.shape;
-        let (q, k, v, dout) = (wide(&self.q), wide(&self.k), wide(&self.v), wide(&self.dout));
+        let Shape {
+            batch,
+            positions: s,
+            heads,
+            groups,
+            width: c,
+        } = self.shape;
+        let (q, k, v, dout) = (
+            wide(&self.q),
+            wide(&self.k),
+            wide(&self.v),
+            wide(&self.dout),
+        );
         let (mut out, mut dq) = (vec![0.0; q.len()], vec![0.0; q.len()]);
         let (mut dk, mut dv) = (vec![0.0; k.len()], vec![0.0; k.len()]);
         let mut log_sum_exp = vec![0.0; batch * heads * s];
@@ -38,7 +75,9 @@ impl Case {
             let at = ((b * s + i) * heads + h) * c;
             let key = |j: usize| ((b * s + j) * groups + g) * c;
             let dot = |x: &[f64], y: &[f64]| (0..c).map(|c| x[c] * y[c]).sum::<f64>();
-            let scores: Vec<f64> = (0..=i).map(|j| scale * dot(&q[at..], &k[key(j)..])).collect();
+            let scores: Vec<f64> = (0..=i)
+                .map(|j| scale * dot(&q[at..], &k[key(j)..]))
+                .collect();
             let max = scores.iter().fold(f64::MIN, |m, x| m.max(*x));
             let sum: f64 = scores.iter().map(|x| (x - max).exp()).sum();
             log_sum_exp[(b * heads + h) * s + i] = max + sum.ln();

@@ -14,17 +14,32 @@ impl Case {
     fn new(seed: u64, [tokens, model, vocabulary, targets]: [usize; 4]) -> Self {
         let mut random = Random(seed);
         Self {
-            shape: Shape { tokens, model, vocabulary, targets },
+            shape: Shape {
+                tokens,
+                model,
+                vocabulary,
+                targets,
+            },
             x: random.values(tokens * model),
             head: random.values(vocabulary * model),
             ids: random.ids(tokens * targets, vocabulary),
-            weights: random.values(tokens * targets).into_iter().map(|w| if w < -0.8 { 0.0 } else { w + 0.8 }).collect(),
+            weights: random
+                .values(tokens * targets)
+                .into_iter()
+                .map(|w| if w < -0.8 { 0.0 } else { w + 0.8 })
+                .collect(),
             dloss: random.values(tokens),
         }
     }
 
     fn inputs(&self) -> Inputs<'_> {
-        Inputs { shape: self.shape, x: &self.x, head: &self.head, ids: &self.ids, weights: &self.weights }
+        Inputs {
+            shape: self.shape,
+            x: &self.x,
+            head: &self.head,
+            ids: &self.ids,
+            weights: &self.weights,
+        }
     }
 
     /// `loss, dx, dhead`.
@@ -35,12 +50,24 @@ impl Case {
     }
 
     fn naive(&self) -> Vec<Vec<f64>> {
-        let Shape { tokens: t, model: d, vocabulary: v, targets } = self.shape;
-        let (x, head, weights, dloss) = (wide(&self.x), wide(&self.head), wide(&self.weights), wide(&self.dloss));
+        let Shape {
+            tokens: t,
+            model: d,
+            vocabulary: v,
+            targets,
+        } = self.shape;
+        let (x, head, weights, dloss) = (
+            wide(&self.x),
+            wide(&self.head),
+            wide(&self.weights),
+            wide(&self.dloss),
+        );
         let (mut loss, mut dx, mut dhead) = (vec![0.0; t], vec![0.0; t * d], vec![0.0; v * d]);
         for token in 0..t {
             let x = &x[token * d..(token + 1) * d];
-            let logits: Vec<f64> = (0..v).map(|id| (0..d).map(|i| x[i] * head[id * d + i]).sum()).collect();
+            let logits: Vec<f64> = (0..v)
+                .map(|id| (0..d).map(|i| x[i] * head[id * d + i]).sum())
+                .collect();
             let max = logits.iter().fold(f64::MIN, |m, x| m.max(*x));
             let log_sum = max + logits.iter().map(|x| (x - max).exp()).sum::<f64>().ln();
             let mut dlogits = vec![0.0; v];
@@ -64,7 +91,11 @@ impl Case {
 
     #[track_caller]
     fn check(&self) {
-        for ((name, actual), expected) in ["loss", "dx", "dhead"].iter().zip(self.run()).zip(self.naive()) {
+        for ((name, actual), expected) in ["loss", "dx", "dhead"]
+            .iter()
+            .zip(self.run())
+            .zip(self.naive())
+        {
             assert_close(&format!("{name} of {:?}", self.shape), &actual, &expected);
         }
         let (loss, saved) = forward(&self.inputs(), false);
@@ -75,7 +106,14 @@ impl Case {
 
 #[test]
 fn random_shapes() {
-    let shapes = [[1, 1, 2, 1], [30, 8, 17, 1], [300, 20, 257, 3], [70, 12, 1100, 2], [5, 16, 600, 0], [0, 4, 9, 1]];
+    let shapes = [
+        [1, 1, 2, 1],
+        [30, 8, 17, 1],
+        [300, 20, 257, 3],
+        [70, 12, 1100, 2],
+        [5, 16, 600, 0],
+        [0, 4, 9, 1],
+    ];
     for (seed, shape) in shapes.into_iter().enumerate() {
         Case::new(seed as u64, shape).check();
     }

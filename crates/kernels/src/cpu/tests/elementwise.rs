@@ -3,16 +3,45 @@ use crate::cpu::{adamw, embedding, math, rms_norm, rotary, top_k};
 
 #[test]
 fn exponentials() {
-    let mut x: Vec<f32> = (-8_733_000..=8_830_000).step_by(37).map(|i| i as f32 * 1e-5).collect();
+    let mut x: Vec<f32> = (-8_733_000..=8_830_000)
+        .step_by(37)
+        .map(|i| i as f32 * 1e-5)
+        .collect();
     let expected: Vec<f64> = x.iter().map(|&x| f64::from(x).exp()).collect();
     math::exp_in_place(&mut x);
-    let worst = x.iter().zip(&expected).map(|(a, e)| (f64::from(*a) / e - 1.0).abs()).fold(0.0, f64::max);
+    let worst = x
+        .iter()
+        .zip(&expected)
+        .map(|(a, e)| (f64::from(*a) / e - 1.0).abs())
+        .fold(0.0, f64::max);
     assert!(worst < 2e-7, "{worst:e}");
 
-    let mut special = [f32::NEG_INFINITY, -1e30, -88.0, 0.0, f32::NAN, 1e9, f32::INFINITY];
+    let mut special = [
+        f32::NEG_INFINITY,
+        -1e30,
+        -88.0,
+        0.0,
+        f32::NAN,
+        1e9,
+        f32::INFINITY,
+    ];
     math::exp_in_place(&mut special);
     assert_eq!(special[..4], [0.0, 0.0, 0.0, 1.0]);
     assert!(special[4].is_nan() && special[5] > 2e38 && special[6] > 2e38);
+}
+
+#[test]
+fn logarithms() {
+    let mut x: Vec<f32> = (-300..300).map(|i| 1.25f32.powi(i)).collect();
+    x.extend((0..100_000).map(|i| 0.5 + i as f32 * 2e-5));
+    let expected: Vec<f64> = x.iter().map(|&x| f64::from(x).ln()).collect();
+    math::ln_in_place(&mut x);
+    for (a, e) in x.iter().zip(expected) {
+        assert!(
+            (f64::from(*a) - e).abs() <= 3e-7 * e.abs(),
+            "{a} instead of {e}"
+        );
+    }
 }
 
 #[test]
@@ -37,7 +66,10 @@ fn rms_norm_forward_and_backward() {
         let (wide_x, wide_scale, wide_dy) = (wide(&x), wide(&scale), wide(&dy));
         let (mut y, mut inverses, mut dx, mut dscale) = (vec![], vec![], vec![], vec![0.0; d]);
         for row in 0..t {
-            let (x, dy) = (&wide_x[row * d..(row + 1) * d], &wide_dy[row * d..(row + 1) * d]);
+            let (x, dy) = (
+                &wide_x[row * d..(row + 1) * d],
+                &wide_dy[row * d..(row + 1) * d],
+            );
             let mean = x.iter().map(|x| x * x).sum::<f64>() / d as f64;
             let inverse = 1.0 / (mean + f64::from(eps)).sqrt();
             let sum: f64 = (0..d).map(|i| x[i] * dy[i] * wide_scale[i]).sum();
@@ -62,14 +94,21 @@ fn rms_norm_forward_and_backward() {
 
 #[test]
 fn rotary_turns_and_turns_back() {
-    for [batch, positions, heads, width] in [[1, 1, 1, 2], [2, 9, 3, 6], [3, 70, 2, 32], [0, 4, 2, 8]] {
+    for [batch, positions, heads, width] in
+        [[1, 1, 1, 2], [2, 9, 3, 6], [3, 70, 2, 32], [0, 4, 2, 8]]
+    {
         let mut random = Random(width as u64);
         let n = batch * positions * heads * width;
         let (x, half) = (random.values(n), width / 2);
         let angles = random.values(positions * half);
         let cos: Vec<f32> = angles.iter().map(|x| x.cos()).collect();
         let sin: Vec<f32> = angles.iter().map(|x| x.sin()).collect();
-        let shape = rotary::Shape { batch, positions, heads, width };
+        let shape = rotary::Shape {
+            batch,
+            positions,
+            heads,
+            width,
+        };
         let y = rotary::apply(&x, &cos, &sin, shape, rotary::Turn::Forward);
         let expected: Vec<f64> = (0..n)
             .map(|i| {
@@ -113,7 +152,10 @@ fn adamw_steps() {
             let m = f(m[i]) * f(u.beta_1) + g * (1.0 - f(u.beta_1));
             let v = f(v[i]) * f(u.beta_2) + g * g * (1.0 - f(u.beta_2));
             let root = (v / f(u.correction_2)).sqrt() + f(u.epsilon);
-            ep.push(f(p[i]) * (1.0 - f(u.lr) * f(u.weight_decay)) - m / root * f(u.lr) / f(u.correction_1));
+            ep.push(
+                f(p[i]) * (1.0 - f(u.lr) * f(u.weight_decay))
+                    - m / root * f(u.lr) / f(u.correction_1),
+            );
             em.push(m);
             ev.push(v);
         }
@@ -127,12 +169,31 @@ fn adamw_steps() {
 #[test]
 fn top_k_with_ties_and_nan() {
     let mut random = Random(7);
-    for (t, e, k) in [(3, 1, 1), (100, 8, 8), (200, 16, 2), (50, 100, 16), (20, 512, 8), (0, 4, 2), (30, 33, 33)] {
+    for (t, e, k) in [
+        (3, 1, 1),
+        (100, 8, 8),
+        (200, 16, 2),
+        (50, 100, 16),
+        (20, 512, 8),
+        (0, 4, 2),
+        (30, 33, 33),
+    ] {
         // Few distinct values: many ties.
-        let values = [f32::NAN, f32::NEG_INFINITY, -1.5, -0.0, 0.0, 0.5, 2.0, f32::INFINITY];
+        let values = [
+            f32::NAN,
+            f32::NEG_INFINITY,
+            -1.5,
+            -0.0,
+            0.0,
+            0.5,
+            2.0,
+            f32::INFINITY,
+        ];
         for ties in [false, true] {
             let scores: Vec<f32> = if ties {
-                (0..t * e).map(|_| values[random.below(values.len())]).collect()
+                (0..t * e)
+                    .map(|_| values[random.below(values.len())])
+                    .collect()
             } else {
                 random.values(t * e)
             };
@@ -141,7 +202,9 @@ fn top_k_with_ties_and_nan() {
                 let mut order: Vec<usize> = (0..e).collect();
                 order.sort_by(|&a, &b| {
                     let (a, b) = (row[a], row[b]);
-                    a.is_nan().cmp(&b.is_nan()).then(b.partial_cmp(&a).unwrap_or(std::cmp::Ordering::Equal))
+                    a.is_nan()
+                        .cmp(&b.is_nan())
+                        .then(b.partial_cmp(&a).unwrap_or(std::cmp::Ordering::Equal))
                 });
                 let expected: Vec<i32> = order[..k].iter().map(|&i| i as i32).collect();
                 assert_eq!(actual, expected, "{row:?}");

@@ -10,12 +10,22 @@ struct Case {
     dy: Vec<f32>,
 }
 
-const ALL: Needs = Needs { x: true, weights: true, gates: true };
+const ALL: Needs = Needs {
+    x: true,
+    weights: true,
+    gates: true,
+};
 
 impl Case {
     /// Distinct random experts a token.
     fn new(random: &mut Random, shape: Shape) -> Self {
-        let Shape { tokens: t, top_k: k, model: d, hidden: f, experts: e } = shape;
+        let Shape {
+            tokens: t,
+            top_k: k,
+            model: d,
+            hidden: f,
+            experts: e,
+        } = shape;
         let mut experts = Vec::new();
         for _ in 0..t {
             let mut all: Vec<i32> = (0..e as i32).collect();
@@ -37,7 +47,15 @@ impl Case {
 
     fn inputs(&self) -> Inputs<'_> {
         let [gate_w, up_w, down_w] = &self.weights;
-        Inputs { shape: self.shape, x: &self.x, gate_w, up_w, down_w, experts: &self.experts, gates: &self.gates }
+        Inputs {
+            shape: self.shape,
+            x: &self.x,
+            gate_w,
+            up_w,
+            down_w,
+            experts: &self.experts,
+            gates: &self.gates,
+        }
     }
 
     /// `y, dx, dgate_w, dup_w, ddown_w, dgates`.
@@ -45,16 +63,32 @@ impl Case {
         let (y, saved) = forward(&self.inputs(), true);
         let all = backward(&self.inputs(), &saved.unwrap(), &self.dy, ALL);
         let weights = all.weights.unwrap();
-        vec![y, all.x.unwrap(), weights.gate, weights.up, weights.down, all.gates.unwrap()]
+        vec![
+            y,
+            all.x.unwrap(),
+            weights.gate,
+            weights.up,
+            weights.down,
+            all.gates.unwrap(),
+        ]
     }
 
     fn naive(&self) -> Vec<Vec<f64>> {
-        let Shape { tokens: t, top_k: k, model: d, hidden: f, .. } = self.shape;
+        let Shape {
+            tokens: t,
+            top_k: k,
+            model: d,
+            hidden: f,
+            ..
+        } = self.shape;
         let (x, gates, dy) = (wide(&self.x), wide(&self.gates), wide(&self.dy));
         let [gate_w, up_w, down_w] = self.weights.each_ref().map(|w| wide(w));
         let (mut y, mut dx) = (vec![0.0; t * d], vec![0.0; t * d]);
-        let (mut dgate_w, mut dup_w, mut ddown_w) =
-            (vec![0.0; gate_w.len()], vec![0.0; gate_w.len()], vec![0.0; gate_w.len()]);
+        let (mut dgate_w, mut dup_w, mut ddown_w) = (
+            vec![0.0; gate_w.len()],
+            vec![0.0; gate_w.len()],
+            vec![0.0; gate_w.len()],
+        );
         let mut dgates = vec![0.0; t * k];
         for row in 0..t * k {
             let (token, expert) = (row / k, self.experts[row] as usize);
@@ -96,7 +130,13 @@ impl Case {
 }
 
 fn shape(tokens: usize, top_k: usize, model: usize, hidden: usize, experts: usize) -> Shape {
-    Shape { tokens, top_k, model, hidden, experts }
+    Shape {
+        tokens,
+        top_k,
+        model,
+        hidden,
+        experts,
+    }
 }
 
 #[test]
@@ -123,7 +163,12 @@ fn one_expert_has_all_rows_but_one() {
     case.check();
     case.experts[77] = 0;
     case.check();
-    assert!(case.run()[2][20 * 36..2 * 20 * 36].iter().all(|x| *x == 0.0), "an expert without rows");
+    assert!(
+        case.run()[2][20 * 36..2 * 20 * 36]
+            .iter()
+            .all(|x| *x == 0.0),
+        "an expert without rows"
+    );
 }
 
 #[test]
@@ -139,10 +184,17 @@ fn only_what_is_asked_for() {
     let full = case.run();
     let (_, saved) = forward(&case.inputs(), true);
     for bits in 0..8 {
-        let needs = Needs { x: bits & 1 != 0, weights: bits & 2 != 0, gates: bits & 4 != 0 };
+        let needs = Needs {
+            x: bits & 1 != 0,
+            weights: bits & 2 != 0,
+            gates: bits & 4 != 0,
+        };
         let some = backward(&case.inputs(), saved.as_ref().unwrap(), &case.dy, needs);
         assert_eq!(some.x, needs.x.then(|| full[1].clone()));
-        assert_eq!(some.weights.map(|w| w.up), needs.weights.then(|| full[3].clone()));
+        assert_eq!(
+            some.weights.map(|w| w.up),
+            needs.weights.then(|| full[3].clone())
+        );
         assert_eq!(some.gates, needs.gates.then(|| full[5].clone()));
     }
 }

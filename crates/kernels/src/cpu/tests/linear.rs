@@ -12,13 +12,24 @@ fn naive([m, k, n]: [usize; 3], a: &[f64], b: &[f64]) -> Vec<f64> {
 }
 
 fn transposed(x: &[f32], rows: usize, cols: usize) -> Vec<f32> {
-    (0..rows * cols).map(|i| x[i % rows * cols + i / rows]).collect()
+    (0..rows * cols)
+        .map(|i| x[i % rows * cols + i / rows])
+        .collect()
 }
 
 #[test]
 fn products_of_all_layouts() {
     let mut random = Random(1);
-    let shapes = [[1, 1, 1], [3, 5, 2], [17, 33, 19], [1, 64, 300], [300, 64, 1], [130, 300, 150], [200, 70, 256], [33, 1, 65]];
+    let shapes = [
+        [1, 1, 1],
+        [3, 5, 2],
+        [17, 33, 19],
+        [1, 64, 300],
+        [300, 64, 1],
+        [130, 300, 150],
+        [200, 70, 256],
+        [33, 1, 65],
+    ];
     for [m, k, n] in shapes {
         let (a, b) = (random.values(m * k), random.values(k * n));
         let (a_t, b_t) = (transposed(&a, m, k), transposed(&b, k, n));
@@ -42,7 +53,11 @@ fn products_of_all_layouts() {
 #[test]
 fn an_empty_sum_is_zero() {
     let mut out = vec![f32::NAN; 6];
-    matmul(View::new(&[], [2, 0], 0), View::new(&[], [0, 3], 3), ViewMut::of_rows(&mut out, 3));
+    matmul(
+        View::new(&[], [2, 0], 0),
+        View::new(&[], [0, 3], 3),
+        ViewMut::of_rows(&mut out, 3),
+    );
     assert_eq!(out, [0.0; 6]);
 }
 
@@ -52,7 +67,11 @@ fn parts_of_views() {
     let view = View::of_rows(&data, 5).rows(1..3).cols(2..4);
     let identity = [1.0, 0.0, 0.0, 1.0];
     let mut out = vec![0.0; 4];
-    matmul(view, View::of_rows(&identity, 2), ViewMut::of_rows(&mut out, 2));
+    matmul(
+        view,
+        View::of_rows(&identity, 2),
+        ViewMut::of_rows(&mut out, 2),
+    );
     assert_eq!(out, [7.0, 8.0, 12.0, 13.0]);
 }
 

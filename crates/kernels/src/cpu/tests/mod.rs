@@ -51,18 +51,27 @@ pub(crate) fn assert_close(name: &str, actual: &[f32], expected: &[f64]) {
         norm += e * e;
     }
     let error = (difference / norm.max(1e-30)).sqrt();
-    assert!(error <= 5e-6 || difference.sqrt() < 1e-12, "{name}: relative error {error:e}");
+    assert!(
+        error <= 5e-6 || difference.sqrt() < 1e-12,
+        "{name}: relative error {error:e}"
+    );
     let largest = expected.iter().fold(0.0f64, |max, x| max.max(x.abs()));
     for (i, (a, e)) in actual.iter().zip(expected).enumerate() {
         let off = (f64::from(*a) - e).abs();
-        assert!(off <= 1e-4 * largest.max(1e-8), "{name}[{i}]: {a} instead of {e}");
+        assert!(
+            off <= 1e-4 * largest.max(1e-8),
+            "{name}[{i}]: {a} instead of {e}"
+        );
     }
 }
 
 /// The same results for one and for three threads.
 pub(crate) fn same_for_any_threads(run: impl Fn() -> Vec<Vec<f32>> + Sync) {
     let with = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
         pool.install(&run)
     };
     let one: Vec<Vec<u32>> = bits(with(1));
@@ -71,5 +80,7 @@ pub(crate) fn same_for_any_threads(run: impl Fn() -> Vec<Vec<f32>> + Sync) {
 }
 
 fn bits(all: Vec<Vec<f32>>) -> Vec<Vec<u32>> {
-    all.into_iter().map(|x| x.into_iter().map(f32::to_bits).collect()).collect()
+    all.into_iter()
+        .map(|x| x.into_iter().map(f32::to_bits).collect())
+        .collect()
 }

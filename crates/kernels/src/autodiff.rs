@@ -1,0 +1,116 @@
+//! The operations on `Autodiff`: traced where the inner backend can, else the differentiated reference.
+
+use burn::{
+    backend::{Autodiff, autodiff::checkpoint::strategy::CheckpointStrategy},
+    tensor::{Int, Tensor},
+};
+
+use crate::{
+    ExpertWeights, MoeBackend, Precision, RotaryAngles, SoftTargets, reference,
+    traced::{primitive, record},
+};
+
+impl<B: MoeBackend, C: CheckpointStrategy> MoeBackend for Autodiff<B, C> {
+    fn top_k(scores_te: Tensor<Self, 2>, k: usize) -> Tensor<Self, 2, Int> {
+        Tensor::from_inner(B::top_k(scores_te.inner(), k))
+    }
+
+    fn expert_ffn(
+        x_td: Tensor<Self, 2>,
+        weights: ExpertWeights<Self>,
+        experts_tk: Tensor<Self, 2, Int>,
+        gates_tk: Tensor<Self, 2>,
+        precision: Precision,
+    ) -> Tensor<Self, 2> {
+        let inner = ExpertWeights {
+            gate_edf: weights.gate_edf.clone().inner(),
+            up_edf: weights.up_edf.clone().inner(),
+            down_efd: weights.down_efd.clone().inner(),
+        };
+        match B::expert_ffn_traced(
+            x_td.clone().inner(),
+            inner,
+            experts_tk.clone().inner(),
+            gates_tk.clone().inner(),
+            precision,
+        ) {
+            Some(traced) => record(
+                &[
+                    primitive(x_td),
+                    primitive(weights.gate_edf),
+                    primitive(weights.up_edf),
+                    primitive(weights.down_efd),
+                    primitive(gates_tk),
+                ],
+                traced,
+            ),
+            None => reference::expert_ffn(x_td, weights, experts_tk, gates_tk, precision),
+        }
+    }
+
+    fn causal_attention(
+        q_bshc: Tensor<Self, 4>,
+        k_bsgc: Tensor<Self, 4>,
+        v_bsgc: Tensor<Self, 4>,
+        precision: Precision,
+    ) -> Tensor<Self, 4> {
+        match B::causal_attention_traced(
+            q_bshc.clone().inner(),
+            k_bsgc.clone().inner(),
+            v_bsgc.clone().inner(),
+            precision,
+        ) {
+            Some(traced) => record(
+                &[primitive(q_bshc), primitive(k_bsgc), primitive(v_bsgc)],
+                traced,
+            ),
+            None => reference::causal_attention(q_bshc, k_bsgc, v_bsgc, precision),
+        }
+    }
+
+    fn rms_norm(x_td: Tensor<Self, 2>, scale_d: Tensor<Self, 1>, eps: f32) -> Tensor<Self, 2> {
+        match B::rms_norm_traced(x_td.clone().inner(), scale_d.clone().inner(), eps) {
+            Some(traced) => record(&[primitive(x_td), primitive(scale_d)], traced),
+            None => reference::rms_norm(x_td, scale_d, eps),
+        }
+    }
+
+    fn rotary(x_bshc: Tensor<Self, 4>, angles: RotaryAngles<Self>) -> Tensor<Self, 4> {
+        let inner = RotaryAngles {
+            cos_sc: angles.cos_sc.clone().inner(),
+            sin_sc: angles.sin_sc.clone().inner(),
+        };
+        match B::rotary_traced(x_bshc.clone().inner(), inner) {
+            Some(traced) => record(&[primitive(x_bshc)], traced),
+            None => reference::rotary(x_bshc, angles),
+        }
+    }
+
+    fn embedding(table_vd: Tensor<Self, 2>, ids_t: Tensor<Self, 1, Int>) -> Tensor<Self, 2> {
+        match B::embedding_traced(table_vd.clone().inner(), ids_t.clone().inner()) {
+            Some(traced) => record(&[primitive(table_vd)], traced),
+            None => table_vd.select(0, ids_t),
+        }
+    }
+
+    fn linear_cross_entropy(
+        x_td: Tensor<Self, 2>,
+        head_vd: Tensor<Self, 2>,
+        targets: SoftTargets<Self>,
+        precision: Precision,
+    ) -> Tensor<Self, 1> {
+        let inner = SoftTargets {
+            ids_tj: targets.ids_tj.clone().inner(),
+            weights_tj: targets.weights_tj.clone().inner(),
+        };
+        match B::linear_cross_entropy_traced(
+            x_td.clone().inner(),
+            head_vd.clone().inner(),
+            inner,
+            precision,
+        ) {
+            Some(traced) => record(&[primitive(x_td), primitive(head_vd)], traced),
+            None => reference::linear_cross_entropy(x_td, head_vd, targets, precision),
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What a machine should not be asked to do without `--force`.
+
+use clap::Args;
+use upcycle_lab::available_memory;
+use upcycle_train::Engine;
+
+use crate::output;
+
+/// A run that would take longer on a CPU is refused.
+const PATIENCE_SECONDS: f64 = 24.0 * 3600.0;
+
+/// The flag that overrides a refusal.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Force {
+    /// Run even if this machine seems too small or too slow.
+    #[arg(long, help_heading = "Running")]
+    pub force: bool,
+}
+
+/// Why a run of `seconds` that needs `memory` bytes should not start on this machine; none if it may.
+///
+/// GPUs are not judged: their memory and speed are not known before they are used.
+pub fn refusal(engine: &dyn Engine, memory: u64, seconds: f64) -> Option<String> {
+    if !on_cpu(engine) {
+        return None;
+    }
+    let available = available_memory().unwrap_or(u64::MAX);
+    let problem = if memory > available {
+        format!(
+            "it needs about {} of memory, this machine has {}",
+            output::bytes(memory),
+            output::bytes(available)
+        )
+    } else if seconds > PATIENCE_SECONDS {
+        let time = output::duration(seconds);
+        format!("it would take about {time} on this CPU")
+    } else {
+        return None;
+    };
+    Some(format!(
+        "{problem}. Run it on a GPU (--backend cuda), make it smaller (--tokens 2M, --scale tiny; sweeps also --vocab 8192 --context 512), or go on all the same with --force"
+    ))
+}
+
+/// Whether the engine computes on the processor.
+pub fn on_cpu(engine: &dyn Engine) -> bool {
+    matches!(engine.backend(), "cpu" | "ndarray")
+}
