@@ -2,6 +2,7 @@
 
 mod amount;
 mod backend;
+pub mod bench;
 mod data_args;
 pub mod inspect;
 mod limits;

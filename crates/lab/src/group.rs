@@ -251,9 +251,8 @@ impl<'a> Group<'a> {
     /// The gap between Fixed-E and Fixed-mE at a CPT fraction.
     pub(crate) fn gap(&self, cpt_fraction: f64) -> Gap {
         let cells = self.fixed(cpt_fraction);
-        let of = |loss: fn(&Cell) -> f64| {
-            summarize(&cells.iter().map(|c| loss(c)).collect::<Vec<_>>())
-        };
+        let of =
+            |loss: fn(&Cell) -> f64| summarize(&cells.iter().map(|c| loss(c)).collect::<Vec<_>>());
         Gap {
             fixed_e: of(|c| c.loss_fixed_e),
             fixed_me: of(|c| c.loss_fixed_me),

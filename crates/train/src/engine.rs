@@ -113,7 +113,7 @@ impl<B: MoeAutodiffBackend> Engine for BurnEngine<B> {
     }
 
     fn matmul_rate(&self) -> f64 {
-        const N: usize = 768;
+        const N: usize = 1024;
         let x = Tensor::<B::InnerBackend, 2>::ones([N, N], &self.device);
         let product = || {
             let y = x.clone().matmul(x.clone());

@@ -38,8 +38,7 @@ pub fn step(
     assert_eq!(moment_1.len(), len, "first moments of the parameter");
     assert_eq!(moment_2.len(), len, "second moments of the parameter");
     assert_eq!(gradient.len(), len, "gradient of the parameter");
-    let [parameter, moment_1, moment_2] =
-        [parameter, moment_1, moment_2].map(|slice| Disjoint::new(slice));
+    let [parameter, moment_1, moment_2] = [parameter, moment_1, moment_2].map(Disjoint::new);
     for_each_range(len, CHUNK, |range| {
         // SAFETY: ranges do not overlap.
         let parts = [parameter, moment_1, moment_2].map(|all| unsafe { all.part(range.clone()) });

@@ -1,14 +1,14 @@
 //! Output head and cross-entropy in one, forward and backward.
 //!
-//! Logits are computed in tiles of tokens and vocabulary, and used while they are in cache. They are kept for the
-//! backward as they are (probabilities follow from them and the log-sum-exp) unless they are too many; then the
-//! backward computes them again, some tokens at a time.
+//! Logits are computed in tiles of tokens and vocabulary, and turned into exponentials while they are in cache, each
+//! token's relative to its maximum in the tile. These are kept for the backward (a factor a token and tile makes them
+//! probabilities) unless they are too many; then the backward computes them again, some tokens at a time.
 
 use std::ops::Range;
 
 use super::{
-    linear::{View, ViewMut, matmul, matmul_add, matmul_parallel},
-    math::{self, LANES, dot, exp, sum_exp},
+    linear::{View, ViewMut, matmul, matmul_add},
+    math::{self, LANES, dot, exp, scaled, sum_lanes},
     memory::{Recycled, Unwritten, zeros},
     parallel::{Disjoint, for_each, for_each_range, range},
     transpose::transpose,
@@ -45,15 +45,17 @@ pub struct Inputs<'a> {
 /// What [`forward`] keeps for [`backward`].
 #[derive(Debug, Clone)]
 pub struct Saved {
-    /// Logits, `[T, V]`, if they are not too many.
-    logits: Option<Recycled>,
+    /// Exponentials of the logits over the maximum of their tile, `[T, V]`, if they are not too many.
+    exponentials: Option<Recycled>,
+    /// Maxima and sums, `[V / TILE_IDS, T]`.
+    partial: Vec<Partial>,
     /// Logarithm of the sum of exponentials of every token's logits, `[T]`.
     log_sum_exp: Vec<f32>,
 }
 
-/// Most bytes of logits to keep.
+/// Most bytes of exponentials to keep.
 const KEEP_BYTES: usize = 64 << 20;
-/// Logits at once where they are not kept.
+/// Exponentials at once in a backward where they are not kept.
 const CHUNK: usize = 1 << 22;
 /// Tokens of a tile.
 const TILE_TOKENS: usize = 256;
@@ -73,12 +75,44 @@ pub fn forward(inputs: &Inputs, keep: bool) -> (Vec<f32>, Option<Saved>) {
         vocabulary: v,
         targets: j,
     } = inputs.shape;
-    let keep_logits = keep && t * v * size_of::<f32>() <= KEEP_BYTES;
-    let kept = if keep_logits { t * v } else { 0 };
-    let mut logits = Unwritten::new(kept);
+    let saved = reduce(inputs, keep && t * v * size_of::<f32>() <= KEEP_BYTES);
+    let mut loss = vec![0.0; t];
+    let parts = Disjoint::new(&mut loss);
+    for_each_range(t, TILE_TOKENS, |tokens| {
+        // SAFETY: ranges do not overlap.
+        let loss = unsafe { parts.part(tokens.clone()) };
+        for (loss, token) in loss.iter_mut().zip(tokens) {
+            let x = &inputs.x[token * d..(token + 1) * d];
+            let targets = token * j..(token + 1) * j;
+            for (&id, &weight) in inputs.ids[targets.clone()]
+                .iter()
+                .zip(&inputs.weights[targets])
+            {
+                if weight != 0.0 {
+                    let id = id as usize;
+                    *loss += weight
+                        * (saved.log_sum_exp[token]
+                            - dot_product(x, &inputs.head[id * d..(id + 1) * d]));
+                }
+            }
+        }
+    });
+    (loss, keep.then_some(saved))
+}
+
+/// Sums of exponentials of the logits, and these themselves if `keep`.
+fn reduce(inputs: &Inputs, keep: bool) -> Saved {
+    let Shape {
+        tokens: t,
+        model: d,
+        vocabulary: v,
+        ..
+    } = inputs.shape;
+    let kept = if keep { t * v } else { 0 };
+    let mut all = Unwritten::new(kept);
     let mut partial = vec![Partial::default(); v.div_ceil(TILE_IDS) * t];
     {
-        let logits = Disjoint::new(logits.memory(kept));
+        let all = Disjoint::new(all.memory(kept));
         let partial = Disjoint::new(&mut partial);
         let id_tiles = v.div_ceil(TILE_IDS);
         let tokens_of_task = if id_tiles < TILES {
@@ -87,11 +121,7 @@ pub fn forward(inputs: &Inputs, keep: bool) -> (Vec<f32>, Option<Saved>) {
             TASK_TOKENS
         };
         let token_tasks = t.div_ceil(tokens_of_task);
-        let tile = if keep_logits {
-            0
-        } else {
-            TILE_TOKENS * TILE_IDS
-        };
+        let tile = if keep { 0 } else { TILE_TOKENS * TILE_IDS };
         let head_stride = TILE_IDS + LANES;
         let scratch = || (Recycled(zeros(tile)), Recycled(zeros(d * head_stride)));
         for_each(id_tiles * token_tasks, scratch, |(tile, head_t), task| {
@@ -114,54 +144,35 @@ pub fn forward(inputs: &Inputs, keep: bool) -> (Vec<f32>, Option<Saved>) {
                 // SAFETY: tiles do not overlap.
                 let partial =
                     unsafe { partial.part(id_tile * t + tokens.start..id_tile * t + tokens.end) };
-                if keep_logits {
+                if keep {
                     let at = tokens.start * v + ids.start;
                     // SAFETY: tiles do not overlap.
-                    matmul(x, head_t, unsafe { logits.view(at, [n, m], v) });
+                    matmul(x, head_t, unsafe { all.view(at, [n, m], v) });
                     for (row, partial) in partial.iter_mut().enumerate() {
                         let at = at + row * v;
                         // SAFETY: the product has written the rows of its tile.
-                        *partial = reduce(unsafe { logits.written(at..at + m) });
+                        *partial = exponentials(unsafe { all.written(at..at + m) });
                     }
                 } else {
                     let tile = &mut tile[..n * m];
                     matmul(x, head_t, ViewMut::of_rows(tile, m));
-                    for (row, partial) in tile.chunks_exact(m).zip(partial) {
-                        *partial = reduce(row);
+                    for (row, partial) in tile.chunks_exact_mut(m).zip(partial) {
+                        *partial = exponentials(row);
                     }
                 }
             }
         });
     }
-    let log_sum_exp: Vec<f32> = (0..t)
+    let log_sum_exp = (0..t)
         .map(|token| Partial::log_sum(partial[token..].iter().step_by(t)))
         .collect();
-    let mut loss = vec![0.0; t];
-    let parts = Disjoint::new(&mut loss);
-    for_each_range(t, TILE_TOKENS, |tokens| {
-        // SAFETY: ranges do not overlap.
-        let loss = unsafe { parts.part(tokens.clone()) };
-        for (loss, token) in loss.iter_mut().zip(tokens) {
-            let x = &inputs.x[token * d..(token + 1) * d];
-            let targets = token * j..(token + 1) * j;
-            for (&id, &weight) in inputs.ids[targets.clone()]
-                .iter()
-                .zip(&inputs.weights[targets])
-            {
-                if weight != 0.0 {
-                    let id = id as usize;
-                    *loss += weight
-                        * (log_sum_exp[token] - dot_product(x, &inputs.head[id * d..(id + 1) * d]));
-                }
-            }
-        }
-    });
-    let saved = keep.then(|| Saved {
-        // SAFETY: tiles cover all logits.
-        logits: keep_logits.then(|| Recycled(unsafe { logits.written(kept) })),
+    // SAFETY: tiles cover all of them.
+    let exponentials = keep.then(|| Recycled(unsafe { all.written(kept) }));
+    Saved {
+        exponentials,
+        partial,
         log_sum_exp,
-    });
-    (loss, saved)
+    }
 }
 
 /// Gradients of `x`, `[T, D]`, and of the head, `[V, D]`, given what [`forward`] kept of the same `inputs` and the
@@ -172,7 +183,7 @@ pub fn backward(inputs: &Inputs, saved: &Saved, dloss: &[f32]) -> (Vec<f32>, Vec
         tokens: t,
         model: d,
         vocabulary: v,
-        ..
+        targets: j,
     } = inputs.shape;
     assert_eq!(dloss.len(), t, "dloss: [T]");
     assert_eq!(
@@ -181,70 +192,75 @@ pub fn backward(inputs: &Inputs, saved: &Saved, dloss: &[f32]) -> (Vec<f32>, Vec
         "saved by a forward of these shapes"
     );
     let (mut dx, mut dhead) = (zeros(t * d), zeros(v * d));
-    let pass = |tokens: Range<usize>, logits: &[f32], dx: &mut [f32], dhead: &mut [f32]| {
-        let chunk = Chunk {
+    if let Some(exponentials) = &saved.exponentials {
+        assert_eq!(
+            exponentials.len(),
+            t * v,
+            "saved by a forward of these shapes"
+        );
+        let backward = Backward {
             inputs,
-            log_sum_exp: &saved.log_sum_exp,
+            saved,
+            exponentials,
             dloss,
-            tokens,
-            logits,
         };
-        chunk.backward_x(dx);
-        chunk.backward_head(dhead);
-    };
-    if let Some(logits) = &saved.logits {
-        assert_eq!(logits.len(), t * v, "saved by a forward of these shapes");
-        pass(0..t, logits, &mut dx, &mut dhead);
+        backward.x(&mut dx);
+        backward.head(&mut dhead);
         return (dx, dhead);
     }
     let size = (CHUNK / v).clamp(1, t.max(1));
-    let mut logits = Recycled(zeros(size * v));
     for index in 0..t.div_ceil(size) {
         let tokens = range(index, size, t);
-        let logits = &mut logits[..tokens.len() * v];
-        let x = View::of_rows(inputs.x, d).rows(tokens.clone());
-        matmul_parallel(
-            x,
-            View::of_rows(inputs.head, d).t(),
-            ViewMut::of_rows(logits, v),
-        );
-        pass(
-            tokens.clone(),
-            logits,
-            &mut dx[tokens.start * d..tokens.end * d],
-            &mut dhead,
-        );
+        let inputs = Inputs {
+            shape: Shape {
+                tokens: tokens.len(),
+                ..inputs.shape
+            },
+            x: &inputs.x[tokens.start * d..tokens.end * d],
+            head: inputs.head,
+            ids: &inputs.ids[tokens.start * j..tokens.end * j],
+            weights: &inputs.weights[tokens.start * j..tokens.end * j],
+        };
+        let saved = reduce(&inputs, true);
+        let exponentials = saved.exponentials.as_deref().unwrap_or(&[]);
+        let dloss = &dloss[tokens.clone()];
+        let backward = Backward {
+            inputs: &inputs,
+            saved: &saved,
+            exponentials,
+            dloss,
+        };
+        backward.x(&mut dx[tokens.start * d..tokens.end * d]);
+        backward.head(&mut dhead);
     }
     (dx, dhead)
 }
 
-/// Some tokens in the backward, with their logits.
-struct Chunk<'a> {
+/// The backward of tokens whose exponentials are there.
+struct Backward<'a> {
     inputs: &'a Inputs<'a>,
-    log_sum_exp: &'a [f32],
+    saved: &'a Saved,
+    exponentials: &'a [f32],
     dloss: &'a [f32],
-    tokens: Range<usize>,
-    logits: &'a [f32],
 }
 
-impl Chunk<'_> {
-    /// Adds to the gradient of the chunk's tokens.
-    fn backward_x(&self, dx: &mut [f32]) {
+impl Backward<'_> {
+    /// Adds to the gradient of the tokens.
+    fn x(&self, dx: &mut [f32]) {
         let Shape {
+            tokens: t,
             model: d,
             vocabulary: v,
             ..
         } = self.inputs.shape;
         let dx = Disjoint::new(dx);
-        let block = self
-            .tokens
-            .len()
+        let block = t
             .div_ceil(TILES)
             .next_multiple_of(16)
-            .min(TILE_TOKENS);
+            .clamp(16, TILE_TOKENS);
         let scratch = || Recycled(zeros(block * TILE_IDS.min(v)));
-        for_each(self.tokens.len().div_ceil(block), scratch, |tile, task| {
-            let tokens = range(task, block, self.tokens.len());
+        for_each(t.div_ceil(block), scratch, |tile, task| {
+            let tokens = range(task, block, t);
             for index in 0..v.div_ceil(TILE_IDS) {
                 let ids = range(index, TILE_IDS, v);
                 let tile = &mut tile[..tokens.len() * ids.len()];
@@ -252,28 +268,29 @@ impl Chunk<'_> {
                 let tile = View::of_rows(tile, ids.len());
                 let head = View::of_rows(self.inputs.head, d).rows(ids);
                 // SAFETY: blocks of tokens do not overlap.
-                matmul_add(tile, head, unsafe {
-                    dx.view(tokens.start * d, [tokens.len(), d], d)
-                });
+                let dx = unsafe { dx.view(tokens.start * d, [tokens.len(), d], d) };
+                matmul_add(tile, head, dx);
             }
         });
     }
 
     /// Adds to the gradient of the head.
-    fn backward_head(&self, dhead: &mut [f32]) {
+    fn head(&self, dhead: &mut [f32]) {
         let Shape {
+            tokens: t,
             model: d,
             vocabulary: v,
             ..
         } = self.inputs.shape;
         let dhead = Disjoint::new(dhead);
-        let size = v.div_ceil(TILES).next_multiple_of(16).min(TILE_IDS);
+        // A power of two: divides the tiles of the exponentials.
+        let size = v.div_ceil(TILES).next_power_of_two().clamp(16, TILE_IDS);
         let scratch = || Recycled(zeros(TILE_TOKENS * size));
-        let x = View::of_rows(self.inputs.x, d).rows(self.tokens.clone());
+        let x = View::of_rows(self.inputs.x, d);
         for_each(v.div_ceil(size), scratch, |tile, task| {
             let ids = range(task, size, v);
-            for index in 0..self.tokens.len().div_ceil(TILE_TOKENS) {
-                let tokens = range(index, TILE_TOKENS, self.tokens.len());
+            for index in 0..t.div_ceil(TILE_TOKENS) {
+                let tokens = range(index, TILE_TOKENS, t);
                 let tile = &mut tile[..tokens.len() * ids.len()];
                 self.dlogits(tokens.clone(), ids.clone(), tile);
                 let tile = View::of_rows(tile, ids.len());
@@ -284,20 +301,25 @@ impl Chunk<'_> {
         });
     }
 
-    /// Gradients of the logits of `ids` for `tokens` of the chunk.
+    /// Gradients of the logits of some tokens for `ids`, which lie in one tile.
     fn dlogits(&self, tokens: Range<usize>, ids: Range<usize>, out: &mut [f32]) {
         let Shape {
+            tokens: t,
             vocabulary: v,
             targets: j,
             ..
         } = self.inputs.shape;
+        let partial = &self.saved.partial[ids.start / TILE_IDS * t..];
         for (token, out) in tokens.zip(out.chunks_exact_mut(ids.len())) {
-            let logits = &self.logits[token * v + ids.start..token * v + ids.end];
-            let token = self.tokens.start + token;
+            let exponentials = &self.exponentials[token * v + ids.start..token * v + ids.end];
             let targets = token * j..(token + 1) * j;
             let weights = &self.inputs.weights[targets.clone()];
-            let factor = self.dloss[token] * weights.iter().sum::<f32>();
-            scaled_exp(logits, self.log_sum_exp[token], factor, out);
+            let probability = (partial[token].max - self.saved.log_sum_exp[token]).exp();
+            scaled(
+                out,
+                exponentials,
+                self.dloss[token] * weights.iter().sum::<f32>() * probability,
+            );
             for (&id, weight) in self.inputs.ids[targets].iter().zip(weights) {
                 if ids.contains(&(id as usize)) {
                     out[id as usize - ids.start] -= self.dloss[token] * weight;
@@ -343,17 +365,22 @@ impl Partial {
 }
 
 vectorised! {
-    /// Of one row of a tile.
-    fn reduce(row: &[f32]) -> Partial {
+    /// Turns one token's logits in a tile into exponentials over their maximum.
+    fn exponentials(row: &mut [f32]) -> Partial {
         let max = math::max(row);
-        Partial { max, sum: sum_exp::<FMA>(row, max) }
-    }
-
-    /// `out = factor * exp(x - shift)`.
-    fn scaled_exp(x: &[f32], shift: f32, factor: f32, out: &mut [f32]) {
-        for (out, x) in out.iter_mut().zip(x) {
-            *out = factor * exp::<FMA>(x - shift);
+        let (chunks, rest) = row.as_chunks_mut::<LANES>();
+        let mut lanes = [0.0; LANES];
+        for chunk in chunks {
+            for l in 0..LANES {
+                chunk[l] = exp::<FMA>(chunk[l] - max);
+                lanes[l] += chunk[l];
+            }
         }
+        for (lane, x) in lanes.iter_mut().zip(rest) {
+            *x = exp::<FMA>(*x - max);
+            *lane += *x;
+        }
+        Partial { max, sum: sum_lanes(lanes) }
     }
 
     fn dot_product(a: &[f32], b: &[f32]) -> f32 {

@@ -165,21 +165,6 @@ impl<'a> ViewMut<'a> {
             ..self
         }
     }
-
-    /// Some of the rows.
-    fn row_block(&mut self, rows: Range<usize>) -> ViewMut<'_> {
-        assert!(
-            rows.start <= rows.end && rows.end <= self.shape[0],
-            "rows of the matrix"
-        );
-        ViewMut {
-            start: self.start.wrapping_add(rows.start * self.row_stride),
-            shape: [rows.len(), self.shape[1]],
-            row_stride: self.row_stride,
-            initialised: self.initialised,
-            slice: PhantomData,
-        }
-    }
 }
 
 /// Elements from the first to behind the last one of a matrix.
@@ -262,17 +247,17 @@ fn multiply(a: View, b: View, out: ViewMut, add: bool) {
 
 /// Multiply-adds below which a product is not worth a second thread.
 const PARALLEL_WORK: usize = 1 << 20;
-/// Blocks of rows that a parallel product is cut into.
+/// Blocks that a parallel product is cut into.
 const BLOCKS: usize = 8;
-/// Rows of a block are a multiple of this.
-const BLOCK_STEP: usize = 16;
+/// Rows or columns of a block are a multiple of this, the side of `gemm`'s own tiles.
+const BLOCK_STEP: usize = 64;
 
-/// `out = a b`, in blocks of rows over the rayon pool.
+/// `out = a b`, in blocks of rows or columns over the rayon pool.
 pub fn matmul_parallel(a: View, b: View, out: ViewMut) {
     multiply_parallel(a, b, out, false);
 }
 
-/// `out += a b`, in blocks of rows over the rayon pool.
+/// `out += a b`, in blocks of rows or columns over the rayon pool.
 pub fn matmul_add_parallel(a: View, b: View, out: ViewMut) {
     assert!(out.initialised, "only what was written can be added to");
     multiply_parallel(a, b, out, true);
@@ -280,28 +265,37 @@ pub fn matmul_add_parallel(a: View, b: View, out: ViewMut) {
 
 fn multiply_parallel(a: View, b: View, out: ViewMut, add: bool) {
     let ([m, k], n) = (a.shape, b.shape[1]);
+    assert_eq!(out.shape, [m, n], "shape of the product");
     if m * k * n < PARALLEL_WORK {
         return multiply(a, b, out, add);
     }
-    assert_eq!(out.shape, [m, n], "shape of the product");
-    let size = m.div_ceil(BLOCKS).next_multiple_of(BLOCK_STEP);
+    // Columns cost less: `gemm` packs `b` for every block of rows.
+    let (by_columns, all) = (n >= m, n.max(m));
+    let size = all.div_ceil(BLOCKS).next_multiple_of(BLOCK_STEP);
     let out = Shared(out);
     for_each(
-        m.div_ceil(size),
+        all.div_ceil(size),
         || (),
         |(), block| {
-            let rows = range(block, size, m);
-            // SAFETY: blocks of rows do not overlap, and each is taken once.
-            let out = unsafe { out.row_block(rows.clone()) };
-            multiply(a.rows(rows), b, out, add);
+            let block = range(block, size, all);
+            // SAFETY: blocks do not overlap, and each is taken once.
+            unsafe {
+                if by_columns {
+                    let out = out.block(0..m, block.clone());
+                    multiply(a, b.cols(block), out, add);
+                } else {
+                    let out = out.block(block.clone(), 0..n);
+                    multiply(a.rows(block), b, out, add);
+                }
+            }
         },
     );
 }
 
-/// A matrix whose blocks of rows are written by several threads.
+/// A matrix whose blocks are written by several threads.
 struct Shared<'a>(ViewMut<'a>);
 
-// SAFETY: only blocks of rows are taken, which the caller keeps apart.
+// SAFETY: only blocks are taken, which the caller keeps apart.
 unsafe impl Sync for Shared<'_> {}
 
 impl Shared<'_> {
@@ -309,21 +303,26 @@ impl Shared<'_> {
     ///
     /// # Safety
     /// Blocks that live at the same time must not overlap.
-    unsafe fn row_block(&self, rows: Range<usize>) -> ViewMut<'_> {
-        let mut whole = ViewMut { ..self.0 };
-        let ViewMut {
-            start,
-            shape,
-            row_stride,
-            initialised,
-            ..
-        } = whole.row_block(rows);
+    unsafe fn block(&self, rows: Range<usize>, cols: Range<usize>) -> ViewMut<'_> {
+        let [all_rows, all_cols] = self.0.shape;
+        assert!(
+            rows.start < rows.end && rows.end <= all_rows,
+            "rows of the matrix"
+        );
+        assert!(
+            cols.start < cols.end && cols.end <= all_cols,
+            "columns of the matrix"
+        );
         ViewMut {
-            start,
-            shape,
-            row_stride,
-            initialised,
+            // SAFETY: the first element of the block lies within the matrix.
+            start: unsafe {
+                self.0
+                    .start
+                    .add(rows.start * self.0.row_stride + cols.start)
+            },
+            shape: [rows.len(), cols.len()],
             slice: PhantomData,
+            ..self.0
         }
     }
 }

@@ -106,7 +106,7 @@ pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     p = fma::<FMA>(p, r, 8.333_452e-3);
     p = fma::<FMA>(p, r, 4.166_579_6e-2);
     p = fma::<FMA>(p, r, 1.666_666_5e-1);
-    p = fma::<FMA>(p, r, 5.000_000_1e-1);
+    p = fma::<FMA>(p, r, 0.5);
     p = fma::<FMA>(p * r, r, r) + 1.0;
     let power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
     if x < LOWEST { 0.0 } else { p * power }
@@ -132,7 +132,7 @@ pub(crate) fn ln<const FMA: bool>(x: f32) -> f32 {
     p = fma::<FMA>(p, r, -1.666_805_7e-1);
     p = fma::<FMA>(p, r, 2.000_071_5e-1);
     p = fma::<FMA>(p, r, -2.499_999_4e-1);
-    p = fma::<FMA>(p, r, 3.333_333_1e-1);
+    p = fma::<FMA>(p, r, 3.333_333e-1);
     let square = r * r;
     let tail = fma::<FMA>(exponent, LN_2_LOW, p * r * square);
     let tail = fma::<FMA>(square, -0.5, tail);
@@ -198,22 +198,6 @@ pub(crate) fn max(x: &[f32]) -> f32 {
         *lane = larger(*x, *lane);
     }
     max_lanes(lanes)
-}
-
-/// `sum(exp(x - shift))`.
-#[inline(always)]
-pub(crate) fn sum_exp<const FMA: bool>(x: &[f32], shift: f32) -> f32 {
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    let mut lanes = [0.0; LANES];
-    for chunk in chunks {
-        for l in 0..LANES {
-            lanes[l] += exp::<FMA>(chunk[l] - shift);
-        }
-    }
-    for (lane, x) in lanes.iter_mut().zip(rest) {
-        *lane += exp::<FMA>(*x - shift);
-    }
-    sum_lanes(lanes)
 }
 
 vectorised! {

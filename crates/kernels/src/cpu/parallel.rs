@@ -121,16 +121,17 @@ impl<'a> Disjoint<'a, MaybeUninit<f32>> {
         unsafe { ViewMut::within(memory, self.len, start, [rows, cols], row_stride, false) }
     }
 
-    /// One part, for reading.
+    /// One part that has been written.
     ///
     /// # Safety
-    /// All of it must have been written, and nobody may write it meanwhile.
-    pub(crate) unsafe fn written(&self, range: Range<usize>) -> &'a [f32] {
+    /// All of it must have been, and no other part or view that lives at the same time may overlap it.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn written(&self, range: Range<usize>) -> &'a mut [f32] {
         assert!(
             range.start <= range.end && range.end <= self.len,
             "part of the slice"
         );
-        // SAFETY: within the slice; the caller has written it and writes it no more.
-        unsafe { std::slice::from_raw_parts(self.start.add(range.start).cast(), range.len()) }
+        // SAFETY: within the slice and written; the caller keeps parts apart.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start).cast(), range.len()) }
     }
 }

@@ -25,7 +25,9 @@ pub(crate) const WIDTH: i32 = 1520;
 /// Left edge of titles and legends.
 const MARGIN: i32 = 20;
 const TITLE_SIZE: f64 = 34.0;
-const TEXT_SIZE: f64 = 26.0;
+const TEXT_SIZE: f64 = 28.0;
+/// No letter of the text is wider on average, also where a narrow page enlarges it.
+const LETTER: f64 = 0.58 * TEXT_SIZE;
 const GRID: RGBColor = RGBColor(0xDD, 0xDD, 0xDD);
 /// Colour of axis text and reference lines.
 pub(crate) const MUTED: RGBColor = RGBColor(0x55, 0x55, 0x55);
@@ -97,8 +99,8 @@ fn legend_places(legend: &[Entry]) -> Vec<(i32, i32)> {
     let (mut x, mut line) = (MARGIN, 0);
     let mut places = Vec::new();
     for entry in legend {
-        let letters = shortened(&entry.label).chars().count() as f64;
-        let width = LEGEND_LINE + 12 + (0.58 * TEXT_SIZE * letters) as i32;
+        let letters = shortened(&entry.label, LONGEST).chars().count() as f64;
+        let width = LEGEND_LINE + 12 + (LETTER * letters) as i32;
         if x > MARGIN && x + width > WIDTH - MARGIN {
             (x, line) = (MARGIN, line + 1);
         }
@@ -108,12 +110,15 @@ fn legend_places(legend: &[Entry]) -> Vec<(i32, i32)> {
     places
 }
 
-fn shortened(label: &str) -> String {
-    const LONGEST: usize = 48;
-    if label.chars().count() <= LONGEST {
+/// The longest label of a legend, in letters.
+const LONGEST: usize = 48;
+
+fn shortened(label: &str, longest: usize) -> String {
+    if label.chars().count() <= longest {
         return label.to_owned();
     }
-    label.chars().take(LONGEST - 1).chain(['…']).collect()
+    let kept = label.chars().take(longest.saturating_sub(1));
+    kept.chain(['…']).collect()
 }
 
 impl<'s> Sheet<'s> {
@@ -126,6 +131,27 @@ impl<'s> Sheet<'s> {
         color: RGBColor,
     ) -> Result<(), PlotError> {
         self.write(text, at, side, TEXT_SIZE, color)
+    }
+
+    /// Text on a white ground, which lines do not strike through.
+    pub(crate) fn label(
+        &self,
+        text: &str,
+        (x, y): (i32, i32),
+        side: HPos,
+        color: RGBColor,
+    ) -> Result<(), PlotError> {
+        let width = (LETTER * text.chars().count() as f64) as i32;
+        let left = match side {
+            HPos::Left => x,
+            HPos::Right => x - width,
+            HPos::Center => x - width / 2,
+        };
+        let half = (0.6 * TEXT_SIZE) as i32;
+        let ground = [(left - 4, y - half), (left + width + 4, y + half)];
+        let ground = Rectangle::new(ground, WHITE.mix(0.8).filled());
+        self.area.draw(&ground)?;
+        self.text(text, (x, y), side, color)
     }
 
     fn write(
@@ -148,7 +174,7 @@ impl<'s> Sheet<'s> {
         let line = PathElement::new(vec![(x, y), (x + LEGEND_LINE, y)], stroke);
         self.area.draw(&line)?;
         self.mark((x + LEGEND_LINE / 2, y), entry.look, 10)?;
-        let label = shortened(&entry.label);
+        let label = shortened(&entry.label, LONGEST);
         self.text(&label, (x + LEGEND_LINE + 12, y), HPos::Left, BLACK)
     }
 
@@ -255,6 +281,12 @@ impl Panel<'_, '_> {
         self.plane.map_coordinate(&point)
     }
 
+    /// The text, shortened to what fits between the panel's borders.
+    pub(crate) fn fitting(&self, text: &str) -> String {
+        let width = f64::from(self.columns.end - self.columns.start);
+        shortened(text, (width / LETTER) as usize)
+    }
+
     /// Horizontal grid lines with numbers at the left, and a heading above.
     pub(crate) fn y_axis(&self, heading: &str) -> Result<(), PlotError> {
         let ticks = ticks(&self.y, 6);
@@ -264,10 +296,23 @@ impl Panel<'_, '_> {
             let label = fixed(value, ticks.decimals);
             self.sheet.text(&label, (x - 16, y), HPos::Right, MUTED)?;
         }
-        let at = (
-            MARGIN.max(self.columns.start - 100),
-            self.sheet.rows.start - 36,
-        );
+        self.heading(heading, MARGIN.max(self.columns.start - 100))
+    }
+
+    /// Vertical grid lines with numbers below, and a heading above.
+    pub(crate) fn x_grid(&self, heading: &str) -> Result<(), PlotError> {
+        let ticks = ticks(&self.x, 3);
+        for value in &ticks.values {
+            self.vertical(*value, Stroke::line(GRID, 2))?;
+        }
+        let label = |value: &f64| (*value, fixed(*value, ticks.decimals));
+        let labels: Vec<_> = ticks.values.iter().map(label).collect();
+        self.x_axis(&labels, "")?;
+        self.heading(heading, self.columns.start)
+    }
+
+    fn heading(&self, heading: &str, left: i32) -> Result<(), PlotError> {
+        let at = (left, self.sheet.rows.start - 36);
         self.sheet.text(heading, at, HPos::Left, BLACK)
     }
 
@@ -313,12 +358,18 @@ impl Panel<'_, '_> {
         Ok(())
     }
 
-    /// A small translucent disc for one seed; a triangle at the border for a value above or below the panel.
-    pub(crate) fn seed(&self, point: (f64, f64), color: RGBColor) -> Result<(), PlotError> {
+    /// A small translucent disc for one seed, some units beside its place; a triangle at the border for a value above
+    /// or below the panel.
+    pub(crate) fn seed(
+        &self,
+        point: (f64, f64),
+        beside: i32,
+        color: RGBColor,
+    ) -> Result<(), PlotError> {
         let style = color.mix(0.5).filled();
-        let (at, beyond) = self.held(point);
-        self.sheet
-            .shape(at, beyond.unwrap_or(Mark::Circle), 7, style)
+        let ((x, y), beyond) = self.held(point);
+        let mark = beyond.unwrap_or(Mark::Circle);
+        self.sheet.shape((x + beside, y), mark, 7, style)
     }
 
     /// A large mark for a mean; a triangle at the border for a value above or below the panel.
@@ -326,6 +377,30 @@ impl Panel<'_, '_> {
         let (at, beyond) = self.held(point);
         let mark = beyond.unwrap_or(look.mark);
         self.sheet.mark(at, Look { mark, ..look }, 10)
+    }
+
+    /// A triangle at the border for a mean above or below the panel, with its value; `row` counts those that stand at
+    /// the border already.
+    pub(crate) fn beyond(
+        &self,
+        point: (f64, f64),
+        row: i32,
+        look: Look,
+        value: &str,
+    ) -> Result<(), PlotError> {
+        let ((x, y), beyond) = self.held(point);
+        let Some(mark) = beyond else {
+            return Ok(());
+        };
+        let inwards = if mark == Mark::Up { 40 } else { -40 };
+        let y = y + row * inwards;
+        let (right, side) = if x + 160 < self.columns.end {
+            (20, HPos::Left)
+        } else {
+            (-20, HPos::Right)
+        };
+        self.sheet.label(value, (x + right, y), side, BLACK)?;
+        self.sheet.mark((x, y), Look { mark, ..look }, 10)
     }
 
     /// A bar with caps.

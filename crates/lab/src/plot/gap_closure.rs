@@ -14,13 +14,20 @@ use crate::plot::{Figure, FigureKind, PlotError};
 use crate::statistics::summarize;
 
 /// What is farther away from the gap than this, in per cent, is marked at the border.
-const WINDOW: Range<f64> = -150.0..200.0;
+const WINDOW: Range<f64> = -200.0..200.0;
+/// Room for a number below the panel.
+const LABEL: i32 = 110;
 /// Fewer seeds speak for themselves.
 const SEEDS_FOR_A_BAR: usize = 3;
 
 /// Gap closure of each recipe; none if no cell has one.
 pub(crate) fn figure(group: &Group, palette: &Palette) -> Result<Option<Figure>, PlotError> {
-    let fractions = group.cpt_fractions();
+    // A logarithmic axis has no place for others.
+    let fractions: Vec<f64> = group
+        .cpt_fractions()
+        .into_iter()
+        .filter(|f| *f > 0.0)
+        .collect();
     let lines = lines(group, palette, &fractions);
     let Some(all) = extent(lines.iter().flat_map(|line| line.values())) else {
         return Ok(None);
@@ -35,10 +42,10 @@ pub(crate) fn figure(group: &Group, palette: &Palette) -> Result<Option<Figure>,
         .collect();
     let y = range(&all);
     let svg = draw(&title, &legend, 620, |sheet| {
-        let x = -0.4..fractions.len() as f64 - 0.6;
-        let panel = sheet.panel(120..WIDTH - 170, x, y.clone());
+        let panel = sheet.panel(120..WIDTH - 170, budgets(&fractions), y.clone());
         axes(&panel, group, &fractions)?;
-        lines.iter().try_for_each(|line| line.draw(&panel))
+        lines.iter().try_for_each(|line| line.draw(&panel))?;
+        draw_beyond(&panel, &lines)
     })?;
     Ok(Some(Figure {
         kind: FigureKind::GapClosure,
@@ -49,31 +56,43 @@ pub(crate) fn figure(group: &Group, palette: &Palette) -> Result<Option<Figure>,
     }))
 }
 
-/// One recipe: its seeds' gap closures in per cent at each position.
+/// One recipe: its seeds' gap closures in per cent at the logarithm of each CPT fraction.
 struct Line<'a> {
     recipe: &'a str,
     look: Look,
+    /// How far to the right of their place seeds stand, so that those of other recipes do not hide them.
+    beside: i32,
     places: Vec<(f64, Vec<f64>)>,
 }
 
 fn lines<'a>(group: &Group<'a>, palette: &Palette, fractions: &[f64]) -> Vec<Line<'a>> {
     let recipes = group.recipes();
-    let step = (0.36 / recipes.len().max(1) as f64).min(0.1);
-    let middle = (recipes.len() as f64 - 1.0) / 2.0;
     let lines = recipes.iter().enumerate().map(|(i, recipe)| {
-        // Recipes stand side by side, so that marks of equal height do not hide each other.
-        let offset = (i as f64 - middle) * step;
-        let place = |(position, fraction): (usize, &f64)| {
+        let place = |fraction: &f64| {
             let etas = percents(&group.seeds(recipe, *fraction));
-            (!etas.is_empty()).then_some((position as f64 + offset, etas))
+            (!etas.is_empty()).then_some((fraction.ln(), etas))
         };
         Line {
             recipe,
             look: palette.look(Model::Upcycled(recipe)),
-            places: fractions.iter().enumerate().filter_map(place).collect(),
+            beside: beside(i),
+            places: fractions.iter().filter_map(place).collect(),
         }
     });
     lines.filter(|line| !line.places.is_empty()).collect()
+}
+
+/// Right and left of the means in turn, then farther away.
+fn beside(recipe: usize) -> i32 {
+    let distance = 20 + 14 * (recipe / 2) as i32;
+    if recipe % 2 == 0 { distance } else { -distance }
+}
+
+/// The logarithms of the CPT fractions, with room at both ends.
+fn budgets(fractions: &[f64]) -> Range<f64> {
+    let all = extent(fractions.iter().map(|f| f.ln())).unwrap_or(0.0..0.0);
+    let room = 0.08 * (all.end - all.start).max(1.0);
+    all.start - room..all.end + room
 }
 
 fn percents(seeds: &Seeds) -> Vec<f64> {
@@ -101,11 +120,19 @@ fn range(all: &Range<f64>) -> Range<f64> {
 
 fn axes(panel: &Panel, group: &Group, fractions: &[f64]) -> Result<(), PlotError> {
     panel.y_axis("gap closure η in %")?;
-    let label = |(i, fraction): (usize, &f64)| (i as f64, percent(*fraction));
-    let labels: Vec<_> = fractions.iter().enumerate().map(label).collect();
+    let mut labels: Vec<(f64, String)> = Vec::new();
+    let mut free = i32::MIN;
+    for fraction in fractions {
+        let (x, _) = panel.place((fraction.ln(), 0.0));
+        // A label that would run into the one before is left out.
+        if x >= free {
+            labels.push((fraction.ln(), percent(*fraction)));
+            free = x + LABEL;
+        }
+    }
     panel.x_axis(
         &labels,
-        "continued pre-training, relative to pre-training steps",
+        "continued pre-training, relative to pre-training steps (logarithmic)",
     )?;
     for (eta, model) in [(0.0, Model::FixedE), (100.0, Model::FixedMe)] {
         panel.horizontal(eta, Stroke::dashed(MUTED, 3, (14, 8)))?;
@@ -125,13 +152,14 @@ impl Line<'_> {
             .flat_map(|(_, etas)| etas.iter().copied())
     }
 
+    fn means(&self) -> Vec<(f64, f64)> {
+        let mean = |(x, etas): &(f64, Vec<f64>)| (*x, summarize(etas).mean);
+        self.places.iter().map(mean).collect()
+    }
+
     fn draw(&self, panel: &Panel) -> Result<(), PlotError> {
         let color = self.look.color;
-        let means: Vec<(f64, f64)> = self
-            .places
-            .iter()
-            .map(|(x, etas)| (*x, summarize(etas).mean))
-            .collect();
+        let means = self.means();
         panel.line(&means, Stroke::line(color, 5))?;
         for (x, etas) in &self.places {
             let summary = summarize(etas);
@@ -139,17 +167,35 @@ impl Line<'_> {
                 panel.error_bar(*x, interval, color)?;
             }
         }
-        for mean in means {
+        for mean in means.into_iter().filter(|mean| panel.y.contains(&mean.1)) {
             panel.mean(mean, self.look)?;
         }
         for (x, etas) in &self.places {
             // With one seed the mean is the seed.
             for eta in etas.iter().filter(|_| etas.len() > 1) {
-                panel.seed((*x, *eta), color)?;
+                panel.seed((*x, *eta), self.beside, color)?;
             }
         }
         Ok(())
     }
+}
+
+/// Means outside the frame: triangles at its border with their values, one above the other where several meet.
+fn draw_beyond(panel: &Panel, lines: &[Line]) -> Result<(), PlotError> {
+    let mut drawn: Vec<(f64, bool)> = Vec::new();
+    for line in lines {
+        let outside = line
+            .means()
+            .into_iter()
+            .filter(|mean| !panel.y.contains(&mean.1));
+        for (x, mean) in outside {
+            let border = (x, mean > panel.y.end);
+            let row = drawn.iter().filter(|d| **d == border).count() as i32;
+            panel.beyond((x, mean), row, line.look, &whole_percent(mean / 100.0))?;
+            drawn.push(border);
+        }
+    }
+    Ok(())
 }
 
 fn caption(group: &Group, lines: &[Line], all: &Range<f64>, y: &Range<f64>) -> String {
@@ -178,6 +224,18 @@ fn caption(group: &Group, lines: &[Line], all: &Range<f64>, y: &Range<f64>) -> S
         }
         _ => " With fewer than three seeds no interval is drawn.",
     };
+    let unresolved: Vec<String> = group
+        .cpt_fractions()
+        .into_iter()
+        .filter(|f| !group.gap(*f).is_resolved())
+        .map(percent)
+        .collect();
+    if !unresolved.is_empty() {
+        caption += &format!(
+            " At CPT {} the gap is not resolved: values there are noise.",
+            unresolved.join(", ")
+        );
+    }
     if all.start < y.start || all.end > y.end {
         caption += &format!(
             " Triangles at the border stand for values outside (from {} to {}).",
@@ -203,11 +261,45 @@ mod tests {
     fn caption_tells_of_seeds_and_clipping() {
         let figure = drawn(&sample::results()).unwrap();
         assert!(figure.caption.contains("no interval is drawn"));
-        assert!(figure.caption.contains("outside (from −"));
+        assert!(!figure.caption.contains("outside"));
         let figure = drawn(&sample::seeds(3)).unwrap();
         assert!(figure.caption.contains("Bars are 95 % intervals"));
         let figure = drawn(&sample::seeds(1)).unwrap();
         assert!(figure.caption.contains("One seed"));
+    }
+
+    #[test]
+    fn values_beyond_the_frame_are_told() {
+        let mut results = sample::seeds(1);
+        for cell in &mut results.cells[..2] {
+            cell.gap_closure = Some(-4.66);
+        }
+        let figure = drawn(&results).unwrap();
+        assert!(figure.caption.contains("outside (from −466"));
+        assert_eq!(figure.svg.matches("\n−466\u{a0}%").count(), 2);
+    }
+
+    #[test]
+    fn budgets_stand_at_their_logarithms() {
+        let range = budgets(&[0.1, 1.0]);
+        assert!(range.start < 0.1_f64.ln() && range.end > 0.0);
+        let single = budgets(&[0.5]);
+        assert!(single.start < single.end);
+        assert_eq!([0, 1, 2, 3].map(beside), [20, -20, 34, -34]);
+    }
+
+    #[test]
+    fn noise_is_called_so() {
+        let mut results = sample::seeds(1);
+        for cell in &mut results.cells {
+            cell.loss_fixed_me = cell.loss_fixed_e - 0.004;
+        }
+        assert!(
+            drawn(&results)
+                .unwrap()
+                .caption
+                .contains("values there are noise")
+        );
     }
 
     #[test]
@@ -221,7 +313,8 @@ mod tests {
 
     #[test]
     fn range_always_shows_both_references() {
-        assert_eq!(range(&(-300.0..50.0)).start, -150.0);
+        assert_eq!(range(&(-300.0..50.0)).start, -200.0);
+        assert!(range(&(-183.0..50.0)).start < -183.0);
         let narrow = range(&(40.0..60.0));
         assert!(narrow.start < 0.0 && narrow.end > 100.0);
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use plotters::style::BLACK;
 use plotters::style::text_anchor::HPos;
 
 use crate::group::{Group, Model, in_order};
@@ -16,8 +17,8 @@ use crate::statistics::summarize;
 
 /// Share of the run that is left out at its start, where the loss falls too fast to see anything else.
 const SKIPPED: f64 = 0.2;
-/// More columns than this leave no room for numbers beside the final losses.
-const COLUMNS_WITH_NUMBERS: usize = 5;
+/// More rows than this leave no room for names among the final losses.
+const ROWS_WITH_NAMES: usize = 9;
 
 /// Loss curves of the longest runs; none if there is no curve.
 pub(crate) fn figure(
@@ -33,7 +34,7 @@ pub(crate) fn figure(
     let legend: Vec<Entry> = bundles
         .iter()
         .map(|bundle| Entry {
-            label: bundle.model.label(group.setting),
+            label: bundle.name.clone(),
             look: bundle.look,
         })
         .collect();
@@ -54,6 +55,7 @@ pub(crate) fn figure(
 /// The curves of one model over seeds.
 struct Bundle<'a> {
     model: Model<'a>,
+    name: String,
     look: Look,
     tau: f64,
     seeds: Vec<Vec<(f64, f64)>>,
@@ -75,6 +77,7 @@ fn bundles<'a>(group: &Group<'a>, palette: &Palette) -> Vec<Bundle<'a>> {
         let seeds: Vec<_> = own.iter().map(|curve| points(curve, from_tau)).collect();
         Bundle {
             model,
+            name: model.label(group.setting),
             look: palette.look(model),
             tau: own.first().map_or(0.0, |curve| curve.tau_tokens as f64),
             mean: mean(&seeds),
@@ -153,7 +156,7 @@ impl View {
 }
 
 fn draw_run(sheet: &Sheet, bundles: &[Bundle], view: &View) -> Result<(), PlotError> {
-    let panel = sheet.panel(120..990, view.tokens.clone(), view.loss.clone());
+    let panel = sheet.panel(120..970, view.tokens.clone(), view.loss.clone());
     panel.y_axis("validation loss in nats a token")?;
     panel.x_axis(&token_labels(&view.tokens), "tokens")?;
     draw_references(&panel, view)?;
@@ -186,7 +189,7 @@ fn draw_references(panel: &Panel, view: &View) -> Result<(), PlotError> {
         } else {
             (x + 12, HPos::Left)
         };
-        panel.sheet.text(&label, (x, y + 22), side, MUTED)?;
+        panel.sheet.label(&label, (x, y + 24), side, MUTED)?;
     }
     if let Some(floor) = view.floor {
         panel.horizontal(floor, Stroke::dashed(MUTED, 3, (4, 8)))?;
@@ -194,7 +197,7 @@ fn draw_references(panel: &Panel, view: &View) -> Result<(), PlotError> {
         let label = format!("entropy floor {}", fixed(floor, 3));
         panel
             .sheet
-            .text(&label, (x + 10, y - 20), HPos::Left, MUTED)?;
+            .label(&label, (x + 10, y - 22), HPos::Left, MUTED)?;
     }
     Ok(())
 }
@@ -208,38 +211,37 @@ fn finals<'b>(bundles: &'b [Bundle]) -> Vec<(&'b Bundle<'b>, Vec<f64>)> {
     bundles.iter().map(last).collect()
 }
 
+/// A row for each model: its name and mean loss, and below them its mark and seeds.
 fn draw_finals(sheet: &Sheet, finals: &[(&Bundle, Vec<f64>)]) -> Result<(), PlotError> {
     let Some(all) = extent(finals.iter().flat_map(|(_, ends)| ends.iter().copied())) else {
         return Ok(());
     };
-    let x = -0.5..finals.len() as f64 - 0.5;
-    let panel = sheet.panel(1120..WIDTH - 20, x, widened(&all, 0.1, 0.12));
-    panel.y_axis("final loss")?;
+    let rows = finals.len() as f64;
+    let panel = sheet.panel(1080..WIDTH - 40, widened(&all, 0.1, 0.1), 0.0..rows);
+    panel.x_grid("final loss in nats a token")?;
     for (bundle, ends) in finals {
-        let mean = summarize(ends).mean;
         if !matches!(bundle.model, Model::Upcycled(_)) {
-            panel.horizontal(mean, Stroke::dashed(bundle.look.color, 2, (14, 8)))?;
+            let stroke = Stroke::dashed(bundle.look.color, 2, (14, 8));
+            panel.vertical(summarize(ends).mean, stroke)?;
         }
     }
-    for (column, (bundle, ends)) in finals.iter().enumerate() {
-        let x = column as f64;
+    for (row, (bundle, ends)) in finals.iter().enumerate() {
+        let top = rows - row as f64;
         let mean = summarize(ends).mean;
         if !mean.is_finite() {
             continue;
         }
-        panel.mean((x, mean), bundle.look)?;
+        if finals.len() <= ROWS_WITH_NAMES {
+            let label = panel.fitting(&format!("{} {}", fixed(mean, 4), bundle.name));
+            let at = panel.place((panel.x.start, top - 0.3));
+            sheet.label(&label, at, HPos::Left, BLACK)?;
+        }
+        panel.mean((mean, top - 0.7), bundle.look)?;
         for end in ends.iter().filter(|_| ends.len() > 1) {
-            panel.seed((x, *end), bundle.look.color)?;
+            panel.seed((*end, top - 0.7), 0, bundle.look.color)?;
         }
     }
-    let numbers = finals.iter().enumerate().map(|(i, (_, ends))| {
-        let mean = summarize(ends).mean;
-        (i as f64, fixed(mean, 3))
-    });
-    let numbers: Vec<_> = numbers
-        .filter(|_| finals.len() <= COLUMNS_WITH_NUMBERS)
-        .collect();
-    panel.x_axis(&numbers, "")
+    Ok(())
 }
 
 fn caption(group: &Group, view: &View, floor: Option<f64>) -> String {
@@ -247,8 +249,8 @@ fn caption(group: &Group, view: &View, floor: Option<f64>) -> String {
     let fraction = longest.first().map_or(f64::NAN, |c| c.setting.cpt_fraction);
     let mut caption = format!(
         "Left: validation loss with CPT of {} of pre-training, from {} tokens on; thick lines are means over seeds, \
-         thin lines single seeds. The operator acts at τ (dashed). Right: loss at the end of each run, on its own \
-         scale; the dashed lines are the means of the fixed models.",
+         thin lines single seeds. The operator acts at τ (dashed). Right: mean loss at the end of the runs, on \
+         its own scale; the dashed lines are the means of the fixed models.",
         percent(fraction),
         count(view.tokens.start)
     );
@@ -276,6 +278,21 @@ mod tests {
         let a = vec![(1.0, 3.0), (1.0, 5.0), (2.0, 2.0)];
         let b = vec![(1.0, 5.0), (1.0, 7.0), (3.0, 2.0)];
         assert_eq!(mean(&[a, b]), [(1.0, 4.0), (1.0, 6.0)]);
+    }
+
+    #[test]
+    fn final_losses_are_named() {
+        let results = sample::results();
+        let figure = figure(&groups(&results)[0], &Palette::new(&results), None);
+        let svg = figure.unwrap().unwrap().svg;
+        let named = |name: &str| {
+            svg.lines()
+                .filter(|l| l.starts_with("1.4") && l.ends_with(name))
+                .count()
+        };
+        for name in ["Fixed-8", "paper", "distinct", "Fixed-16"] {
+            assert_eq!(named(name), 1, "{name}");
+        }
     }
 
     #[test]

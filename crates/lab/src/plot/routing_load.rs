@@ -1,5 +1,7 @@
 //! The figure of the load of each expert.
 
+use std::ops::Range;
+
 use crate::group::{Group, Model, in_order};
 use crate::number::{count, percent};
 use crate::plot::axis::{extent, ticks, widened};
@@ -11,6 +13,8 @@ use crate::statistics::summarize;
 
 /// Loads above this multiple of the uniform share are cut off.
 const HIGHEST: f64 = 8.0;
+/// The frame reaches at least so far above and below the uniform share.
+const LEAST: f64 = 0.05;
 /// With more experts than this a line shows more than marks do.
 const EXPERTS_WITH_MARKS: usize = 32;
 
@@ -34,7 +38,7 @@ pub(crate) fn figure(group: &Group, palette: &Palette) -> Result<Option<Figure>,
             look: profile.look,
         })
         .collect();
-    let y = widened(&(0.0..all.end.clamp(1.5, HIGHEST)), 0.02, 0.06);
+    let y = range(&all);
     let svg = draw(&title, &legend, 460, |sheet| {
         let panel = sheet.panel(120..WIDTH - 60, 0.0..1.0, y.clone());
         panel.y_axis("load, as a multiple of the uniform share")?;
@@ -60,9 +64,17 @@ pub(crate) fn figure(group: &Group, palette: &Palette) -> Result<Option<Figure>,
         kind: FigureKind::RoutingLoad,
         name: format!("routing_load_{}", group.stem),
         title,
-        caption: caption(&rows, seed, all.end > y.end),
+        caption: caption(&rows, seed, &all, &y),
         svg,
     }))
+}
+
+/// As much as the loads and the uniform share need, so that models that hardly differ can be told apart.
+fn range(all: &Range<f64>) -> Range<f64> {
+    let low = all.start.clamp(0.0, 1.0 - LEAST);
+    let high = all.end.clamp(1.0 + LEAST, HIGHEST);
+    let padded = widened(&(low..high), 0.06, 0.06);
+    padded.start.max(-0.02 * high)..padded.end
 }
 
 /// The sorted loads of one model: (position among the experts, multiple of the uniform share).
@@ -107,7 +119,7 @@ fn mean(layers: &[Vec<(f64, f64)>]) -> Vec<(f64, f64)> {
         .collect()
 }
 
-fn caption(rows: &[&RoutingRow], seed: u64, clipped: bool) -> String {
+fn caption(rows: &[&RoutingRow], seed: u64, all: &Range<f64>, y: &Range<f64>) -> String {
     let fraction = rows.first().map_or(f64::NAN, |r| r.setting.cpt_fraction);
     let mut layers: Vec<usize> = rows.iter().map(|row| row.layer).collect();
     layers.sort_unstable();
@@ -123,7 +135,10 @@ fn caption(rows: &[&RoutingRow], seed: u64, clipped: bool) -> String {
             layers.len()
         );
     }
-    if clipped {
+    if y.start > 0.0 {
+        caption += " The vertical axis does not start at zero.";
+    }
+    if all.end > y.end {
         caption += &format!(
             " Loads above {} times the uniform share lie beyond the frame.",
             count(HIGHEST)
@@ -141,6 +156,16 @@ mod tests {
         assert_eq!(sorted(&[0.25, 0.75]), [(0.25, 1.5), (0.75, 0.5)]);
         assert_eq!(sorted(&[f64::NAN, 1.0]).len(), 1);
         assert!(sorted(&[]).is_empty());
+    }
+
+    #[test]
+    fn range_is_close_and_has_the_uniform_share() {
+        let near = range(&(0.9..1.2));
+        assert!(near.start > 0.8 && near.start < 0.9 && near.end > 1.2 && near.end < 1.3);
+        let even = range(&(1.0..1.0));
+        assert!(even.start < 0.96 && even.end > 1.04);
+        let wide = range(&(0.0..100.0));
+        assert!(wide.start < 0.0 && wide.start > -0.5 && wide.end < 9.0);
     }
 
     #[test]

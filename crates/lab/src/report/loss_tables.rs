@@ -164,7 +164,10 @@ mod tests {
             cell.gap_closure = Some(0.4 + 0.2 * cell.seed as f64);
         }
         let table = table(&results);
-        assert!(table.contains("50.0 ± 14.1<br><small>n = 2, −77.1 to 177.1</small>"), "{table}");
+        assert!(
+            table.contains("50.0 ± 14.1<br><small>n = 2, −77.1 to 177.1</small>"),
+            "{table}"
+        );
         assert!(!table.contains("not resolved"));
     }
 

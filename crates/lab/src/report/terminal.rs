@@ -19,8 +19,7 @@ const LONGEST_SCALE: usize = 8;
 const FOOT: &str = "L: validation loss of Fixed-E, Upcycled and Fixed-mE in nats a token, means over n seeds;\n\
                     operator: loss right before and after it; eta: gap closure, mean ± standard deviation.\n";
 /// Added where a line has no gap closure.
-const FOOT_WITHOUT_ETA: &str =
-    "eta -: no gap closure, as Fixed-mE is not ahead of Fixed-E by 0.001 nats, or a run diverged.\n";
+const FOOT_WITHOUT_ETA: &str = "eta -: no gap closure, as Fixed-mE is not ahead of Fixed-E by 0.001 nats, or a run diverged.\n";
 
 type Row<T> = [T; 11];
 

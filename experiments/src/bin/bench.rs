@@ -1,0 +1,7 @@
+//! Measures the speed of training steps.
+
+use clap::Parser;
+
+fn main() -> std::process::ExitCode {
+    upcycle_experiments::exit(upcycle_experiments::bench::BenchArgs::parse().run())
+}
