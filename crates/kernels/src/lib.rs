@@ -1,7 +1,7 @@
 //! The few fused operations that Mixture-of-Experts language models need, behind one trait.
 //!
 //! [`MoeBackend`] extends Burn's [`Backend`] by a handful of operations. Each has a default body in plain Burn
-//! tensor operations ([`reference`]), so a model written against `MoeBackend` runs on every backend; a backend
+//! tensor operations ([`mod@reference`]), so a model written against `MoeBackend` runs on every backend; a backend
 //! overrides an operation where a specialised body pays.
 //!
 //! Tensor names carry their shape: `T` tokens, `B` batch, `S` sequence, `D` model, `F` expert hidden, `E` experts,

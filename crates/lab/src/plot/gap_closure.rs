@@ -85,7 +85,11 @@ fn lines<'a>(group: &Group<'a>, palette: &Palette, fractions: &[f64]) -> Vec<Lin
 /// Right and left of the means in turn, then farther away.
 fn beside(recipe: usize) -> i32 {
     let distance = 20 + 14 * (recipe / 2) as i32;
-    if recipe % 2 == 0 { distance } else { -distance }
+    if recipe.is_multiple_of(2) {
+        distance
+    } else {
+        -distance
+    }
 }
 
 /// The logarithms of the CPT fractions, with room at both ends.

@@ -71,12 +71,13 @@ impl Case {
             let max = logits.iter().fold(f64::MIN, |m, x| m.max(*x));
             let log_sum = max + logits.iter().map(|x| (x - max).exp()).sum::<f64>().ln();
             let mut dlogits = vec![0.0; v];
-            for j in token * targets..(token + 1) * targets {
-                let id = self.ids[j] as usize;
-                loss[token] += weights[j] * (log_sum - logits[id]);
-                dlogits[id] -= weights[j] * dloss[token];
+            let own = token * targets..(token + 1) * targets;
+            for (id, weight) in self.ids[own.clone()].iter().zip(&weights[own]) {
+                let id = *id as usize;
+                loss[token] += weight * (log_sum - logits[id]);
+                dlogits[id] -= weight * dloss[token];
                 for (dlogit, logit) in dlogits.iter_mut().zip(&logits) {
-                    *dlogit += weights[j] * dloss[token] * (logit - log_sum).exp();
+                    *dlogit += weight * dloss[token] * (logit - log_sum).exp();
                 }
             }
             for id in 0..v {
