@@ -17,6 +17,10 @@ use std::process::ExitCode;
 
 pub use backend::{BackendKind, engine};
 
+/// Tensors come and go every step; the system's allocator returns their pages each time, and every page costs a fault.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Runs a command and turns its error into a sentence on standard error and exit code 2.
 pub fn exit(result: anyhow::Result<()>) -> ExitCode {
     match result {

@@ -279,16 +279,7 @@ impl MoeBackend for Flex {
             moment_1.storage_mut(),
             moment_2.storage_mut(),
             Floats::new(gradient).get(),
-            &cpu::adamw::Update {
-                lr: update.lr,
-                beta_1: update.beta_1,
-                beta_2: update.beta_2,
-                epsilon: update.epsilon,
-                weight_decay: update.weight_decay,
-                correction_1: update.correction_1,
-                correction_2: update.correction_2,
-                gradient_scale: update.gradient_scale,
-            },
+            &update,
         );
         (tensor(parameter), tensor(moment_1), tensor(moment_2))
     }

@@ -1,27 +1,8 @@
 //! One AdamW update in one pass.
 
-use super::parallel::{Disjoint, for_each_range};
+use crate::adamw::Update;
 
-/// The numbers of one update.
-#[derive(Debug, Clone, Copy)]
-pub struct Update {
-    /// Learning rate.
-    pub lr: f32,
-    /// Decay of the first moment.
-    pub beta_1: f32,
-    /// Decay of the second moment.
-    pub beta_2: f32,
-    /// Added to the root of the bias-corrected second moment.
-    pub epsilon: f32,
-    /// Decoupled weight decay.
-    pub weight_decay: f32,
-    /// `1 - beta_1^t`.
-    pub correction_1: f32,
-    /// `1 - beta_2^t`.
-    pub correction_2: f32,
-    /// Factor of the gradient, below 1 where its norm is clipped.
-    pub gradient_scale: f32,
-}
+use super::parallel::{Disjoint, for_each_range};
 
 /// Elements of one task.
 const CHUNK: usize = 1 << 15;

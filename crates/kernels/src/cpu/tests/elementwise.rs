@@ -135,7 +135,7 @@ fn adamw_steps() {
         let (mut p, mut m, mut v) = (random.values(n), random.values(n), random.values(n));
         v.iter_mut().for_each(|v| *v = v.abs());
         let g = random.values(n);
-        let u = adamw::Update {
+        let u = crate::adamw::Update {
             lr: 0.01,
             beta_1: 0.9,
             beta_2: 0.95,
