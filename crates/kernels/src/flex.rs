@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Bytes, DType, Int, Shape, Tensor, ops::FloatTensor};
+use burn::tensor::{Bytes, DType, Int, Shape, Tensor, TensorPrimitive, ops::FloatTensor};
 use burn_flex::{Flex, FlexTensor, Layout};
 
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     adamw::Update,
     cpu::{self, attention, cross_entropy, expert_ffn, rotary::Turn},
     reference,
-    traced::{BackwardFn, Traced, primitive, tensor},
+    traced::{BackwardFn, Traced, primitive},
 };
 
 /// A contiguous f32 tensor.
@@ -36,6 +36,11 @@ impl Floats {
 fn floats(values: Vec<f32>, shape: impl Into<Shape>) -> FloatTensor<Flex> {
     let layout = Layout::contiguous(shape.into());
     FlexTensor::new(Bytes::from_elems(values), layout, DType::F32)
+}
+
+/// A float tensor of a primitive.
+fn tensor<const D: usize>(primitive: FlexTensor) -> Tensor<Flex, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(primitive))
 }
 
 /// Indices on the host.

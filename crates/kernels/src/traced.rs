@@ -51,11 +51,6 @@ pub(crate) fn primitive<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Flo
     tensor.into_primitive().tensor()
 }
 
-/// A float tensor of a primitive.
-pub(crate) fn tensor<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
-    Tensor::from_primitive(TensorPrimitive::Float(primitive))
-}
-
 /// The one autodiff node of all traced operations.
 #[derive(Debug)]
 struct TracedNode;

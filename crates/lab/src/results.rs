@@ -87,7 +87,8 @@ pub struct Cell {
     pub loss_before: f64,
     /// Validation loss right after the operator, before any training.
     pub loss_after: f64,
-    /// Gap closure eta as a fraction (1.0 = all of the gap); none where Fixed-mE is not better than Fixed-E.
+    /// Gap closure eta as a fraction (1.0 = all of the gap); none where Fixed-mE is not ahead of Fixed-E by
+    /// [`SMALLEST_GAP`](crate::statistics::SMALLEST_GAP).
     pub gap_closure: Option<f64>,
     /// Seconds of training of the upcycled run: pre-training, operator and CPT.
     pub wall_seconds: f64,

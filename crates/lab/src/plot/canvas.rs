@@ -149,7 +149,7 @@ impl<'s> Sheet<'s> {
         };
         let half = (0.6 * TEXT_SIZE) as i32;
         let ground = [(left - 4, y - half), (left + width + 4, y + half)];
-        let ground = Rectangle::new(ground, WHITE.mix(0.8).filled());
+        let ground = Rectangle::new(ground, WHITE.filled());
         self.area.draw(&ground)?;
         self.text(text, (x, y), side, color)
     }
@@ -289,7 +289,7 @@ impl Panel<'_, '_> {
 
     /// Horizontal grid lines with numbers at the left, and a heading above.
     pub(crate) fn y_axis(&self, heading: &str) -> Result<(), PlotError> {
-        let ticks = ticks(&self.y, 6);
+        let ticks = ticks(&self.y, 7);
         for value in ticks.values {
             self.horizontal(value, Stroke::line(GRID, 2))?;
             let (x, y) = self.place((self.x.start, value));

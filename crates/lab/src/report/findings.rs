@@ -79,11 +79,15 @@ fn unresolved(group: &Group, last: f64) -> Option<String> {
         .filter(|f| *f != last && !group.gap(*f).is_resolved())
         .map(percent)
         .collect();
-    (!unresolved.is_empty()).then(|| {
-        format!(
-            "At CPT {} the gap is not resolved, and a share of it would be noise.",
-            listed(&unresolved)
-        )
+    if unresolved.is_empty() {
+        return None;
+    }
+    let unresolved = listed(&unresolved);
+    let last = group.gap(last);
+    Some(if last.size() > 0.0 && !last.is_resolved() {
+        format!("The same holds at CPT {unresolved}.")
+    } else {
+        format!("At CPT {unresolved} the gap is not resolved, and a share of it would be noise.")
     })
 }
 
@@ -262,7 +266,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("10\u{a0}%, 25\u{a0}% and 50\u{a0}% the gap is not resolved"),
+            text.contains("The same holds at CPT 10\u{a0}%, 25\u{a0}% and 50\u{a0}%."),
             "{text}"
         );
         assert!(!text.contains("best") && !text.contains("503"), "{text}");
