@@ -22,7 +22,7 @@ use crate::{
     error::TrainError,
     evaluate::{Evaluation, evaluate, tensors},
     gradients,
-    metrics::{MetricsLine, MetricsLog},
+    metrics::{MetricsLine, MetricsLog, read_metrics},
 };
 
 /// Where a stage starts.
@@ -171,7 +171,7 @@ pub fn train<B: MoeAutodiffBackend>(
 }
 
 fn train_seconds(metrics: &Path) -> Result<f64, TrainError> {
-    let lines = crate::metrics::read_metrics(metrics)?;
+    let lines = read_metrics(metrics)?;
     Ok(lines
         .iter()
         .map(|line| match line {

@@ -47,15 +47,6 @@ pub fn recycle(buffer: Vec<f32>) {
     }
 }
 
-/// Frees all buffers that wait to be used again.
-pub fn clear() {
-    let mut pool = pool();
-    pool.elements = 0;
-    let buffers = std::mem::take(&mut pool.buffers);
-    drop(pool);
-    drop(buffers);
-}
-
 /// An empty vector with room for `len` elements, and for a quarter more at most if it was used before.
 fn with_room(len: usize) -> Vec<f32> {
     if len < SMALLEST {
