@@ -21,9 +21,15 @@ pub use backend::{BackendKind, engine};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// `mi_option_purge_delay` of `mimalloc.h`, which the bindings have no name for.
+const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+
 /// Runs a command and turns its error into a sentence on standard error and exit code 2.
-pub fn exit(result: anyhow::Result<()>) -> ExitCode {
-    match result {
+pub fn run(command: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
+    // Freed pages are kept for the next step; `MIMALLOC_PURGE_DELAY` in the environment goes before.
+    // SAFETY: it sets a number in the allocator, before there is a second thread.
+    unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, -1) };
+    match command() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {

@@ -3,5 +3,5 @@
 use clap::Parser;
 
 fn main() -> std::process::ExitCode {
-    upcycle_experiments::exit(upcycle_experiments::upcycle::UpcycleArgs::parse().run())
+    upcycle_experiments::run(|| upcycle_experiments::upcycle::UpcycleArgs::parse().run())
 }

@@ -6,7 +6,6 @@
 use super::{
     linear::{View, ViewMut, matmul, matmul_add},
     math::{LANES, dot, exp, fma, larger, ln, max_lanes, scaled, sum_lanes},
-    memory::{Recycled, zeros},
     parallel::{Disjoint, for_each, range},
     transpose::transpose,
 };
@@ -74,14 +73,14 @@ pub fn forward(inputs: &Inputs) -> Output {
         ..
     } = shape;
     let keys_t = transposed(inputs.k, shape);
-    let mut out = zeros(inputs.q.len());
+    let mut out = vec![0.0; inputs.q.len()];
     let mut log_sum_exp = vec![0.0; batch * heads * s];
     {
         let (out, log_sum_exp) = (Disjoint::new(&mut out), Disjoint::new(&mut log_sum_exp));
         let strips = s.div_ceil(STRIP);
         let scratch = || {
             (
-                Recycled(zeros(STRIP * padded(s))),
+                vec![0.0; STRIP * padded(s)],
                 vec![0.0; STRIP * c],
                 [0.0; STRIP],
             )
@@ -149,13 +148,13 @@ pub fn backward(inputs: &Inputs, output: &Output, dout: &[f32]) -> Gradients {
         "log_sum_exp: [B, H, S]"
     );
     let (keys_t, values_t) = (transposed(inputs.k, shape), transposed(inputs.v, shape));
-    let mut dq = zeros(inputs.q.len());
-    let (mut dk, mut dv) = (zeros(inputs.k.len()), zeros(inputs.v.len()));
+    let mut dq = vec![0.0; inputs.q.len()];
+    let (mut dk, mut dv) = (vec![0.0; inputs.k.len()], vec![0.0; inputs.v.len()]);
     {
         let dq = Disjoint::new(&mut dq);
         let (dk, dv) = (Disjoint::new(&mut dk), Disjoint::new(&mut dv));
         let strip = STRIP * padded(s);
-        let scratch = || (Recycled(zeros(strip)), Recycled(zeros(strip)), [0.0; STRIP]);
+        let scratch = || (vec![0.0; strip], vec![0.0; strip], [0.0; STRIP]);
         for_each(batch * groups, scratch, |(scores, dscores, delta), task| {
             let (b, g) = (task / groups, task % groups);
             for h in g * (heads / groups)..(g + 1) * (heads / groups) {
@@ -311,7 +310,7 @@ fn strip_view(scores: &mut [f32], keys: usize, ld: usize) -> ViewMut<'_> {
 }
 
 /// Keys or values as `[B, G, C, S']` with `S'` [`padded`]: the layout that products with them read fastest.
-fn transposed(keys: &[f32], shape: Shape) -> Recycled {
+fn transposed(keys: &[f32], shape: Shape) -> Vec<f32> {
     let Shape {
         batch,
         positions: s,
@@ -320,7 +319,7 @@ fn transposed(keys: &[f32], shape: Shape) -> Recycled {
         ..
     } = shape;
     let ld = padded(s);
-    let mut out = Recycled(zeros(batch * groups * c * ld));
+    let mut out = vec![0.0; batch * groups * c * ld];
     let parts = Disjoint::new(&mut out);
     let tasks = if s == 0 { 0 } else { batch * groups };
     for_each(

@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::{
     linear::{View, ViewMut, matmul, matmul_add},
     math::{self, LANES, dot, exp, scaled, sum_lanes},
-    memory::{Recycled, Unwritten, zeros},
+    memory::Unwritten,
     parallel::{Disjoint, for_each, for_each_range, range},
     transpose::transpose,
 };
@@ -46,7 +46,7 @@ pub struct Inputs<'a> {
 #[derive(Debug, Clone)]
 pub struct Saved {
     /// Exponentials of the logits over the maximum of their tile, `[T, V]`, if they are not too many.
-    exponentials: Option<Recycled>,
+    exponentials: Option<Vec<f32>>,
     /// Maxima and sums, `[V / TILE_IDS, T]`.
     partial: Vec<Partial>,
     /// Logarithm of the sum of exponentials of every token's logits, `[T]`.
@@ -123,7 +123,7 @@ fn reduce(inputs: &Inputs, keep: bool) -> Saved {
         let token_tasks = t.div_ceil(tokens_of_task);
         let tile = if keep { 0 } else { TILE_TOKENS * TILE_IDS };
         let head_stride = TILE_IDS + LANES;
-        let scratch = || (Recycled(zeros(tile)), Recycled(zeros(d * head_stride)));
+        let scratch = || (vec![0.0; tile], vec![0.0; d * head_stride]);
         for_each(id_tiles * token_tasks, scratch, |(tile, head_t), task| {
             let (id_tile, token_task) = (task / token_tasks, task % token_tasks);
             let ids = range(id_tile, TILE_IDS, v);
@@ -167,7 +167,7 @@ fn reduce(inputs: &Inputs, keep: bool) -> Saved {
         .map(|token| Partial::log_sum(partial[token..].iter().step_by(t)))
         .collect();
     // SAFETY: tiles cover all of them.
-    let exponentials = keep.then(|| Recycled(unsafe { all.written(kept) }));
+    let exponentials = keep.then(|| unsafe { all.written(kept) });
     Saved {
         exponentials,
         partial,
@@ -191,7 +191,7 @@ pub fn backward(inputs: &Inputs, saved: &Saved, dloss: &[f32]) -> (Vec<f32>, Vec
         t,
         "saved by a forward of these shapes"
     );
-    let (mut dx, mut dhead) = (zeros(t * d), zeros(v * d));
+    let (mut dx, mut dhead) = (vec![0.0; t * d], vec![0.0; v * d]);
     if let Some(exponentials) = &saved.exponentials {
         assert_eq!(
             exponentials.len(),
@@ -258,7 +258,7 @@ impl Backward<'_> {
             .div_ceil(TILES)
             .next_multiple_of(16)
             .clamp(16, TILE_TOKENS);
-        let scratch = || Recycled(zeros(block * TILE_IDS.min(v)));
+        let scratch = || vec![0.0; block * TILE_IDS.min(v)];
         for_each(t.div_ceil(block), scratch, |tile, task| {
             let tokens = range(task, block, t);
             for index in 0..v.div_ceil(TILE_IDS) {
@@ -285,7 +285,7 @@ impl Backward<'_> {
         let dhead = Disjoint::new(dhead);
         // A power of two: divides the tiles of the exponentials.
         let size = v.div_ceil(TILES).next_power_of_two().clamp(16, TILE_IDS);
-        let scratch = || Recycled(zeros(TILE_TOKENS * size));
+        let scratch = || vec![0.0; TILE_TOKENS * size];
         let x = View::of_rows(self.inputs.x, d);
         for_each(v.div_ceil(size), scratch, |tile, task| {
             let ids = range(task, size, v);

@@ -3,7 +3,6 @@
 use super::{
     groups::Groups,
     math::add_scaled,
-    memory::zeros,
     parallel::{Disjoint, for_each_range},
 };
 
@@ -15,7 +14,7 @@ const IDS: usize = 64;
 pub fn backward(dy: &[f32], ids: &[i32], vocabulary: usize, width: usize) -> Vec<f32> {
     assert_eq!(dy.len(), ids.len() * width, "dy: [T, D]");
     let groups = Groups::new(ids, vocabulary);
-    let mut table = zeros(vocabulary * width);
+    let mut table = vec![0.0; vocabulary * width];
     let parts = Disjoint::new(&mut table);
     for_each_range(vocabulary, IDS, |ids| {
         for id in ids {

@@ -9,7 +9,7 @@ use super::{
     groups::Groups,
     linear::{View, ViewMut, matmul, matmul_by_transposed, matmul_parallel, transposed_len},
     math::add_scaled,
-    memory::{Recycled, Unwritten, zeros},
+    memory::Unwritten,
     parallel::{Disjoint, for_each, for_each_range, range},
     swiglu,
 };
@@ -54,9 +54,9 @@ pub struct Saved {
     /// Routed rows by expert.
     groups: Groups,
     /// Gate pre-activations of the sorted rows, `[R, F]`.
-    gate: Recycled,
+    gate: Vec<f32>,
     /// Up activations of the sorted rows, `[R, F]`.
-    up: Recycled,
+    up: Vec<f32>,
 }
 
 /// Which gradients [`backward`] computes.
@@ -159,11 +159,11 @@ pub fn forward(inputs: &Inputs, keep: bool) -> (Vec<f32>, Option<Saved>) {
         });
     }
     // SAFETY: blocks cover all rows.
-    let y_rows = Recycled(unsafe { y_rows.written(r * d) });
+    let y_rows = unsafe { y_rows.written(r * d) };
     let y = combine(&y_rows, d, &groups, inputs.shape, Some(inputs.gates));
     let saved = keep.then(|| {
         // SAFETY: blocks cover all rows, and with `keep` each wrote its part of both.
-        let [gate, up] = [gate, up].map(|buffer| Recycled(unsafe { buffer.written(kept) }));
+        let [gate, up] = [gate, up].map(|buffer| unsafe { buffer.written(kept) });
         Saved { groups, gate, up }
     });
     (y, saved)
@@ -212,7 +212,7 @@ pub fn backward(inputs: &Inputs, saved: &Saved, dy: &[f32], needs: Needs) -> Gra
     Gradients {
         x: needs.x.then(|| {
             // SAFETY: the pass covers all rows.
-            let dx_rows = Recycled(unsafe { dx_rows.written(rows_len) });
+            let dx_rows = unsafe { dx_rows.written(rows_len) };
             combine(&dx_rows, d, groups, inputs.shape, None)
         }),
         weights: needs.weights.then(|| {
@@ -338,13 +338,13 @@ impl Backward<'_> {
     }
 
     /// Room for one transposed weight.
-    fn weight_scratch(&self) -> Recycled {
+    fn weight_scratch(&self) -> Vec<f32> {
         let Shape {
             model: d,
             hidden: f,
             ..
         } = self.inputs.shape;
-        Recycled(zeros(transposed_len([d, f]).max(transposed_len([f, d]))))
+        vec![0.0; transposed_len([d, f]).max(transposed_len([f, d]))]
     }
 
     /// Gradients that belong to rows: those of the activations (into scratch), of the gates and of the tokens.
@@ -501,11 +501,11 @@ impl Block {
 }
 
 /// Buffers of one worker, reused from task to task.
-struct Scratch<const N: usize>([Recycled; N]);
+struct Scratch<const N: usize>([Vec<f32>; N]);
 
 impl<const N: usize> Scratch<N> {
     fn new(sizes: [usize; N]) -> Self {
-        Self(sizes.map(|size| Recycled(zeros(size))))
+        Self(sizes.map(|size| vec![0.0; size]))
     }
 
     /// The first elements of every buffer.
@@ -535,7 +535,7 @@ fn combine(
 ) -> Vec<f32> {
     let k = shape.top_k;
     let place = groups.inverse();
-    let mut y = zeros(shape.tokens * d);
+    let mut y = vec![0.0; shape.tokens * d];
     let out = Disjoint::new(&mut y);
     for_each_range(shape.tokens, COMBINE_TOKENS, |tokens| {
         for token in tokens {

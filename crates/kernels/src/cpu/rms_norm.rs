@@ -2,7 +2,6 @@
 
 use super::{
     math::{LANES, dot, fma, sum_lanes},
-    memory::zeros,
     parallel::{Disjoint, for_each_range},
 };
 
@@ -12,7 +11,7 @@ const ROWS: usize = 64;
 /// `y = x / rms(x) * scale` for every row of `x: [T, D]`, with `scale: [D]`; returns `y` and `1 / rms(x)`, `[T]`.
 pub fn forward(x: &[f32], scale: &[f32], eps: f32) -> (Vec<f32>, Vec<f32>) {
     let (t, d) = shape(x, scale);
-    let (mut y, mut inverse_rms) = (zeros(x.len()), vec![0.0; t]);
+    let (mut y, mut inverse_rms) = (vec![0.0; x.len()], vec![0.0; t]);
     let (y_parts, rms_parts) = (Disjoint::new(&mut y), Disjoint::new(&mut inverse_rms));
     for_each_range(t, ROWS, |rows| {
         let at = rows.start * d..rows.end * d;
@@ -28,7 +27,7 @@ pub fn backward(x: &[f32], scale: &[f32], inverse_rms: &[f32], dy: &[f32]) -> (V
     let (t, d) = shape(x, scale);
     assert_eq!(inverse_rms.len(), t, "inverse_rms: [T]");
     assert_eq!(dy.len(), x.len(), "dy: [T, D]");
-    let mut dx = zeros(x.len());
+    let mut dx = vec![0.0; x.len()];
     let mut partial = vec![0.0; t.div_ceil(ROWS) * d];
     {
         let (dx, partial) = (Disjoint::new(&mut dx), Disjoint::new(&mut partial));

@@ -1,7 +1,6 @@
 //! Rotary position embedding.
 
 use super::{
-    memory::zeros,
     parallel::{Disjoint, for_each_range},
 };
 
@@ -48,7 +47,7 @@ pub fn apply(x: &[f32], cos: &[f32], sin: &[f32], shape: Shape, turn: Turn) -> V
     assert_eq!(sin.len(), positions * width / 2, "sin: [S, C / 2]");
     let (half, row) = (width / 2, heads * width);
     let sign = if turn == Turn::Forward { 1.0 } else { -1.0 };
-    let mut y = zeros(x.len());
+    let mut y = vec![0.0; x.len()];
     let parts = Disjoint::new(&mut y);
     for_each_range(batch * positions, POSITIONS, |tokens| {
         // SAFETY: ranges of tokens do not overlap.
