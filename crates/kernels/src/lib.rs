@@ -10,12 +10,15 @@
 
 pub mod adamw;
 mod autodiff;
-#[cfg(feature = "flex")]
+mod bodies;
+#[cfg(feature = "cpu")]
 pub mod cpu;
 #[cfg(feature = "cubecl")]
 mod cubecl;
 #[cfg(feature = "flex")]
 mod flex;
+#[cfg(feature = "cpu")]
+mod host;
 #[cfg(feature = "ndarray")]
 mod ndarray;
 mod precision;
@@ -28,6 +31,7 @@ use burn::tensor::{
 };
 
 pub use adamw::{AdamW, AdamWRecord};
+pub use bodies::Bodies;
 pub use precision::Precision;
 pub use traced::{BackwardFn, Traced};
 

@@ -1,8 +1,6 @@
 //! Rotary position embedding.
 
-use super::{
-    parallel::{Disjoint, for_each_range},
-};
+use super::parallel::{Disjoint, for_each_range};
 
 /// Sizes of one call.
 #[derive(Debug, Clone, Copy)]

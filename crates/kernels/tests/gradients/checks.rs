@@ -1,18 +1,16 @@
-//! Every specialised operation against its reference body: outputs and gradients, on shapes that are not round.
-
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+// Every operation of one backend against its reference body.
 
 use burn::{
     backend::Autodiff,
     tensor::{Int, Tensor, TensorData},
 };
-use burn_flex::{Flex, FlexDevice};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use upcycle_kernels::{
     ExpertWeights, MoeBackend, Precision, RotaryAngles, SoftTargets, adamw::Update, reference,
 };
 
-type B = Autodiff<Flex>;
+/// The backend under test, of the module that includes this file.
+type B = Autodiff<Inner>;
 
 const F32: Precision = Precision::F32;
 
@@ -20,14 +18,14 @@ fn random<const D: usize>(rng: &mut StdRng, shape: [usize; D]) -> Tensor<B, D> {
     let values: Vec<f32> = (0..shape.iter().product())
         .map(|_| rng.random_range(-1.0..1.0))
         .collect();
-    Tensor::from_data(TensorData::new(values, shape), &FlexDevice)
+    Tensor::from_data(TensorData::new(values, shape), &Default::default())
 }
 
 fn ints<const D: usize>(values: Vec<i32>, shape: [usize; D]) -> Tensor<B, D, Int> {
-    Tensor::from_data(TensorData::new(values, shape), &FlexDevice)
+    Tensor::from_data(TensorData::new(values, shape), &Default::default())
 }
 
-fn floats<const D: usize>(tensor: Tensor<Flex, D>) -> Vec<f32> {
+fn floats<const D: usize>(tensor: Tensor<Inner, D>) -> Vec<f32> {
     tensor.into_data().iter::<f32>().collect()
 }
 
@@ -248,11 +246,11 @@ fn top_k() {
     let mut rng = StdRng::seed_from_u64(7);
     for (t, e, k) in [(40, 9, 3), (5, 4, 4), (3, 1, 1), (20, 300, 16)] {
         let scores = random(&mut rng, [t, e]).inner();
-        let chosen = |indices: Tensor<Flex, 2, Int>| -> Vec<i64> {
+        let chosen = |indices: Tensor<Inner, 2, Int>| -> Vec<i64> {
             indices.into_data().iter::<i64>().collect()
         };
         assert_eq!(
-            chosen(Flex::top_k(scores.clone(), k)),
+            chosen(Inner::top_k(scores.clone(), k)),
             chosen(reference::top_k(scores, k))
         );
     }
@@ -276,7 +274,7 @@ fn adamw() {
     let (p, g, m, v) = (draw(), draw(), draw(), draw().abs());
     let held = p.clone();
     let before = floats(p.clone());
-    let found = Flex::adamw(p.clone(), g.clone(), (m.clone(), v.clone()), update);
+    let found = Inner::adamw(p.clone(), g.clone(), (m.clone(), v.clone()), update);
     let expected = reference::adamw(p, g, (m, v), update);
     for (found, expected) in [
         (found.0, expected.0),

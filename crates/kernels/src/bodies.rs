@@ -1,0 +1,31 @@
+//! Which bodies the operations have.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The bodies of the operations of [`MoeBackend`](crate::MoeBackend), for the whole process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Bodies {
+    /// A backend's own where it has one.
+    #[default]
+    Specialised,
+    /// Plain tensor operations ([`mod@crate::reference`]): to measure against, and to find out whose fault it is.
+    Reference,
+}
+
+static REFERENCE: AtomicBool = AtomicBool::new(false);
+
+impl Bodies {
+    /// Operations that begin from now on have these bodies.
+    pub fn select(self) {
+        REFERENCE.store(self == Self::Reference, Ordering::Relaxed);
+    }
+
+    /// The bodies in use.
+    pub fn selected() -> Self {
+        if REFERENCE.load(Ordering::Relaxed) {
+            Self::Reference
+        } else {
+            Self::Specialised
+        }
+    }
+}
