@@ -2,10 +2,11 @@
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 use upcycle_train::{BurnEngine, Engine};
 
 /// Where tensors are computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
 pub enum BackendKind {
     /// CUDA if there is a GPU, else a GPU through WGPU, else the CPU.
     #[default]

@@ -11,6 +11,7 @@
 pub mod adamw;
 mod autodiff;
 mod bodies;
+pub mod cases;
 #[cfg(feature = "cpu")]
 pub mod cpu;
 #[cfg(feature = "cubecl")]

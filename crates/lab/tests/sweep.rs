@@ -20,8 +20,8 @@ use upcycle_lab::{
 };
 use upcycle_operator::{LayerPlan, ReplicationPlan};
 use upcycle_train::{
-    Engine, Evaluation, Start, TrainError, TrainEvent, TrainJob, TrainOutcome, UpcycleJob,
-    UpcycleOutcome,
+    Engine, Evaluation, OperationTimes, Sizes, Start, StepTimes, TrainError, TrainEvent, TrainJob,
+    TrainOutcome, UpcycleJob, UpcycleOutcome, Workload,
 };
 
 fn quick() -> SweepConfig {
@@ -230,6 +230,21 @@ impl Engine for Fake {
                 layers: vec![LayerPlan::from_counts(&[2, 2])],
             },
         })
+    }
+
+    fn measure(&self, _: &Workload) -> Result<StepTimes, TrainError> {
+        Ok(StepTimes {
+            gradients: Vec::new(),
+            update: Vec::new(),
+        })
+    }
+
+    fn measure_operations(&self, _: Sizes) -> Vec<OperationTimes> {
+        Vec::new()
+    }
+
+    fn copy_rate(&self) -> f64 {
+        1e9
     }
 
     fn matmul_rate(&self) -> f64 {

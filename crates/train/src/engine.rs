@@ -1,18 +1,14 @@
 //! The seam between experiments and tensors.
 
-use std::{
-    marker::PhantomData,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{marker::PhantomData, path::Path, time::Duration};
 
-use burn::tensor::{ElementConversion, Tensor};
 use upcycle_data::Dataset;
-use upcycle_kernels::MoeAutodiffBackend;
+use upcycle_kernels::{MoeAutodiffBackend, cases::Sizes};
 
 use crate::{
     config::{TrainSpec, UpcycleSpec},
     error::TrainError,
+    measure::{self, OperationTimes, StepTimes, Workload},
     trainer::{self, Start, TrainEvent, TrainOutcome},
     upcycler::{self, UpcycleOutcome},
 };
@@ -41,8 +37,20 @@ pub trait Engine: Send + Sync {
     /// See [`TrainError`]; nothing is then written.
     fn upcycle(&self, job: &UpcycleJob) -> Result<UpcycleOutcome, TrainError>;
 
+    /// Measures training steps; writes nothing.
+    ///
+    /// # Errors
+    /// If the model cannot be built, or the device fails.
+    fn measure(&self, workload: &Workload) -> Result<StepTimes, TrainError>;
+
+    /// Measures every operation of the models at these sizes.
+    fn measure_operations(&self, sizes: Sizes) -> Vec<OperationTimes>;
+
     /// Rate of a large f32 matrix product, in FLOP/s; measured when called, for some tenths of a second.
     fn matmul_rate(&self) -> f64;
+
+    /// Rate of copying within the device's memory, in bytes read and written a second; measured when called.
+    fn copy_rate(&self) -> f64;
 }
 
 /// A training stage.
@@ -112,20 +120,19 @@ impl<B: MoeAutodiffBackend> Engine for BurnEngine<B> {
         upcycler::upcycle::<B>(job, &self.device)
     }
 
+    fn measure(&self, workload: &Workload) -> Result<StepTimes, TrainError> {
+        measure::measure::<B>(workload, &self.device)
+    }
+
+    fn measure_operations(&self, sizes: Sizes) -> Vec<OperationTimes> {
+        measure::measure_operations::<B>(sizes, &self.device)
+    }
+
     fn matmul_rate(&self) -> f64 {
-        const N: usize = 1024;
-        let x = Tensor::<B::InnerBackend, 2>::ones([N, N], &self.device);
-        let product = || {
-            let y = x.clone().matmul(x.clone());
-            // Reading one element waits for the device.
-            y.slice([0..1, 0..1]).into_scalar().elem::<f32>()
-        };
-        product();
-        let rate = || {
-            let started = Instant::now();
-            product();
-            2.0 * (N as f64).powi(3) / started.elapsed().as_secs_f64()
-        };
-        (0..8).map(|_| rate()).fold(0.0, f64::max)
+        measure::matmul_rate::<B::InnerBackend>(&self.device)
+    }
+
+    fn copy_rate(&self) -> f64 {
+        measure::copy_rate::<B::InnerBackend>(&self.device)
     }
 }

@@ -57,6 +57,9 @@ pub enum TrainError {
     /// The operator cannot be applied.
     #[error(transparent)]
     Operator(#[from] OperatorError),
+    /// The device failed.
+    #[error("the device failed: {0}")]
+    Device(String),
     /// Precision that the device does not have.
     #[error("the device has no bfloat16 arithmetic; use `precision = \"f32\"`")]
     NoBf16,

@@ -5,23 +5,19 @@ use std::{
     time::Instant,
 };
 
-use burn::{
-    module::AutodiffModule,
-    optim::{GradientsAccumulator, GradientsParams, Optimizer, adaptor::OptimizerAdaptor},
-    tensor::{DType, ElementConversion, Tensor},
-};
+use burn::{module::AutodiffModule, tensor::DType};
 use serde::{Deserialize, Serialize};
 use upcycle_data::Dataset;
-use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend, Precision};
-use upcycle_lm::{Lm, LmConfig};
+use upcycle_kernels::{MoeAutodiffBackend, Precision};
+use upcycle_lm::LmConfig;
 
 use crate::{
     checkpoint::{Checkpoint, StageCheckpoints},
     config::TrainSpec,
     engine::TrainJob,
     error::TrainError,
-    evaluate::{Evaluation, evaluate, tensors},
-    gradients,
+    evaluate::{Evaluation, evaluate},
+    learner::{Learner, Settings, StepSums},
     metrics::{MetricsLine, MetricsLog, read_metrics},
 };
 
@@ -217,12 +213,10 @@ fn check_fits<B: MoeAutodiffBackend>(
     Ok(())
 }
 
-/// Model, optimizer and position between two steps.
+/// Learner and position between two steps.
 struct Stepper<'a, B: MoeAutodiffBackend> {
     spec: &'a TrainSpec,
-    device: &'a B::Device,
-    model: Lm<B>,
-    optimizer: AdamWRecord<B>,
+    learner: Learner<'a, B>,
     step: u64,
     tokens: u64,
     rest: Rest,
@@ -244,9 +238,16 @@ impl<'a, B: MoeAutodiffBackend> Stepper<'a, B> {
     fn new(spec: &'a TrainSpec, state: Checkpoint<B>, device: &'a B::Device) -> Self {
         Self {
             spec,
-            device,
-            model: state.model,
-            optimizer: state.optimizer,
+            learner: Learner {
+                model: state.model,
+                optimizer: state.optimizer,
+                settings: Settings {
+                    optimizer: &spec.optimizer,
+                    balancing: &spec.balancing,
+                    precision: spec.precision,
+                },
+                device,
+            },
             step: state.step,
             tokens: state.tokens,
             rest: Rest {
@@ -262,9 +263,7 @@ impl<'a, B: MoeAutodiffBackend> Stepper<'a, B> {
         let started = Instant::now();
         let spec = self.spec;
         let passes = spec.batch.accumulation;
-        let mut accumulator = GradientsAccumulator::new();
-        let mut loads: Vec<Tensor<B, 1>> = Vec::new();
-        let mut loss_sum = 0.0;
+        let mut sums = StepSums::new(passes);
         for pass in 0..passes {
             let (split, index) = spec.data.position(self.step, pass, passes);
             let batch = data
@@ -276,41 +275,19 @@ impl<'a, B: MoeAutodiffBackend> Stepper<'a, B> {
                     spec.batch.context,
                 )
                 .map_err(StepError::Data)?;
-            let (inputs, targets) = tensors::<B>(&batch, self.device);
-            let output = self.model.forward(inputs, targets, spec.precision);
-            let loss = output.loss_t.sum() / batch.scored() as f32;
-            loss_sum += loss.clone().into_scalar().elem::<f64>();
-            let score = self.model.config().score;
-            let objective = output
-                .routing
-                .iter()
-                .filter_map(|routing| spec.balancing.loss(routing, score))
-                .fold(loss, |objective, loss| objective + loss);
-            for (layer, routing) in output.routing.iter().enumerate() {
-                match loads.get_mut(layer) {
-                    Some(load) => *load = load.clone() + routing.load_e(),
-                    None => loads.push(routing.load_e()),
-                }
-            }
-            let gradients = (objective / passes as f32).backward();
-            let gradients = GradientsParams::from_grads(gradients, &self.model);
-            accumulator.accumulate(&self.model, gradients);
+            self.learner.accumulate(&batch, &mut sums);
         }
-        let loss = loss_sum / passes as f64;
+        let loss = sums.loss();
         if !loss.is_finite() {
             return Err(StepError::NotFinite("the training loss"));
         }
-        let gradients = accumulator.grads();
-        let gradient_norm = gradients::global_norm(&self.model, &gradients);
-        if !gradient_norm.is_finite() {
+        let gradients = sums.gradients(&self.learner.model);
+        if !gradients.norm.is_finite() {
             return Err(StepError::NotFinite("the gradient norm"));
         }
+        let gradient_norm = gradients.norm;
         let lr = spec.schedule.lr(self.step);
-        let mut optimizer =
-            OptimizerAdaptor::from(spec.optimizer.adamw(gradient_norm)).load_record(self.optimizer);
-        let model = optimizer.step(lr, self.model, gradients);
-        self.optimizer = optimizer.to_record();
-        self.model = model.balance(loads, &spec.balancing);
+        self.learner = self.learner.update(gradients, lr);
         self.step += 1;
         self.tokens += spec.batch.tokens();
         let line = MetricsLine::Step {
@@ -326,13 +303,13 @@ impl<'a, B: MoeAutodiffBackend> Stepper<'a, B> {
 
     fn evaluate(&self, data: &Dataset) -> Result<Evaluation, TrainError> {
         evaluate(
-            &self.model.valid(),
+            &self.learner.model.valid(),
             data,
             self.spec.batch.context,
             self.spec.evaluation.rows,
             &self.rest.lineage,
             self.spec.precision,
-            self.device,
+            self.learner.device,
         )
     }
 
@@ -346,8 +323,8 @@ impl<'a, B: MoeAutodiffBackend> Stepper<'a, B> {
 
     fn checkpoint(&self) -> Checkpoint<B> {
         Checkpoint {
-            model: self.model.clone(),
-            optimizer: self.optimizer.clone(),
+            model: self.learner.model.clone(),
+            optimizer: self.learner.optimizer.clone(),
             step: self.step,
             tokens: self.tokens,
             lineage: self.rest.lineage.clone(),

@@ -1,0 +1,175 @@
+//! `bench`: speed and memory of training steps and operations, against the machine's own rates and PyTorch.
+
+mod model;
+mod operations;
+mod process;
+mod scaling;
+mod steps;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+use serde::Serialize;
+
+use crate::{
+    backend::{BackendKind, engine},
+    output,
+    sweep::PrecisionArg,
+};
+use model::Model;
+
+/// Measure training steps and single operations, each beside its reference body, against the machine's own rates.
+///
+/// Prints tables; `--json` prints everything measured. Steps run in processes of their own, alternating with
+/// PyTorch's where asked for, so that ratios hold on a machine whose speed drifts.
+#[derive(Debug, Parser)]
+#[command(name = "bench", version)]
+pub struct BenchArgs {
+    /// What to measure.
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "steps,operations"
+    )]
+    what: Vec<What>,
+    /// Models to measure.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "t,s,w")]
+    models: Vec<Model>,
+    /// Measured steps of a round; two more go before.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
+    steps: u16,
+    /// Rounds of each model, alternating with PyTorch's.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// A Python with PyTorch, to compare with; needs --torch-script.
+    #[arg(long, value_name = "PYTHON", requires = "torch_script")]
+    compare_torch: Option<PathBuf>,
+    /// A script that takes the model's sizes as flags and prints a JSON line with `tokens_per_s`.
+    #[arg(long, value_name = "FILE")]
+    torch_script: Option<PathBuf>,
+    /// Values of the script's `--experts-impl`; the best one of a round counts.
+    #[arg(long, value_delimiter = ',', default_value = "loop,grouped")]
+    torch_impls: Vec<String>,
+    /// Further flags of the script, such as "--device cuda --bf16".
+    #[arg(long, value_name = "FLAGS", allow_hyphen_values = true)]
+    torch_flags: Option<String>,
+    /// Leave out the whole steps with reference bodies, which are slow.
+    #[arg(long)]
+    no_reference: bool,
+    /// Precision of matrix products in whole steps.
+    #[arg(long, value_enum)]
+    precision: Option<PrecisionArg>,
+    /// Where to compute.
+    #[arg(long, value_enum, default_value_t)]
+    backend: BackendKind,
+    /// Print as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Measure this job, as JSON, and print times as JSON.
+    #[arg(long, hide = true)]
+    worker: Option<String>,
+}
+
+/// What to measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Whole training steps.
+    Steps,
+    /// Single operations, forward and backward.
+    Operations,
+    /// Model S with more experts at the same top-K.
+    Scaling,
+}
+
+/// Everything measured.
+#[derive(Debug, Default, Serialize)]
+struct Figures {
+    backend: String,
+    device: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    steps: Vec<steps::Row>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    operations: Vec<operations::Table>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scaling: Option<scaling::Table>,
+}
+
+impl BenchArgs {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// With a sentence on what is wrong and what to do.
+    pub fn run(self) -> Result<()> {
+        if let Some(job) = &self.worker {
+            let job: process::Job = serde_json::from_str(job)?;
+            return Ok(output::line(serde_json::to_string(&job.here()?)?)?);
+        }
+        let engine = engine(self.backend)?;
+        output::note!("backend {}: {}", engine.backend(), engine.device());
+        let mut figures = Figures {
+            backend: engine.backend().to_owned(),
+            device: engine.device().to_owned(),
+            ..Figures::default()
+        };
+        for what in &self.what {
+            match what {
+                What::Steps => {
+                    for &model in &self.models {
+                        let row = steps::measure(model, &self)?;
+                        self.show(|| row.lines())?;
+                        figures.steps.push(row);
+                    }
+                }
+                What::Operations => {
+                    for &model in &self.models {
+                        let table = operations::measure(model, engine.as_ref());
+                        self.show(|| table.lines())?;
+                        figures.operations.push(table);
+                    }
+                }
+                What::Scaling => {
+                    let table = scaling::measure(&self)?;
+                    self.show(|| table.lines())?;
+                    figures.scaling = Some(table);
+                }
+            }
+        }
+        if self.json {
+            output::line(serde_json::to_string_pretty(&figures)?)?;
+        }
+        Ok(())
+    }
+
+    /// Prints a table as soon as it is there.
+    fn show(&self, lines: impl FnOnce() -> Vec<String>) -> Result<()> {
+        if !self.json {
+            for line in lines() {
+                output::line(line)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A job on training steps of a model.
+    fn job(&self, model: Model) -> process::Job {
+        process::Job {
+            backend: self.backend,
+            reference: false,
+            workload: upcycle_train::Workload {
+                model: model.config(),
+                batch: model.batch(),
+                precision: self.precision.map(Into::into).unwrap_or_default(),
+                warmup: 2,
+                steps: self.steps.into(),
+            },
+        }
+    }
+}
+
+fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut sorted: Vec<f64> = values.into_iter().collect();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
