@@ -65,7 +65,19 @@ fn specialised(precision: Precision) -> bool {
     precision == Precision::F32 && Bodies::selected() == Bodies::Specialised
 }
 
+/// Stack of a pool's threads, as a main thread has it.
+const STACK: usize = 8 << 20;
+
 impl<B: Host> MoeBackend for B {
+    /// In a pool of its own: in a shared one, a worker that waits for others might begin somebody else's work.
+    fn run<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+        match rayon::ThreadPoolBuilder::new().stack_size(STACK).build() {
+            Ok(pool) => pool.install(work),
+            // Slower, but all the same.
+            Err(_) => work(),
+        }
+    }
+
     fn top_k(scores_te: Tensor<Self, 2>, k: usize) -> Tensor<Self, 2, Int> {
         if !specialised(Precision::F32) {
             return reference::top_k(scores_te, k);

@@ -74,6 +74,12 @@ pub struct SoftTargets<B: Backend> {
 /// computes an operation together with its backward pass says so by a `*_traced` method, and autodiff records the two
 /// as one node; without one, autodiff differentiates the reference body.
 pub trait MoeBackend: Backend {
+    /// Does `work`, many operations, on the thread from which they are cheapest to begin: on the CPU one of a pool's
+    /// own, since a pool is woken up and waited for again and again from any other.
+    fn run<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+        work()
+    }
+
     /// Indices of the `k` largest values of each row, best first.
     ///
     /// # Shapes

@@ -186,7 +186,7 @@ impl Engine for Fake {
     fn train(
         &self,
         job: &TrainJob,
-        events: &mut dyn FnMut(TrainEvent),
+        events: &mut (dyn FnMut(TrainEvent) + Send),
     ) -> Result<TrainOutcome, TrainError> {
         let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_running.fetch_max(running, Ordering::SeqCst);

@@ -3,7 +3,7 @@
 use std::{marker::PhantomData, path::Path, time::Duration};
 
 use upcycle_data::Dataset;
-use upcycle_kernels::{MoeAutodiffBackend, cases::Sizes};
+use upcycle_kernels::{MoeAutodiffBackend, MoeBackend, cases::Sizes};
 
 use crate::{
     config::{TrainSpec, UpcycleSpec},
@@ -28,7 +28,7 @@ pub trait Engine: Send + Sync {
     fn train(
         &self,
         job: &TrainJob,
-        events: &mut dyn FnMut(TrainEvent),
+        events: &mut (dyn FnMut(TrainEvent) + Send),
     ) -> Result<TrainOutcome, TrainError>;
 
     /// Applies the operator to a checkpoint and writes the grown model as another.
@@ -111,21 +111,21 @@ impl<B: MoeAutodiffBackend> Engine for BurnEngine<B> {
     fn train(
         &self,
         job: &TrainJob,
-        events: &mut dyn FnMut(TrainEvent),
+        events: &mut (dyn FnMut(TrainEvent) + Send),
     ) -> Result<TrainOutcome, TrainError> {
-        trainer::train::<B>(job, &self.device, events)
+        B::InnerBackend::run(|| trainer::train::<B>(job, &self.device, events))
     }
 
     fn upcycle(&self, job: &UpcycleJob) -> Result<UpcycleOutcome, TrainError> {
-        upcycler::upcycle::<B>(job, &self.device)
+        B::InnerBackend::run(|| upcycler::upcycle::<B>(job, &self.device))
     }
 
     fn measure(&self, workload: &Workload) -> Result<StepTimes, TrainError> {
-        measure::measure::<B>(workload, &self.device)
+        B::InnerBackend::run(|| measure::measure::<B>(workload, &self.device))
     }
 
     fn measure_operations(&self, sizes: Sizes) -> Vec<OperationTimes> {
-        measure::measure_operations::<B>(sizes, &self.device)
+        B::InnerBackend::run(|| measure::measure_operations::<B>(sizes, &self.device))
     }
 
     fn matmul_rate(&self) -> f64 {
