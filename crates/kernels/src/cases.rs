@@ -59,7 +59,8 @@ pub fn cases<B: MoeAutodiffBackend>(sizes: Sizes, device: &B::Device) -> Vec<Cas
         make.causal_attention(),
         make.rms_norm(),
         make.rotary(),
-        make.embedding(),
+        make.project(),
+        make.embed(),
         make.linear_cross_entropy(),
         make.adamw(),
     ]
@@ -260,16 +261,32 @@ impl<B: MoeAutodiffBackend> Make<B> {
         }
     }
 
-    fn embedding(&self) -> Case {
+    /// One of the four projections of attention.
+    fn project(&self) -> Case {
+        let (t, d) = (self.tokens(), self.sizes.d_model);
+        let (x, weight) = (self.random([t, d]), self.random([d, d]));
+        let (leaf_x, leaf_weight) = (leaf::<B, 2>(&x), leaf::<B, 2>(&weight));
+        Case {
+            name: "project",
+            flops: (6 * t * d * d) as f64,
+            bytes: (FLOAT * (5 * t + 3 * d) * d) as f64,
+            specialised: self.traced([t, d], move || {
+                Inner::<B>::project_traced(x.clone(), weight.clone(), F32)
+            }),
+            reference: self.differentiated(move || leaf_x.clone().matmul(leaf_weight.clone())),
+        }
+    }
+
+    fn embed(&self) -> Case {
         let (t, d, v) = (self.tokens(), self.sizes.d_model, self.sizes.vocab);
         let (table, ids) = (self.random([v, d]), self.indices([t], v));
         let (leaf_table, leaf_ids) = (leaf::<B, 2>(&table), Tensor::from_inner(ids.clone()));
         Case {
-            name: "embedding",
+            name: "embed",
             flops: 0.0,
             bytes: (FLOAT * (3 * t * d + v * d)) as f64,
             specialised: self.traced([t, d], move || {
-                Inner::<B>::embedding_traced(table.clone(), ids.clone())
+                Inner::<B>::embed_traced(table.clone(), ids.clone())
             }),
             reference: self
                 .differentiated(move || leaf_table.clone().select(0, Tensor::clone(&leaf_ids))),

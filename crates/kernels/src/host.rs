@@ -14,7 +14,7 @@ use burn::tensor::{
 use crate::{
     Bodies, ExpertWeights, MoeBackend, Precision, RotaryAngles, SoftTargets,
     adamw::Update,
-    cpu::{self, attention, cross_entropy, expert_ffn, rotary::Turn},
+    cpu::{self, attention, cross_entropy, dense, elementwise, expert_ffn, rotary::Turn},
     reference,
     traced::{BackwardFn, Traced, primitive},
 };
@@ -255,7 +255,46 @@ impl<B: Host> MoeBackend for B {
         })
     }
 
-    fn embedding_traced(
+    fn project(
+        x_td: Tensor<Self, 2>,
+        weight_do: Tensor<Self, 2>,
+        precision: Precision,
+    ) -> Tensor<Self, 2> {
+        if !specialised(precision) {
+            return precision.matmul(x_td, weight_do);
+        }
+        let ([t, d], [_, o]) = (x_td.dims(), weight_do.dims());
+        let y = dense::forward(&read(x_td), &read(weight_do), d, o);
+        tensor(floats::<B>(y, [t, o]))
+    }
+
+    fn project_traced(
+        x_td: Tensor<Self, 2>,
+        weight_do: Tensor<Self, 2>,
+        precision: Precision,
+    ) -> Option<Traced<Self, 2>> {
+        if !specialised(precision) {
+            return None;
+        }
+        let ([t, d], [_, o]) = (x_td.dims(), weight_do.dims());
+        let (x, weight) = (read(x_td), read(weight_do));
+        let y = dense::forward(&x, &weight, d, o);
+        let backward: Arc<BackwardFn<B, 2>> = Arc::new(move |dy, [needs_x, needs_weight]| {
+            let dy = B::read(dy);
+            let dx = needs_x.then(|| dense::backward_x(&dy, &weight, d, o));
+            let dweight = needs_weight.then(|| dense::backward_w(&x, &dy, d, o));
+            [
+                dx.map(|dx| floats::<B>(dx, [t, d])),
+                dweight.map(|dweight| floats::<B>(dweight, [d, o])),
+            ]
+        });
+        Some(Traced {
+            output: floats::<B>(y, [t, o]),
+            backward,
+        })
+    }
+
+    fn embed_traced(
         table_vd: Tensor<Self, 2>,
         ids_t: Tensor<Self, 1, Int>,
     ) -> Option<Traced<Self, 1>> {
@@ -313,6 +352,23 @@ impl<B: Host> MoeBackend for B {
             output: floats::<B>(loss, [x_shape[0]]),
             backward,
         })
+    }
+
+    fn squared_norm<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, 1> {
+        if !specialised(Precision::F32) {
+            return x.square().sum();
+        }
+        let norm = elementwise::squared_norm(&read(x));
+        tensor(floats::<B>(vec![norm], [1]))
+    }
+
+    fn accumulate<const D: usize>(sum: Tensor<Self, D>, x: Tensor<Self, D>) -> Tensor<Self, D> {
+        if !specialised(Precision::F32) {
+            return sum + x;
+        }
+        let mut sum = read(sum);
+        elementwise::add(&mut sum, &read(x));
+        tensor(B::write(sum))
     }
 
     /// In place where nobody else holds the parameter or its moments.

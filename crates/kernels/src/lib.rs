@@ -69,8 +69,8 @@ pub struct SoftTargets<B: Backend> {
 
 /// The operations of Mixture-of-Experts language models, with default bodies in plain tensor operations.
 ///
-/// On an [`Autodiff`](burn::backend::Autodiff) backend all of them but [`top_k`](Self::top_k) and
-/// [`adamw`](Self::adamw) are differentiable in their float arguments. There are two ways to that: a backend that
+/// On an [`Autodiff`](burn::backend::Autodiff) backend all of them but [`top_k`](Self::top_k) and those
+/// of the optimizer step are differentiable in their float arguments. There are two ways to that: a backend that
 /// computes an operation together with its backward pass says so by a `*_traced` method, and autodiff records the two
 /// as one node; without one, autodiff differentiates the reference body.
 pub trait MoeBackend: Backend {
@@ -174,16 +174,37 @@ pub trait MoeBackend: Backend {
         None
     }
 
+    /// `y = x w`.
+    ///
+    /// # Shapes
+    /// `x_td: [T, D]`, `weight_do: [D, O]`; returns `[T, O]`.
+    fn project(
+        x_td: Tensor<Self, 2>,
+        weight_do: Tensor<Self, 2>,
+        precision: Precision,
+    ) -> Tensor<Self, 2> {
+        precision.matmul(x_td, weight_do)
+    }
+
+    /// [`project`](Self::project) with the gradients of `x` and the weight.
+    fn project_traced(
+        _x_td: Tensor<Self, 2>,
+        _weight_do: Tensor<Self, 2>,
+        _precision: Precision,
+    ) -> Option<Traced<Self, 2>> {
+        None
+    }
+
     /// Rows of an embedding table.
     ///
     /// # Shapes
     /// `table_vd: [V, D]`, `ids_t: [T]` with values in `0..V`; returns `[T, D]`.
-    fn embedding(table_vd: Tensor<Self, 2>, ids_t: Tensor<Self, 1, Int>) -> Tensor<Self, 2> {
+    fn embed(table_vd: Tensor<Self, 2>, ids_t: Tensor<Self, 1, Int>) -> Tensor<Self, 2> {
         table_vd.select(0, ids_t)
     }
 
-    /// [`embedding`](Self::embedding) with the gradient of the table.
-    fn embedding_traced(
+    /// [`embed`](Self::embed) with the gradient of the table.
+    fn embed_traced(
         _table_vd: Tensor<Self, 2>,
         _ids_t: Tensor<Self, 1, Int>,
     ) -> Option<Traced<Self, 1>> {
@@ -213,6 +234,16 @@ pub trait MoeBackend: Backend {
         _precision: Precision,
     ) -> Option<Traced<Self, 2>> {
         None
+    }
+
+    /// Sum of the squares of all elements, `[1]`. Not differentiable.
+    fn squared_norm<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, 1> {
+        x.square().sum()
+    }
+
+    /// `sum + x`, in place where nobody else holds `sum`. Not differentiable.
+    fn accumulate<const D: usize>(sum: Tensor<Self, D>, x: Tensor<Self, D>) -> Tensor<Self, D> {
+        sum + x
     }
 
     /// One AdamW update of one parameter: `(parameter, first moment, second moment)` after the step.

@@ -71,7 +71,7 @@ impl<B: MoeBackend> Attention<B> {
         precision: Precision,
     ) -> Tensor<B, 2> {
         let heads = |weight: &Param<Tensor<B, 2>>, n: usize, norm: &Option<RmsNorm<B>>| {
-            let flat = precision.matmul(x_td.clone(), weight.val());
+            let flat = B::project(x_td.clone(), weight.val(), precision);
             let c = flat.dims()[1] / n;
             let flat = match norm {
                 Some(norm) => norm
@@ -92,7 +92,7 @@ impl<B: MoeBackend> Attention<B> {
         let v = heads(&self.value, self.kv_heads, &None);
         let y = B::causal_attention(q, k, v, precision);
         let [_, _, h, c] = y.dims();
-        precision.matmul(y.reshape([b * s, h * c]), self.output.val())
+        B::project(y.reshape([b * s, h * c]), self.output.val(), precision)
     }
 }
 

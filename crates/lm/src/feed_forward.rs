@@ -42,8 +42,8 @@ impl<B: Backend> SwiGlu<B> {
 impl<B: MoeBackend> SwiGlu<B> {
     /// `[T, D] -> [T, D]`.
     pub fn forward(&self, x_td: Tensor<B, 2>, precision: Precision) -> Tensor<B, 2> {
-        let gate_tf = precision.matmul(x_td.clone(), self.gate_df.val());
-        let up_tf = precision.matmul(x_td, self.up_df.val());
-        precision.matmul(silu(gate_tf) * up_tf, self.down_fd.val())
+        let gate_tf = B::project(x_td.clone(), self.gate_df.val(), precision);
+        let up_tf = B::project(x_td, self.up_df.val(), precision);
+        B::project(silu(gate_tf) * up_tf, self.down_fd.val(), precision)
     }
 }

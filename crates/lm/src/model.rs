@@ -145,8 +145,7 @@ impl<B: MoeBackend> Lm<B> {
         let device = tokens_bs.device();
         let [b, s] = tokens_bs.dims();
         let angles = rotary_angles(s, self.config.head_dim(), self.config.rope_theta, &device);
-        let mut x_td =
-            <B as MoeBackend>::embedding(self.embedding_vd.val(), tokens_bs.reshape([b * s]));
+        let mut x_td = B::embed(self.embedding_vd.val(), tokens_bs.reshape([b * s]));
         let mut all_routing = Vec::new();
         for block in &self.blocks {
             let (y_td, routing) = block.forward(x_td, [b, s], &angles, precision);

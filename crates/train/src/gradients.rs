@@ -1,11 +1,11 @@
-//! Global norm of gradients.
+//! Sums and global norm of gradients.
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
     optim::GradientsParams,
     tensor::{ElementConversion, Tensor},
 };
-use upcycle_kernels::MoeAutodiffBackend;
+use upcycle_kernels::{MoeAutodiffBackend, MoeBackend};
 use upcycle_lm::Lm;
 
 /// Square root of the summed squares of all gradients; reads one number from the device.
@@ -17,7 +17,7 @@ pub fn global_norm<B: MoeAutodiffBackend>(model: &Lm<B>, gradients: &GradientsPa
     impl<B: MoeAutodiffBackend> ModuleVisitor<B> for SquaredNorms<'_, B> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
             if let Some(gradient) = self.gradients.get::<B::InnerBackend, D>(param.id) {
-                self.squares.push(gradient.square().sum());
+                self.squares.push(B::InnerBackend::squared_norm(gradient));
             }
         }
     }
@@ -31,4 +31,37 @@ pub fn global_norm<B: MoeAutodiffBackend>(model: &Lm<B>, gradients: &GradientsPa
     }
     let total: f64 = Tensor::cat(visitor.squares, 0).sum().into_scalar().elem();
     total.sqrt()
+}
+
+/// Adds the gradients of one more pass to the sum of those before.
+pub fn accumulate<B: MoeAutodiffBackend>(
+    model: &Lm<B>,
+    sum: GradientsParams,
+    mut more: GradientsParams,
+) -> GradientsParams {
+    struct Accumulate<'a> {
+        sum: GradientsParams,
+        more: &'a mut GradientsParams,
+    }
+    impl<B: MoeAutodiffBackend> ModuleVisitor<B> for Accumulate<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+            let (sum, more) = (
+                self.sum.remove::<B::InnerBackend, D>(param.id),
+                self.more.remove::<B::InnerBackend, D>(param.id),
+            );
+            let gradient = match (sum, more) {
+                (Some(sum), Some(more)) => Some(B::InnerBackend::accumulate(sum, more)),
+                (one, other) => one.or(other),
+            };
+            if let Some(gradient) = gradient {
+                self.sum.register::<B::InnerBackend, D>(param.id, gradient);
+            }
+        }
+    }
+    let mut visitor = Accumulate {
+        sum,
+        more: &mut more,
+    };
+    model.visit(&mut visitor);
+    visitor.sum
 }

@@ -1,7 +1,7 @@
 //! The arithmetic of a training step: gradients, their norm, the update.
 
 use burn::{
-    optim::{GradientsAccumulator, GradientsParams, Optimizer, adaptor::OptimizerAdaptor},
+    optim::{GradientsParams, Optimizer, adaptor::OptimizerAdaptor},
     tensor::{ElementConversion, Tensor},
 };
 use upcycle_data::Batch;
@@ -9,7 +9,7 @@ use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend, Precision};
 use upcycle_lm::Lm;
 use upcycle_moe::BalancingConfig;
 
-use crate::{config::OptimizerConfig, evaluate::tensors, gradients::global_norm};
+use crate::{config::OptimizerConfig, evaluate::tensors, gradients};
 
 /// A model and its optimizer.
 pub struct Learner<'a, B: MoeAutodiffBackend> {
@@ -31,7 +31,7 @@ pub struct Settings<'a> {
 pub struct StepSums<B: MoeAutodiffBackend> {
     passes: usize,
     loss: f64,
-    gradients: GradientsAccumulator<Lm<B>>,
+    gradients: GradientsParams,
     /// Tokens of every expert of every MoE layer, `[E]` each.
     loads: Vec<Tensor<B, 1>>,
 }
@@ -50,7 +50,7 @@ impl<B: MoeAutodiffBackend> StepSums<B> {
         Self {
             passes,
             loss: 0.0,
-            gradients: GradientsAccumulator::new(),
+            gradients: GradientsParams::new(),
             loads: Vec::new(),
         }
     }
@@ -61,11 +61,10 @@ impl<B: MoeAutodiffBackend> StepSums<B> {
     }
 
     /// Gradients and their norm, for which one number is read from the device.
-    pub fn gradients(mut self, model: &Lm<B>) -> StepGradients<B> {
-        let gradients = self.gradients.grads();
+    pub fn gradients(self, model: &Lm<B>) -> StepGradients<B> {
         StepGradients {
-            norm: global_norm(model, &gradients),
-            gradients,
+            norm: gradients::global_norm(model, &self.gradients),
+            gradients: self.gradients,
             loads: self.loads,
         }
     }
@@ -92,7 +91,8 @@ impl<B: MoeAutodiffBackend> Learner<'_, B> {
         }
         let gradients = (objective / sums.passes as f32).backward();
         let gradients = GradientsParams::from_grads(gradients, &self.model);
-        sums.gradients.accumulate(&self.model, gradients);
+        let sum = std::mem::take(&mut sums.gradients);
+        sums.gradients = gradients::accumulate(&self.model, sum, gradients);
     }
 
     /// Updates parameters, moments and selection biases.

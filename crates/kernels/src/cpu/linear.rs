@@ -40,6 +40,11 @@ impl<'a> View<'a> {
         Self::new(data, [data.len() / cols, cols], cols)
     }
 
+    /// Number of rows.
+    pub fn height(&self) -> usize {
+        self.shape[0]
+    }
+
     /// The transposed matrix.
     pub fn t(self) -> Self {
         let ([rows, cols], [row_stride, col_stride]) = (self.shape, self.strides);

@@ -16,6 +16,8 @@ pub mod math;
 pub mod adamw;
 pub mod attention;
 pub mod cross_entropy;
+pub mod dense;
+pub mod elementwise;
 pub mod embedding;
 pub mod expert_ffn;
 mod groups;

@@ -230,13 +230,13 @@ fn linear_cross_entropy() {
 }
 
 #[test]
-fn embedding() {
+fn embed() {
     let mut rng = StdRng::seed_from_u64(6);
     let ids = ints((0..50).map(|_| rng.random_range(0..9)).collect(), [50]);
     compare(
         "50 of 9 rows",
         &[Leaf::Two(random(&mut rng, [9, 12]))],
-        |l| B::embedding(l[0].two(), ids.clone()),
+        |l| B::embed(l[0].two(), ids.clone()),
         |l| l[0].two().select(0, ids.clone()),
     );
 }

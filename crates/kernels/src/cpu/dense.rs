@@ -1,0 +1,28 @@
+//! `y = x w` of all rows, and its gradients.
+
+use super::linear::{View, ViewMut, matmul_parallel};
+use super::transpose::transpose;
+
+/// `x: [T, D]` times `w: [D, O]`, `[T, O]`.
+pub fn forward(x: &[f32], w: &[f32], d: usize, o: usize) -> Vec<f32> {
+    product(View::of_rows(x, d), View::of_rows(w, o), o)
+}
+
+/// Gradient of `x`, `[T, D]`, from that of `y`, `[T, O]`.
+pub fn backward_x(dy: &[f32], w: &[f32], d: usize, o: usize) -> Vec<f32> {
+    // A copy of the small factor: products read transposed matrices more slowly.
+    let mut transposed = vec![0.0; w.len()];
+    transpose(View::of_rows(w, o), &mut transposed, d);
+    product(View::of_rows(dy, o), View::of_rows(&transposed, d), d)
+}
+
+/// Gradient of `w`, `[D, O]`, from that of `y`, `[T, O]`.
+pub fn backward_w(x: &[f32], dy: &[f32], d: usize, o: usize) -> Vec<f32> {
+    product(View::of_rows(x, d).t(), View::of_rows(dy, o), o)
+}
+
+fn product(a: View, b: View, cols: usize) -> Vec<f32> {
+    let mut out = vec![0.0; a.height() * cols];
+    matmul_parallel(a, b, ViewMut::of_rows(&mut out, cols));
+    out
+}
