@@ -60,7 +60,6 @@ fn output_for<R: CubeRuntime>(tensor: &CubeTensor<R>) -> Option<CubeTensor<R>> {
 }
 
 #[cube(launch)]
-#[allow(clippy::too_many_arguments)]
 fn adamw_kernel(
     parameter: &Array<f32>,
     moment_1: &Array<f32>,

@@ -231,7 +231,6 @@ fn product_kernel<E: Float>(
 
 /// Loads rows `first_row..end_row`, inner positions from `k`, zero outside.
 #[cube]
-#[allow(clippy::too_many_arguments)]
 fn load_rows<E: Float>(
     a: &Array<E>,
     tokens: &Array<u32>,
@@ -259,7 +258,6 @@ fn load_rows<E: Float>(
 
 /// Loads a tile of `[inner, columns]` weights that begin at `weights`, zero outside.
 #[cube]
-#[allow(clippy::too_many_arguments)]
 fn load_plain<E: Float>(
     w: &Array<E>,
     right: &mut SharedMemory<f32>,
@@ -285,7 +283,6 @@ fn load_plain<E: Float>(
 
 /// Loads a tile of `[columns, inner]` weights that begin at `weights`, zero outside.
 #[cube]
-#[allow(clippy::too_many_arguments)]
 fn load_transposed<E: Float>(
     w: &Array<E>,
     right: &mut SharedMemory<f32>,

@@ -133,7 +133,6 @@ fn weight_gradient_kernel<E: Float>(
 
 /// Loads `rows` rows from `row` and `width` of their columns from `first`, zero outside.
 #[cube]
-#[allow(clippy::too_many_arguments)]
 fn load<E: Float>(
     source: &Array<E>,
     tokens: &Array<u32>,
