@@ -7,9 +7,9 @@ use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::*;
 
 use super::{
-    buffer::{UNITS, array, cubes, empty, units},
+    buffer::{array, cubes, empty},
     routing::{Blocks, Routing},
-    tile::{SIDE, Tile, multiply_add, zeroed},
+    tile::{Tile, multiply_add, zeroed},
 };
 
 /// Which row of the left operand belongs to a sorted row.
@@ -111,7 +111,7 @@ impl<R: CubeRuntime> Groups<R> {
             product_kernel::launch_unchecked::<R>(
                 client,
                 cubes(client, blocks.count * columns.div_ceil(tile.n)),
-                units(),
+                tile.cube_dim(),
                 array(a),
                 array(&self.routing.tokens),
                 array(w),
@@ -210,13 +210,13 @@ fn product_kernel<E: Float>(
         sync_cube();
     }
 
-    let register_columns = comptime!(tile.n / SIDE);
+    let register_columns = comptime!(tile.n / tile.side);
     #[unroll]
-    for i in 0..comptime!(tile.m / SIDE) {
-        let row = first_row + unit / SIDE + i * SIDE;
+    for i in 0..comptime!(tile.m / tile.side) {
+        let row = first_row + unit / tile.side + i * tile.side;
         #[unroll]
         for j in 0..register_columns {
-            let column = first_column + unit % SIDE + j * SIDE;
+            let column = first_column + unit % tile.side + j * tile.side;
             if row < end_row && column < columns {
                 let at = row * columns + column;
                 let mut value = result[i * register_columns + j];
@@ -245,7 +245,7 @@ fn load_rows<E: Float>(
 ) {
     #[unroll]
     for load in 0..comptime!(tile.left_loads()) {
-        let at = load * UNITS + unit;
+        let at = load * comptime!(tile.units()) + unit;
         let (row, position) = (at / tile.k, at % tile.k);
         let mut value = 0.0f32;
         if first_row + row < end_row && k + position < inner {
@@ -271,7 +271,7 @@ fn load_plain<E: Float>(
 ) {
     #[unroll]
     for load in 0..comptime!(tile.right_loads()) {
-        let at = load * UNITS + unit;
+        let at = load * comptime!(tile.units()) + unit;
         let (position, column) = (at / tile.n, at % tile.n);
         let mut value = 0.0f32;
         if k + position < inner && first_column + column < columns {
@@ -296,7 +296,7 @@ fn load_transposed<E: Float>(
 ) {
     #[unroll]
     for load in 0..comptime!(tile.right_loads()) {
-        let at = load * UNITS + unit;
+        let at = load * comptime!(tile.units()) + unit;
         let (column, position) = (at / tile.k, at % tile.k);
         let mut value = 0.0f32;
         if k + position < inner && first_column + column < columns {

@@ -2,14 +2,10 @@
 
 use cubecl::prelude::*;
 
-use super::buffer::UNITS;
-
-/// Units along each axis of the result tile.
-pub const SIDE: usize = 16;
-
 /// Sizes of the tile of one cube: an `m` by `n` result, in steps of `k` of the inner axis.
 ///
-/// `m` and `n` are multiples of [`SIDE`], `m * k` and `n * k` of [`UNITS`].
+/// `m` and `n` are multiples of `side`, `m * k` and `n * k` of `side * side`. A unit with an 8 by 8 register tile reads
+/// 16 values of shared memory for 64 products; with fewer registers, shared memory is the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Tile {
     /// Rows of the result.
@@ -18,20 +14,32 @@ pub struct Tile {
     pub n: usize,
     /// Step along the inner axis.
     pub k: usize,
+    /// Units along each axis of the result.
+    pub side: usize,
 }
 
 impl Tile {
     /// For few rows an expert.
-    pub const ROWS_16: Self = Self::new(16, 64, 16);
+    pub const ROWS_16: Self = Self::new(16, 64, 16, 8);
     /// Between [`ROWS_16`](Self::ROWS_16) and [`ROWS_64`](Self::ROWS_64).
-    pub const ROWS_32: Self = Self::new(32, 64, 16);
+    pub const ROWS_32: Self = Self::new(32, 64, 16, 8);
     /// The common case.
-    pub const ROWS_64: Self = Self::new(64, 64, 16);
+    pub const ROWS_64: Self = Self::new(64, 64, 16, 8);
     /// For many rows an expert, or large weights.
-    pub const ROWS_128: Self = Self::new(128, 128, 8);
+    pub const ROWS_128: Self = Self::new(128, 128, 8, 16);
 
-    const fn new(m: usize, n: usize, k: usize) -> Self {
-        Self { m, n, k }
+    const fn new(m: usize, n: usize, k: usize, side: usize) -> Self {
+        Self { m, n, k, side }
+    }
+
+    /// The cube of one tile.
+    pub fn cube_dim(&self) -> CubeDim {
+        CubeDim::new_1d(self.units() as u32)
+    }
+
+    /// Units of a cube.
+    pub fn units(&self) -> usize {
+        self.side * self.side
     }
 
     /// The tile for an average of `rows` rows an expert and `columns` columns: few sizes, so that few kernels are
@@ -65,22 +73,22 @@ impl Tile {
 
     /// Elements of the result that one unit holds.
     pub fn register_len(&self) -> usize {
-        self.m / SIDE * (self.n / SIDE)
+        self.m / self.side * (self.n / self.side)
     }
 
     /// Elements of the left operand that one unit loads.
     pub fn left_loads(&self) -> usize {
-        self.m * self.k / UNITS
+        self.m * self.k / self.units()
     }
 
     /// Elements of the right operand that one unit loads.
     pub fn right_loads(&self) -> usize {
-        self.n * self.k / UNITS
+        self.n * self.k / self.units()
     }
 }
 
-/// The register tile of a unit, zeroed. Element `(i, j)` is row `unit / SIDE + i * SIDE` and column
-/// `unit % SIDE + j * SIDE` of the result.
+/// The register tile of a unit, zeroed. Element `(i, j)` is row `unit / side + i * side` and column
+/// `unit % side + j * side` of the result.
 #[cube]
 pub fn zeroed(#[comptime] tile: Tile) -> Array<f32> {
     let len = comptime!(tile.register_len());
@@ -101,19 +109,19 @@ pub fn multiply_add(
     unit: usize,
     #[comptime] tile: Tile,
 ) {
-    let rows = comptime!(tile.m / SIDE);
-    let columns = comptime!(tile.n / SIDE);
-    let (row, column) = (unit / SIDE, unit % SIDE);
+    let rows = comptime!(tile.m / tile.side);
+    let columns = comptime!(tile.n / tile.side);
+    let (row, column) = (unit / tile.side, unit % tile.side);
     let mut left_registers = Array::<f32>::new(rows);
     let mut right_registers = Array::<f32>::new(columns);
     for k in 0..tile.k {
         #[unroll]
         for i in 0..rows {
-            left_registers[i] = left[k * comptime!(tile.m + 1) + row + i * SIDE];
+            left_registers[i] = left[k * comptime!(tile.m + 1) + row + i * tile.side];
         }
         #[unroll]
         for j in 0..columns {
-            right_registers[j] = right[k * comptime!(tile.n + 1) + column + j * SIDE];
+            right_registers[j] = right[k * comptime!(tile.n + 1) + column + j * tile.side];
         }
         #[unroll]
         for i in 0..rows {

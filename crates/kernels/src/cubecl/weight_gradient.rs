@@ -5,10 +5,10 @@ use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::*;
 
 use super::{
-    buffer::{UNITS, array, cubes, empty, units},
+    buffer::{array, cubes, empty},
     grouped::{Rows, operand_row},
     routing::Routing,
-    tile::{SIDE, Tile, multiply_add, zeroed},
+    tile::{Tile, multiply_add, zeroed},
 };
 
 /// What is compiled into a gradient kernel.
@@ -38,7 +38,7 @@ pub fn weight_gradient<R: CubeRuntime>(
         weight_gradient_kernel::launch_unchecked::<R>(
             client,
             cubes(client, experts * tiles),
-            units(),
+            tile.cube_dim(),
             array(a),
             array(g),
             array(&routing.tokens),
@@ -97,6 +97,7 @@ fn weight_gradient_kernel<E: Float>(
             unit,
             tile.m,
             tile.k,
+            comptime!(tile.units()),
             plan.left,
         );
         load::<E>(
@@ -110,6 +111,7 @@ fn weight_gradient_kernel<E: Float>(
             unit,
             tile.n,
             tile.k,
+            comptime!(tile.units()),
             plan.right,
         );
         sync_cube();
@@ -117,13 +119,13 @@ fn weight_gradient_kernel<E: Float>(
         sync_cube();
     }
 
-    let register_columns = comptime!(tile.n / SIDE);
+    let register_columns = comptime!(tile.n / tile.side);
     #[unroll]
-    for i in 0..comptime!(tile.m / SIDE) {
-        let k = first_inner + unit / SIDE + i * SIDE;
+    for i in 0..comptime!(tile.m / tile.side) {
+        let k = first_inner + unit / tile.side + i * tile.side;
         #[unroll]
         for j in 0..register_columns {
-            let column = first_column + unit % SIDE + j * SIDE;
+            let column = first_column + unit % tile.side + j * tile.side;
             if k < inner && column < columns {
                 out[(expert * inner + k) * columns + column] = result[i * register_columns + j];
             }
@@ -131,7 +133,7 @@ fn weight_gradient_kernel<E: Float>(
     }
 }
 
-/// Loads `rows` rows from `row` and `width` of their columns from `first`, zero outside.
+/// Loads `rows` rows from `row` and `width` of their columns from `first`, zero outside; by `units` units.
 #[cube]
 fn load<E: Float>(
     source: &Array<E>,
@@ -144,11 +146,12 @@ fn load<E: Float>(
     unit: usize,
     #[comptime] width: usize,
     #[comptime] rows: usize,
+    #[comptime] units: usize,
     #[comptime] of: Rows,
 ) {
     #[unroll]
-    for load in 0..comptime!(width * rows / UNITS) {
-        let at = load * UNITS + unit;
+    for load in 0..comptime!(width * rows / units) {
+        let at = load * units + unit;
         let (i, column) = (at / width, at % width);
         let mut value = 0.0f32;
         if row + i < end_row && first + column < columns {
