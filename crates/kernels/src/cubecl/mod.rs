@@ -29,7 +29,7 @@ use burn_cubecl::{
 
 use self::rotary::Turn;
 use crate::{
-    ExpertWeights, MoeBackend, Precision, RotaryAngles, Traced, adamw::Update, reference,
+    Bodies, ExpertWeights, MoeBackend, Precision, RotaryAngles, Traced, adamw::Update, reference,
     traced::primitive,
 };
 
@@ -46,14 +46,15 @@ where
 {
     /// Stays on the device; the reference would sort on the host.
     fn top_k(scores_te: Tensor<Self, 2>, k: usize) -> Tensor<Self, 2, Int> {
+        if !specialised(&scores_te) {
+            return reference::top_k(scores_te, k);
+        }
         // `argtopk` of Burn 0.21 rejects k == E.
         if k < scores_te.dims()[1] {
             scores_te.argtopk(k, 1)
-        } else if is_f32(&scores_te) {
-            let scores_te = into_contiguous(primitive(scores_te));
-            Tensor::from_primitive(top_k::argsort(&scores_te, I::dtype()))
         } else {
-            reference::top_k(scores_te, k)
+            let order_te = top_k::argsort(&contiguous(scores_te), I::dtype());
+            Tensor::from_primitive(order_te)
         }
     }
 
@@ -83,7 +84,7 @@ where
     }
 
     fn rms_norm(x_td: Tensor<Self, 2>, scale_d: Tensor<Self, 1>, eps: f32) -> Tensor<Self, 2> {
-        if !(is_f32(&x_td) && is_f32(&scale_d)) {
+        if !(specialised(&x_td) && specialised(&scale_d)) {
             return reference::rms_norm(x_td, scale_d, eps);
         }
         let (x_td, scale_d) = (contiguous(x_td), contiguous(scale_d));
@@ -95,7 +96,7 @@ where
         scale_d: Tensor<Self, 1>,
         eps: f32,
     ) -> Option<Traced<Self, 2>> {
-        if !(is_f32(&x_td) && is_f32(&scale_d)) {
+        if !(specialised(&x_td) && specialised(&scale_d)) {
             return None;
         }
         let (x_td, scale_d) = (contiguous(x_td), contiguous(scale_d));
@@ -114,7 +115,7 @@ where
     }
 
     fn rotary(x_bshc: Tensor<Self, 4>, angles: RotaryAngles<Self>) -> Tensor<Self, 4> {
-        if !(is_f32(&x_bshc) && is_f32(&angles.cos_sc) && is_f32(&angles.sin_sc)) {
+        if !(specialised(&x_bshc) && specialised(&angles.cos_sc) && specialised(&angles.sin_sc)) {
             return reference::rotary(x_bshc, angles);
         }
         let (cos_sc, sin_sc) = (contiguous(angles.cos_sc), contiguous(angles.sin_sc));
@@ -130,7 +131,7 @@ where
         x_bshc: Tensor<Self, 4>,
         angles: RotaryAngles<Self>,
     ) -> Option<Traced<Self, 1>> {
-        if !(is_f32(&x_bshc) && is_f32(&angles.cos_sc) && is_f32(&angles.sin_sc)) {
+        if !(specialised(&x_bshc) && specialised(&angles.cos_sc) && specialised(&angles.sin_sc)) {
             return None;
         }
         let (cos_sc, sin_sc) = (contiguous(angles.cos_sc), contiguous(angles.sin_sc));
@@ -155,7 +156,7 @@ where
         ids_t: Tensor<Self, 1, Int>,
     ) -> Option<Traced<Self, 1>> {
         let [vocabulary, _] = table_vd.dims();
-        is_f32(&table_vd).then(|| {
+        specialised(&table_vd).then(|| {
             let output = primitive(table_vd.select(0, ids_t.clone()));
             let ids_t = into_contiguous(ids_t.into_primitive());
             let backward = move |dy_td: CubeTensor<R>, _| {
@@ -175,10 +176,10 @@ where
         moments: (Tensor<Self, D>, Tensor<Self, D>),
         update: Update,
     ) -> (Tensor<Self, D>, Tensor<Self, D>, Tensor<Self, D>) {
-        let all_f32 = [&parameter, &gradient, &moments.0, &moments.1]
+        let all_specialised = [&parameter, &gradient, &moments.0, &moments.1]
             .into_iter()
-            .all(is_f32);
-        if !all_f32 {
+            .all(specialised);
+        if !all_specialised {
             return reference::adamw(parameter, gradient, moments, update);
         }
         let moments = [contiguous(moments.0), contiguous(moments.1)];
@@ -216,22 +217,22 @@ where
         Precision::F32 => DType::F32,
         Precision::Bf16 => DType::BF16,
     };
+    let weights_apply = [gate_edf, up_edf, down_efd].into_iter().all(specialised);
     let floats = [
         primitive(x_td.clone()),
         primitive(gate_edf.clone()),
         primitive(up_edf.clone()),
         primitive(down_efd.clone()),
     ];
-    let gates_tk = primitive(gates_tk.clone());
-    let applies = floats
-        .iter()
-        .chain([&gates_tk])
-        .all(|x| x.dtype == DType::F32)
-        && supports(&gates_tk, operand)
-        && addressable(weights, gates_tk.meta.num_elements());
+    let gates = primitive(gates_tk.clone());
+    let applies = weights_apply
+        && specialised(x_td)
+        && specialised(gates_tk)
+        && supports(&gates, operand)
+        && addressable(weights, gates.meta.num_elements());
     applies.then(|| {
         let experts_tk = experts_tk.clone().into_primitive();
-        expert_ffn::Inputs::new(floats, experts_tk, gates_tk, operand)
+        expert_ffn::Inputs::new(floats, experts_tk, gates, operand)
     })
 }
 
@@ -254,14 +255,15 @@ fn supports<R: CubeRuntime>(tensor: &CubeTensor<R>, dtype: DType) -> bool {
     tensor.client.properties().supports_type(storage)
 }
 
-fn is_f32<R, F, I, BT, const D: usize>(tensor: &Tensor<CubeBackend<R, F, I, BT>, D>) -> bool
+/// Whether the kernels are to be used, which compute on f32 tensors.
+fn specialised<R, F, I, BT, const D: usize>(tensor: &Tensor<CubeBackend<R, F, I, BT>, D>) -> bool
 where
     R: CubeRuntime,
     F: FloatElement,
     I: IntElement,
     BT: BoolElement,
 {
-    tensor.dtype() == DType::F32
+    tensor.dtype() == DType::F32 && Bodies::selected() == Bodies::Specialised
 }
 
 /// The contiguous primitive of a float tensor.
