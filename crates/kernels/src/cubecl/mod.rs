@@ -1,0 +1,293 @@
+//! WGPU and CUDA, through CubeCL.
+//!
+//! Kernels take f32 tensors and integers of any type. No operation reads from the device.
+
+mod adamw;
+mod buffer;
+mod combine;
+mod embedding;
+mod expert_ffn;
+mod grouped;
+mod reduce;
+mod rms_norm;
+mod rotary;
+mod routing;
+mod scan;
+mod sort;
+mod swiglu;
+mod tile;
+mod top_k;
+mod weight_gradient;
+
+use std::sync::Arc;
+
+use burn::tensor::{DType, Int, Tensor, TensorPrimitive};
+use burn_cubecl::{
+    BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement, kernel::into_contiguous,
+    tensor::CubeTensor,
+};
+
+use self::rotary::Turn;
+use crate::{
+    Bodies, ExpertWeights, MoeBackend, Precision, RotaryAngles, Traced, adamw::Update, reference,
+    traced::primitive,
+};
+
+/// The backward pass of an operation on device tensors.
+type Backward<R, const N: usize> =
+    dyn Fn(CubeTensor<R>, [bool; N]) -> [Option<CubeTensor<R>>; N] + Send + Sync;
+
+impl<R, F, I, BT> MoeBackend for CubeBackend<R, F, I, BT>
+where
+    R: CubeRuntime,
+    F: FloatElement,
+    I: IntElement,
+    BT: BoolElement,
+{
+    /// Stays on the device; the reference would sort on the host.
+    fn top_k(scores_te: Tensor<Self, 2>, k: usize) -> Tensor<Self, 2, Int> {
+        if !specialised(&scores_te) {
+            return reference::top_k(scores_te, k);
+        }
+        // `argtopk` of Burn 0.21 rejects k == E.
+        if k < scores_te.dims()[1] {
+            scores_te.argtopk(k, 1)
+        } else {
+            let order_te = top_k::argsort(&contiguous(scores_te), I::dtype());
+            Tensor::from_primitive(order_te)
+        }
+    }
+
+    fn expert_ffn(
+        x_td: Tensor<Self, 2>,
+        weights: ExpertWeights<Self>,
+        experts_tk: Tensor<Self, 2, Int>,
+        gates_tk: Tensor<Self, 2>,
+        precision: Precision,
+    ) -> Tensor<Self, 2> {
+        match expert_inputs(&x_td, &weights, &experts_tk, &gates_tk, precision) {
+            Some(inputs) => tensor(expert_ffn::forward(&inputs).0),
+            None => reference::expert_ffn(x_td, weights, experts_tk, gates_tk, precision),
+        }
+    }
+
+    fn expert_ffn_traced(
+        x_td: Tensor<Self, 2>,
+        weights: ExpertWeights<Self>,
+        experts_tk: Tensor<Self, 2, Int>,
+        gates_tk: Tensor<Self, 2>,
+        precision: Precision,
+    ) -> Option<Traced<Self, 5>> {
+        let inputs = expert_inputs(&x_td, &weights, &experts_tk, &gates_tk, precision)?;
+        let (output, backward) = expert_ffn::traced(inputs);
+        Some(Traced { output, backward })
+    }
+
+    fn rms_norm(x_td: Tensor<Self, 2>, scale_d: Tensor<Self, 1>, eps: f32) -> Tensor<Self, 2> {
+        if !(specialised(&x_td) && specialised(&scale_d)) {
+            return reference::rms_norm(x_td, scale_d, eps);
+        }
+        let (x_td, scale_d) = (contiguous(x_td), contiguous(scale_d));
+        tensor(rms_norm::forward(&x_td, &scale_d, eps).0)
+    }
+
+    fn rms_norm_traced(
+        x_td: Tensor<Self, 2>,
+        scale_d: Tensor<Self, 1>,
+        eps: f32,
+    ) -> Option<Traced<Self, 2>> {
+        if !(specialised(&x_td) && specialised(&scale_d)) {
+            return None;
+        }
+        let (x_td, scale_d) = (contiguous(x_td), contiguous(scale_d));
+        let (output, inverse_rms_t) = rms_norm::forward(&x_td, &scale_d, eps);
+        let backward = move |dy_td: CubeTensor<R>, [x, scale]: [bool; 2]| {
+            let dy_td = into_contiguous(dy_td);
+            [
+                x.then(|| rms_norm::backward_x(&x_td, &scale_d, &inverse_rms_t, &dy_td)),
+                scale.then(|| rms_norm::backward_scale(&x_td, &inverse_rms_t, &dy_td)),
+            ]
+        };
+        Some(Traced {
+            output,
+            backward: Arc::new(backward),
+        })
+    }
+
+    fn rotary(x_bshc: Tensor<Self, 4>, angles: RotaryAngles<Self>) -> Tensor<Self, 4> {
+        if !(specialised(&x_bshc) && specialised(&angles.cos_sc) && specialised(&angles.sin_sc)) {
+            return reference::rotary(x_bshc, angles);
+        }
+        let (cos_sc, sin_sc) = (contiguous(angles.cos_sc), contiguous(angles.sin_sc));
+        tensor(rotary::rotate(
+            &contiguous(x_bshc),
+            &cos_sc,
+            &sin_sc,
+            Turn::Forward,
+        ))
+    }
+
+    fn rotary_traced(
+        x_bshc: Tensor<Self, 4>,
+        angles: RotaryAngles<Self>,
+    ) -> Option<Traced<Self, 1>> {
+        if !(specialised(&x_bshc) && specialised(&angles.cos_sc) && specialised(&angles.sin_sc)) {
+            return None;
+        }
+        let (cos_sc, sin_sc) = (contiguous(angles.cos_sc), contiguous(angles.sin_sc));
+        let output = rotary::rotate(&contiguous(x_bshc), &cos_sc, &sin_sc, Turn::Forward);
+        let backward = move |dy_bshc: CubeTensor<R>, _: [bool; 1]| {
+            let dy_bshc = into_contiguous(dy_bshc);
+            [Some(rotary::rotate(
+                &dy_bshc,
+                &cos_sc,
+                &sin_sc,
+                Turn::Backward,
+            ))]
+        };
+        Some(Traced {
+            output,
+            backward: Arc::new(backward),
+        })
+    }
+
+    fn embedding_traced(
+        table_vd: Tensor<Self, 2>,
+        ids_t: Tensor<Self, 1, Int>,
+    ) -> Option<Traced<Self, 1>> {
+        let [vocabulary, _] = table_vd.dims();
+        specialised(&table_vd).then(|| {
+            let output = primitive(table_vd.select(0, ids_t.clone()));
+            let ids_t = into_contiguous(ids_t.into_primitive());
+            let backward = move |dy_td: CubeTensor<R>, _| {
+                let dy_td = into_contiguous(dy_td);
+                [Some(embedding::gradient(&dy_td, &ids_t, vocabulary))]
+            };
+            Traced {
+                output,
+                backward: Arc::new(backward),
+            }
+        })
+    }
+
+    fn adamw<const D: usize>(
+        parameter: Tensor<Self, D>,
+        gradient: Tensor<Self, D>,
+        moments: (Tensor<Self, D>, Tensor<Self, D>),
+        update: Update,
+    ) -> (Tensor<Self, D>, Tensor<Self, D>, Tensor<Self, D>) {
+        let all_specialised = [&parameter, &gradient, &moments.0, &moments.1]
+            .into_iter()
+            .all(specialised);
+        if !all_specialised {
+            return reference::adamw(parameter, gradient, moments, update);
+        }
+        let moments = [contiguous(moments.0), contiguous(moments.1)];
+        let [parameter, moment_1, moment_2] = adamw::step(
+            contiguous(parameter),
+            &contiguous(gradient),
+            moments,
+            &update,
+        );
+        (tensor(parameter), tensor(moment_1), tensor(moment_2))
+    }
+}
+
+/// Prepared arguments of the expert kernels; none where those do not apply: other floats than f32, a device without
+/// bf16 when that is asked for, or more elements than 32 bits count.
+fn expert_inputs<R, F, I, BT>(
+    x_td: &Tensor<CubeBackend<R, F, I, BT>, 2>,
+    weights: &ExpertWeights<CubeBackend<R, F, I, BT>>,
+    experts_tk: &Tensor<CubeBackend<R, F, I, BT>, 2, Int>,
+    gates_tk: &Tensor<CubeBackend<R, F, I, BT>, 2>,
+    precision: Precision,
+) -> Option<expert_ffn::Inputs<R>>
+where
+    R: CubeRuntime,
+    F: FloatElement,
+    I: IntElement,
+    BT: BoolElement,
+{
+    let ExpertWeights {
+        gate_edf,
+        up_edf,
+        down_efd,
+    } = weights;
+    let operand = match precision {
+        Precision::F32 => DType::F32,
+        Precision::Bf16 => DType::BF16,
+    };
+    let weights_apply = [gate_edf, up_edf, down_efd].into_iter().all(specialised);
+    let floats = [
+        primitive(x_td.clone()),
+        primitive(gate_edf.clone()),
+        primitive(up_edf.clone()),
+        primitive(down_efd.clone()),
+    ];
+    let gates = primitive(gates_tk.clone());
+    let applies = weights_apply
+        && specialised(x_td)
+        && specialised(gates_tk)
+        && supports(&gates, operand)
+        && addressable(weights, gates.meta.num_elements());
+    applies.then(|| {
+        let experts_tk = experts_tk.clone().into_primitive();
+        expert_ffn::Inputs::new(floats, experts_tk, gates, operand)
+    })
+}
+
+/// Whether 32 bits count the elements of the weights and of the activations of `rows` routed rows.
+fn addressable<R, F, I, BT>(weights: &ExpertWeights<CubeBackend<R, F, I, BT>>, rows: usize) -> bool
+where
+    R: CubeRuntime,
+    F: FloatElement,
+    I: IntElement,
+    BT: BoolElement,
+{
+    let [experts, model, hidden] = weights.gate_edf.dims();
+    let largest = (experts * model * hidden).max(rows * model.max(hidden));
+    u32::try_from(largest).is_ok()
+}
+
+/// Whether the device of `tensor` computes in `dtype`.
+fn supports<R: CubeRuntime>(tensor: &CubeTensor<R>, dtype: DType) -> bool {
+    let storage = cubecl::ir::StorageType::from(dtype);
+    tensor.client.properties().supports_type(storage)
+}
+
+/// Whether the kernels are to be used, which compute on f32 tensors.
+fn specialised<R, F, I, BT, const D: usize>(tensor: &Tensor<CubeBackend<R, F, I, BT>, D>) -> bool
+where
+    R: CubeRuntime,
+    F: FloatElement,
+    I: IntElement,
+    BT: BoolElement,
+{
+    tensor.dtype() == DType::F32 && Bodies::selected() == Bodies::Specialised
+}
+
+/// The contiguous primitive of a float tensor.
+fn contiguous<R, F, I, BT, const D: usize>(
+    tensor: Tensor<CubeBackend<R, F, I, BT>, D>,
+) -> CubeTensor<R>
+where
+    R: CubeRuntime,
+    F: FloatElement,
+    I: IntElement,
+    BT: BoolElement,
+{
+    into_contiguous(primitive(tensor))
+}
+
+/// A float tensor of a primitive.
+fn tensor<R, F, I, BT, const D: usize>(
+    primitive: CubeTensor<R>,
+) -> Tensor<CubeBackend<R, F, I, BT>, D>
+where
+    R: CubeRuntime,
+    F: FloatElement,
+    I: IntElement,
+    BT: BoolElement,
+{
+    Tensor::from_primitive(TensorPrimitive::Float(primitive))
+}
