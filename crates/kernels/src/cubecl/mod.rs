@@ -1,6 +1,6 @@
 //! WGPU and CUDA, through CubeCL.
 //!
-//! Kernels take f32 tensors and integers of any type. No operation reads from the device.
+//! Kernels take f32 tensors and integers of any type, and read nothing back from the device.
 
 mod adamw;
 mod buffer;
@@ -151,7 +151,7 @@ where
         })
     }
 
-    fn embedding_traced(
+    fn embed_traced(
         table_vd: Tensor<Self, 2>,
         ids_t: Tensor<Self, 1, Int>,
     ) -> Option<Traced<Self, 1>> {
@@ -194,7 +194,8 @@ where
 }
 
 /// Prepared arguments of the expert kernels; none where those do not apply: other floats than f32, a device without
-/// bf16 when that is asked for, or more elements than 32 bits count.
+/// bf16 when that is asked for, or more elements than 32 bits count. Also none for bf16 on a device with tensor cores:
+/// Burn's products use them, the kernels do not, and that is worth the one number a layer that the reference reads.
 fn expert_inputs<R, F, I, BT>(
     x_td: &Tensor<CubeBackend<R, F, I, BT>, 2>,
     weights: &ExpertWeights<CubeBackend<R, F, I, BT>>,
@@ -229,6 +230,7 @@ where
         && specialised(x_td)
         && specialised(gates_tk)
         && supports(&gates, operand)
+        && !(precision == Precision::Bf16 && has_tensor_cores(&gates, operand))
         && addressable(weights, gates.meta.num_elements());
     applies.then(|| {
         let experts_tk = experts_tk.clone().into_primitive();
@@ -253,6 +255,13 @@ where
 fn supports<R: CubeRuntime>(tensor: &CubeTensor<R>, dtype: DType) -> bool {
     let storage = cubecl::ir::StorageType::from(dtype);
     tensor.client.properties().supports_type(storage)
+}
+
+/// Whether the device of `tensor` has units for products of `dtype` matrices.
+fn has_tensor_cores<R: CubeRuntime>(tensor: &CubeTensor<R>, dtype: DType) -> bool {
+    let storage = cubecl::ir::StorageType::from(dtype);
+    let matmul = &tensor.client.properties().features.matmul;
+    matmul.cmma.iter().any(|config| config.a_type == storage)
 }
 
 /// Whether the kernels are to be used, which compute on f32 tensors.
