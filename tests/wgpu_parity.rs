@@ -275,7 +275,7 @@ fn embedding<B: AutodiffBackend>(
 fn embeddings_match_the_reference() {
     for shape in [[7, 5, 3], [144, 600, 20], [70_000, 300, 4]] {
         let expected = embedding::<Cpu>(shape, |table, ids| table.select(0, ids));
-        let found = embedding::<Gpu>(shape, Gpu::embedding);
+        let found = embedding::<Gpu>(shape, Gpu::embed);
         assert_close("embedding", &expected, &found);
     }
 }

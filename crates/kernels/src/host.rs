@@ -542,6 +542,6 @@ impl<B: Host> Angles<B> {
             heads,
             width,
         };
-        cpu::rotary::apply(&x, &self.cos, &self.sin, shape, turn)
+        cpu::rotary::apply(x, &self.cos, &self.sin, shape, turn)
     }
 }
