@@ -58,6 +58,9 @@ pub struct BenchArgs {
     /// Leave out the whole steps with reference bodies, which are slow.
     #[arg(long)]
     no_reference: bool,
+    /// The device's peak in TFLOP/s, as its data sheet has it, for the model FLOPs utilisation.
+    #[arg(long, value_name = "TFLOPS", value_parser = positive)]
+    peak_tflops: Option<f64>,
     /// Precision of matrix products in whole steps.
     #[arg(long, value_enum)]
     precision: Option<PrecisionArg>,
@@ -166,6 +169,13 @@ impl BenchArgs {
             },
         }
     }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|value: &f64| value.is_finite() && *value > 0.0)
+        .ok_or_else(|| "a number above 0 is needed".into())
 }
 
 fn median(values: impl IntoIterator<Item = f64>) -> f64 {

@@ -15,7 +15,22 @@ pub enum Model {
     S,
     /// 4 layers, d 256, 256 experts of width 384, K 8, vocabulary 8192, 2 x 512 tokens.
     W,
+    /// The paper's 154M: W with 8 x 1024 tokens; for a GPU.
+    #[value(name = "154m")]
+    #[serde(rename = "154m")]
+    Paper154M,
 }
+
+const WIDE: Sizes = Sizes {
+    rows: 2,
+    context: 512,
+    d_model: 256,
+    heads: 2,
+    experts: 256,
+    top_k: 8,
+    d_expert: 384,
+    vocab: 8192,
+};
 
 impl Model {
     /// Layers, and the sizes of everything else.
@@ -47,17 +62,13 @@ impl Model {
                     vocab: 4096,
                 },
             ),
-            Self::W => (
+            Self::W => (4, WIDE),
+            Self::Paper154M => (
                 4,
                 Sizes {
-                    rows: 2,
-                    context: 512,
-                    d_model: 256,
-                    heads: 2,
-                    experts: 256,
-                    top_k: 8,
-                    d_expert: 384,
-                    vocab: 8192,
+                    rows: 8,
+                    context: 1024,
+                    ..WIDE
                 },
             ),
         }

@@ -21,6 +21,10 @@ pub struct Row {
     gradient_seconds: f64,
     /// Seconds of gradient norm, optimizer and balancing, median.
     update_seconds: f64,
+    /// Training FLOP/s, median.
+    flops_per_second: f64,
+    /// Training FLOP/s over the peak given by `--peak-tflops`.
+    model_flops_utilisation: Option<f64>,
     /// Training FLOP/s over the matrix product rate of the same round, median.
     share_of_matmul_rate: f64,
     /// Matrix product rate, FLOP/s, median.
@@ -84,9 +88,15 @@ pub fn measure(model: Model, args: &BenchArgs) -> Result<Row> {
         .zip(&theirs)
         .map(|(ours, run)| ours / run.speed)
         .collect();
+    let tokens_per_second = median(speeds);
+    let flops_per_second = tokens_per_second * model.flops_per_token();
     Ok(Row {
         model,
-        tokens_per_second: median(speeds),
+        tokens_per_second,
+        flops_per_second,
+        model_flops_utilisation: args
+            .peak_tflops
+            .map(|peak| flops_per_second / (1e12 * peak)),
         gradient_seconds: median(gradients),
         update_seconds: median(updates),
         share_of_matmul_rate: median(shares),
@@ -177,6 +187,10 @@ impl Row {
             1e3 * self.update_seconds,
             memory(self.peak_memory),
         )];
+        if let Some(utilisation) = self.model_flops_utilisation {
+            let percent = 100.0 * utilisation;
+            lines.push(format!("   model FLOPs utilisation: {percent:.1} %"));
+        }
         if let Some(reference) = self.reference_tokens_per_second {
             lines.push(format!(
                 "   reference bodies: {reference:.0} tokens/s, ratio {:.2}",

@@ -1,18 +1,16 @@
-//! The WGPU backend trains like the CPU backend, and its kernels compute what the reference bodies compute there.
-
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+// A GPU backend trains like the CPU backend, and its kernels compute what the reference bodies compute there.
+// The including module says which backend: `Inner` and `KIND`.
 
 use std::{path::Path, time::Duration};
 
 use burn::{
     backend::Autodiff,
     tensor::{
-        Int, Tensor, TensorData,
+        DType, Int, Tensor, TensorData,
         backend::{AutodiffBackend, Backend},
     },
 };
 use burn_flex::Flex;
-use burn_wgpu::Wgpu;
 use upcycle_data::{DataConfig, Dataset};
 use upcycle_experiments::{BackendKind, engine};
 use upcycle_kernels::{
@@ -81,15 +79,14 @@ fn losses(backend: BackendKind) -> Vec<f64> {
 
 #[test]
 fn losses_match_the_cpu() {
-    let (cpu, wgpu) = (losses(BackendKind::Cpu), losses(BackendKind::Wgpu));
+    let (cpu, gpu) = (losses(BackendKind::Cpu), losses(KIND));
     assert_eq!(cpu.len(), 9);
-    for (cpu, wgpu) in cpu.iter().zip(&wgpu) {
-        assert!((cpu - wgpu).abs() < 1e-3, "cpu {cpu}, wgpu {wgpu}");
+    for (cpu, gpu) in cpu.iter().zip(&gpu) {
+        assert!((cpu - gpu).abs() < 1e-3, "cpu {cpu}, gpu {gpu}");
     }
 }
 
 type Cpu = Autodiff<Flex>;
-type Inner = Wgpu;
 type Gpu = Autodiff<Inner>;
 
 /// Reproducible values.
@@ -178,7 +175,7 @@ impl Experts {
     }
 
     /// Output and all gradients.
-    fn run<B, F>(&self, expert_ffn: F) -> Vec<Vec<f32>>
+    fn run<B, F>(&self, precision: Precision, expert_ffn: F) -> Vec<Vec<f32>>
     where
         B: AutodiffBackend,
         F: Fn(
@@ -212,7 +209,7 @@ impl Experts {
             weights.clone(),
             experts,
             gates.clone(),
-            Precision::F32,
+            precision,
         );
         let gradients = (y.clone() * dy).sum().backward();
         vec![
@@ -226,8 +223,8 @@ impl Experts {
     }
 
     fn compare(&self, what: &str) {
-        let expected = self.run::<Cpu, _>(reference::expert_ffn);
-        let found = self.run::<Gpu, _>(Gpu::expert_ffn);
+        let expected = self.run::<Cpu, _>(Precision::F32, reference::expert_ffn);
+        let found = self.run::<Gpu, _>(Precision::F32, Gpu::expert_ffn);
         assert_close(what, &expected, &found);
     }
 }
@@ -254,6 +251,23 @@ fn experts_match_the_reference() {
 #[test]
 fn large_tiles_match_the_reference() {
     Experts::new([1100, 512, 520, 2], |t| [t % 3 % 2]).compare("rows of 128");
+}
+
+/// Where the device has bf16, with the precision that bf16 has.
+#[test]
+fn bf16_experts_are_near_the_reference() {
+    if !Inner::supports_dtype(&Default::default(), DType::BF16) {
+        return;
+    }
+    let experts = Experts::new([300, 64, 96, 4], |t| [t % 4, (t + 1 + t % 3) % 4]);
+    let expected = experts.run::<Cpu, _>(Precision::F32, reference::expert_ffn);
+    let found = experts.run::<Gpu, _>(Precision::Bf16, Gpu::expert_ffn);
+    for (i, (expected, found)) in expected.iter().zip(&found).enumerate() {
+        let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|x| x * x).sum::<f32>().sqrt();
+        let difference = norm(&mut expected.iter().zip(found).map(|(a, b)| a - b));
+        let error = difference / norm(&mut expected.iter().copied());
+        assert!(error < 2e-2, "tensor {i}: relative error {error}");
+    }
 }
 
 /// The gradient of an embedding table.
