@@ -21,7 +21,7 @@ pub use backend::{BackendKind, engine};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// `mi_option_purge_delay` of `mimalloc.h`, which the bindings have no name for.
+/// `mi_option_purge_delay` of `mimalloc.h`, the same in its versions 2 and 3; the bindings have no name for it.
 const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 
 /// Runs a command and turns its error into a sentence on standard error and exit code 2.
