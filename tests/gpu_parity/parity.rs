@@ -381,4 +381,14 @@ fn top_k_of_all_sorts() {
     let scores = TensorData::new(vec![0.5f32, 2.0, -1.0, 3.0, 3.0, 0.0, 3.0, 1.0], [2, 4]);
     let found = Inner::top_k(float(&scores), 4).into_data();
     found.assert_eq(&TensorData::from([[3i32, 1, 0, 2], [0, 2, 3, 1]]), true);
+
+    // With NaN, which a diverged model has, every expert is still named once: others index by these numbers.
+    let broken = TensorData::new(vec![f32::NAN, 1.0, f32::NAN, 2.0], [1, 4]);
+    let mut found = values_of(Inner::top_k(float(&broken), 4));
+    found.sort_unstable();
+    assert_eq!(found, [0, 1, 2, 3]);
+}
+
+fn values_of(indices: Tensor<Inner, 2, Int>) -> Vec<i32> {
+    indices.into_data().to_vec().unwrap()
 }

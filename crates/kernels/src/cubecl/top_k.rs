@@ -28,6 +28,17 @@ pub fn argsort<R: CubeRuntime>(scores_te: &CubeTensor<R>, dtype: DType) -> CubeT
     out
 }
 
+/// A number that is larger for a larger value. NaN has its place as well: with it, ranks are still a permutation.
+#[cube]
+fn order_key(value: f32) -> u32 {
+    let bits = u32::reinterpret(value);
+    if bits >> 31u32 == 0u32 {
+        bits | 0x8000_0000u32
+    } else {
+        !bits
+    }
+}
+
 /// One unit a value; its rank is the number of values before it.
 #[cube(launch)]
 fn argsort_kernel<I: Int>(
@@ -43,11 +54,11 @@ fn argsort_kernel<I: Int>(
     }
     let index = at % width;
     let first = at - index;
-    let score = scores[at];
+    let key = order_key(scores[at]);
     let mut rank = 0usize;
     for other in 0..width {
-        let value = scores[first + other];
-        if value > score || (value == score && other < index) {
+        let value = order_key(scores[first + other]);
+        if value > key || (value == key && other < index) {
             rank += 1;
         }
     }
