@@ -94,14 +94,14 @@ impl<B: MoeBackend, C: CheckpointStrategy> MoeBackend for Autodiff<B, C> {
         let inner = (x_td.clone().inner(), weight_do.clone().inner());
         match B::project_traced(inner.0, inner.1, precision) {
             Some(traced) => record(&[primitive(x_td), primitive(weight_do)], traced),
-            None => precision.matmul(x_td, weight_do),
+            None => reference::project(x_td, weight_do, precision),
         }
     }
 
     fn embed(table_vd: Tensor<Self, 2>, ids_t: Tensor<Self, 1, Int>) -> Tensor<Self, 2> {
         match B::embed_traced(table_vd.clone().inner(), ids_t.clone().inner()) {
             Some(traced) => record(&[primitive(table_vd)], traced),
-            None => table_vd.select(0, ids_t),
+            None => reference::embed(table_vd, ids_t),
         }
     }
 

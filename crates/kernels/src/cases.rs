@@ -273,7 +273,9 @@ impl<B: MoeAutodiffBackend> Make<B> {
             specialised: self.traced([t, d], move || {
                 Inner::<B>::project_traced(x.clone(), weight.clone(), F32)
             }),
-            reference: self.differentiated(move || leaf_x.clone().matmul(leaf_weight.clone())),
+            reference: self.differentiated(move || {
+                reference::project(leaf_x.clone(), leaf_weight.clone(), F32)
+            }),
         }
     }
 
@@ -288,8 +290,9 @@ impl<B: MoeAutodiffBackend> Make<B> {
             specialised: self.traced([t, d], move || {
                 Inner::<B>::embed_traced(table.clone(), ids.clone())
             }),
-            reference: self
-                .differentiated(move || leaf_table.clone().select(0, Tensor::clone(&leaf_ids))),
+            reference: self.differentiated(move || {
+                reference::embed(leaf_table.clone(), Tensor::clone(&leaf_ids))
+            }),
         }
     }
 

@@ -261,7 +261,7 @@ impl<B: Host> MoeBackend for B {
         precision: Precision,
     ) -> Tensor<Self, 2> {
         if !specialised(precision) {
-            return precision.matmul(x_td, weight_do);
+            return reference::project(x_td, weight_do, precision);
         }
         let ([t, d], [_, o]) = (x_td.dims(), weight_do.dims());
         let y = dense::forward(&read(x_td), &read(weight_do), d, o);
@@ -302,7 +302,7 @@ impl<B: Host> MoeBackend for B {
             return None;
         }
         let [v, d] = table_vd.dims();
-        let output = primitive(table_vd.select(0, ids_t.clone()));
+        let output = primitive(reference::embed(table_vd, ids_t.clone()));
         let ids = indices(ids_t);
         let backward: Arc<BackwardFn<B, 1>> = Arc::new(move |dy, _| {
             let dy = B::read(dy);
@@ -356,7 +356,7 @@ impl<B: Host> MoeBackend for B {
 
     fn squared_norm<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, 1> {
         if !specialised(Precision::F32) {
-            return x.square().sum();
+            return reference::squared_norm(x);
         }
         let norm = elementwise::squared_norm(&read(x));
         tensor(floats::<B>(vec![norm], [1]))
@@ -364,7 +364,7 @@ impl<B: Host> MoeBackend for B {
 
     fn accumulate<const D: usize>(sum: Tensor<Self, D>, x: Tensor<Self, D>) -> Tensor<Self, D> {
         if !specialised(Precision::F32) {
-            return sum + x;
+            return reference::accumulate(sum, x);
         }
         let mut sum = read(sum);
         elementwise::add(&mut sum, &read(x));

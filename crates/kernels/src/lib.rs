@@ -183,7 +183,7 @@ pub trait MoeBackend: Backend {
         weight_do: Tensor<Self, 2>,
         precision: Precision,
     ) -> Tensor<Self, 2> {
-        precision.matmul(x_td, weight_do)
+        reference::project(x_td, weight_do, precision)
     }
 
     /// [`project`](Self::project) with the gradients of `x` and the weight.
@@ -200,7 +200,7 @@ pub trait MoeBackend: Backend {
     /// # Shapes
     /// `table_vd: [V, D]`, `ids_t: [T]` with values in `0..V`; returns `[T, D]`.
     fn embed(table_vd: Tensor<Self, 2>, ids_t: Tensor<Self, 1, Int>) -> Tensor<Self, 2> {
-        table_vd.select(0, ids_t)
+        reference::embed(table_vd, ids_t)
     }
 
     /// [`embed`](Self::embed) with the gradient of the table.
@@ -238,12 +238,12 @@ pub trait MoeBackend: Backend {
 
     /// Sum of the squares of all elements, `[1]`. Not differentiable.
     fn squared_norm<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, 1> {
-        x.square().sum()
+        reference::squared_norm(x)
     }
 
     /// `sum + x`, in place where nobody else holds `sum`. Not differentiable.
     fn accumulate<const D: usize>(sum: Tensor<Self, D>, x: Tensor<Self, D>) -> Tensor<Self, D> {
-        sum + x
+        reference::accumulate(sum, x)
     }
 
     /// One AdamW update of one parameter: `(parameter, first moment, second moment)` after the step.

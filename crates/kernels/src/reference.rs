@@ -176,6 +176,20 @@ pub fn rotary<B: Backend>(x_bshc: Tensor<B, 4>, angles: RotaryAngles<B>) -> Tens
 /// Elements of logits in one chunk of [`linear_cross_entropy`].
 const LOGITS_CHUNK: usize = 1 << 22;
 
+/// Reference of [`MoeBackend::project`](crate::MoeBackend::project).
+pub fn project<B: Backend>(
+    x_td: Tensor<B, 2>,
+    weight_do: Tensor<B, 2>,
+    precision: Precision,
+) -> Tensor<B, 2> {
+    precision.matmul(x_td, weight_do)
+}
+
+/// Reference of [`MoeBackend::embed`](crate::MoeBackend::embed).
+pub fn embed<B: Backend>(table_vd: Tensor<B, 2>, ids_t: Tensor<B, 1, Int>) -> Tensor<B, 2> {
+    table_vd.select(0, ids_t)
+}
+
 /// Reference of [`MoeBackend::linear_cross_entropy`](crate::MoeBackend::linear_cross_entropy).
 pub fn linear_cross_entropy<B: Backend>(
     x_td: Tensor<B, 2>,
@@ -200,6 +214,16 @@ pub fn linear_cross_entropy<B: Backend>(
         (log_sum * weights.sum_dim(1) - expected).reshape([to - from])
     });
     Tensor::cat(losses.collect(), 0)
+}
+
+/// Reference of [`MoeBackend::squared_norm`](crate::MoeBackend::squared_norm).
+pub fn squared_norm<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, 1> {
+    x.square().sum()
+}
+
+/// Reference of [`MoeBackend::accumulate`](crate::MoeBackend::accumulate).
+pub fn accumulate<B: Backend, const D: usize>(sum: Tensor<B, D>, x: Tensor<B, D>) -> Tensor<B, D> {
+    sum + x
 }
 
 /// Reference of [`MoeBackend::adamw`](crate::MoeBackend::adamw).

@@ -157,7 +157,7 @@ where
     ) -> Option<Traced<Self, 1>> {
         let [vocabulary, _] = table_vd.dims();
         specialised(&table_vd).then(|| {
-            let output = primitive(table_vd.select(0, ids_t.clone()));
+            let output = primitive(reference::embed(table_vd, ids_t.clone()));
             let ids_t = into_contiguous(ids_t.into_primitive());
             let backward = move |dy_td: CubeTensor<R>, _| {
                 let dy_td = into_contiguous(dy_td);

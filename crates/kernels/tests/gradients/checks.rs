@@ -230,6 +230,43 @@ fn linear_cross_entropy() {
 }
 
 #[test]
+fn project() {
+    let mut rng = StdRng::seed_from_u64(9);
+    for (t, d, o) in [(7, 5, 3), (1, 1, 1), (300, 33, 130), (2, 70, 64)] {
+        let leaves = [
+            Leaf::Two(random(&mut rng, [t, d])),
+            Leaf::Two(random(&mut rng, [d, o])),
+        ];
+        compare(
+            &format!("T {t} D {d} O {o}"),
+            &leaves,
+            |l| B::project(l[0].two(), l[1].two(), F32),
+            |l| reference::project(l[0].two(), l[1].two(), F32),
+        );
+    }
+}
+
+#[test]
+fn sums() {
+    let mut rng = StdRng::seed_from_u64(10);
+    for shape in [[1, 1], [3, 41], [257, 300]] {
+        let (a, b) = (
+            random(&mut rng, shape).inner(),
+            random(&mut rng, shape).inner(),
+        );
+        let norm = floats(Inner::squared_norm(a.clone()));
+        let expected = floats(reference::squared_norm(a.clone()));
+        assert!(error(&norm, &expected) < 1e-5, "{shape:?}");
+
+        let (held, before) = (a.clone(), floats(a.clone()));
+        let sum = floats(Inner::accumulate(a.clone(), b.clone()));
+        assert_eq!(sum, floats(reference::accumulate(a, b)), "{shape:?}");
+        // Somebody else's copy of the sum is not touched.
+        assert_eq!(floats(held), before);
+    }
+}
+
+#[test]
 fn embed() {
     let mut rng = StdRng::seed_from_u64(6);
     let ids = ints((0..50).map(|_| rng.random_range(0..9)).collect(), [50]);
@@ -237,7 +274,7 @@ fn embed() {
         "50 of 9 rows",
         &[Leaf::Two(random(&mut rng, [9, 12]))],
         |l| B::embed(l[0].two(), ids.clone()),
-        |l| l[0].two().select(0, ids.clone()),
+        |l| reference::embed(l[0].two(), ids.clone()),
     );
 }
 
