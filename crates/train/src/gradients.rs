@@ -37,13 +37,13 @@ pub fn global_norm<B: MoeAutodiffBackend>(model: &Lm<B>, gradients: &GradientsPa
 pub fn accumulate<B: MoeAutodiffBackend>(
     model: &Lm<B>,
     sum: GradientsParams,
-    mut more: GradientsParams,
+    more: GradientsParams,
 ) -> GradientsParams {
-    struct Accumulate<'a> {
+    struct Accumulate {
         sum: GradientsParams,
-        more: &'a mut GradientsParams,
+        more: GradientsParams,
     }
-    impl<B: MoeAutodiffBackend> ModuleVisitor<B> for Accumulate<'_> {
+    impl<B: MoeAutodiffBackend> ModuleVisitor<B> for Accumulate {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
             let (sum, more) = (
                 self.sum.remove::<B::InnerBackend, D>(param.id),
@@ -58,10 +58,7 @@ pub fn accumulate<B: MoeAutodiffBackend>(
             }
         }
     }
-    let mut visitor = Accumulate {
-        sum,
-        more: &mut more,
-    };
+    let mut visitor = Accumulate { sum, more };
     model.visit(&mut visitor);
     visitor.sum
 }

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use burn::tensor::{ElementConversion, Tensor, backend::Backend};
-
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 use upcycle_data::Batch;

@@ -1,7 +1,9 @@
 //! `y = x w` of all rows, and its gradients.
 
-use super::linear::{View, ViewMut, matmul_parallel};
-use super::transpose::transpose;
+use super::{
+    linear::{View, ViewMut, matmul_parallel},
+    transpose::transpose,
+};
 
 /// `x: [T, D]` times `w: [D, O]`, `[T, O]`.
 pub fn forward(x: &[f32], w: &[f32], d: usize, o: usize) -> Vec<f32> {

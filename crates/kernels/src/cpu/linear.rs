@@ -259,20 +259,10 @@ const BLOCK_STEP: usize = 64;
 
 /// `out = a b`, in blocks of rows or columns over the rayon pool.
 pub fn matmul_parallel(a: View, b: View, out: ViewMut) {
-    multiply_parallel(a, b, out, false);
-}
-
-/// `out += a b`, in blocks of rows or columns over the rayon pool.
-pub fn matmul_add_parallel(a: View, b: View, out: ViewMut) {
-    assert!(out.initialised, "only what was written can be added to");
-    multiply_parallel(a, b, out, true);
-}
-
-fn multiply_parallel(a: View, b: View, out: ViewMut, add: bool) {
     let ([m, k], n) = (a.shape, b.shape[1]);
     assert_eq!(out.shape, [m, n], "shape of the product");
     if m * k * n < PARALLEL_WORK {
-        return multiply(a, b, out, add);
+        return multiply(a, b, out, false);
     }
     // Columns cost less: `gemm` packs `b` for every block of rows.
     let (by_columns, all) = (n >= m, n.max(m));
@@ -287,10 +277,10 @@ fn multiply_parallel(a: View, b: View, out: ViewMut, add: bool) {
             unsafe {
                 if by_columns {
                     let out = out.block(0..m, block.clone());
-                    multiply(a, b.cols(block), out, add);
+                    multiply(a, b.cols(block), out, false);
                 } else {
                     let out = out.block(block.clone(), 0..n);
-                    multiply(a.rows(block), b, out, add);
+                    multiply(a.rows(block), b, out, false);
                 }
             }
         },
