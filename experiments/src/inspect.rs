@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::Parser;
 use serde::Serialize;
-use upcycle_lm::{CostModel, ParameterCount};
+use upcycle_lm::{CostModel, ParameterCount, TwoLevel};
 use upcycle_train::{CheckpointInfo, StageCheckpoints};
 
 use crate::output;
@@ -75,7 +75,7 @@ impl InspectArgs {
             (
                 "selection",
                 match &model.two_level {
-                    Some(two_level) => format!("two-level, tie-break {}", two_level.strength),
+                    Some(two_level) => two_level_text(two_level),
                     None => "top-K".into(),
                 },
             ),
@@ -93,8 +93,8 @@ impl InspectArgs {
                 ),
             ),
         ];
-        for (layer, sources) in info.lineage.iter().enumerate() {
-            if sources.count() < sources.experts() {
+        for (layer, lineage) in info.lineage.iter().enumerate() {
+            for sources in lineage.growths() {
                 rows.push((
                     if layer == 0 { "copies" } else { "" },
                     format!("MoE layer {layer}: {:?} of each source", sources.replicas()),
@@ -109,6 +109,23 @@ impl InspectArgs {
         }
         Ok(())
     }
+}
+
+fn two_level_text(two_level: &TwoLevel) -> String {
+    let strengths: Vec<_> = two_level
+        .growths
+        .iter()
+        .map(|growth| growth.strength.to_string())
+        .collect();
+    let release = match &two_level.release {
+        Some(release) => format!(
+            ", released from step {} to {}",
+            release.from,
+            release.from + release.steps
+        ),
+        None => String::new(),
+    };
+    format!("two-level, tie-break {}{release}", strengths.join(", "))
 }
 
 /// The folder itself, or the newest checkpoint of a training run in it.

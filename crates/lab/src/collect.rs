@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use upcycle_lm::CostModel;
 use upcycle_moe::RoutingStats;
+use upcycle_operator::LayerVerification;
 use upcycle_train::{MetricsLine, UpcycleOutcome};
 
 use crate::{
@@ -93,6 +94,11 @@ impl Collector<'_> {
             loss(&plan.fixed_me)?,
         );
         let operator = self.upcycled(&plan.upcycle)?;
+        let verified = &operator.verification;
+        let layers = &verified.layers;
+        let mean = |quantity: fn(&LayerVerification) -> f64| {
+            layers.iter().map(quantity).sum::<f64>() / layers.len().max(1) as f64
+        };
         Ok(Cell {
             setting: plan.setting.clone(),
             recipe: plan.recipe.clone(),
@@ -105,6 +111,10 @@ impl Collector<'_> {
             loss_fixed_me: fixed_me,
             loss_before: operator.before.loss,
             loss_after: operator.after.loss,
+            logit_difference: verified.relative_logit_difference,
+            largest_logit_difference: verified.largest_logit_difference,
+            changed_sources: mean(|layer| layer.changed_sources.unwrap_or(0.0)),
+            twin_coselection: mean(|layer| layer.routing.twin_coselection),
             gap_closure: gap_closure(fixed_e, upcycled, fixed_me),
             wall_seconds: self.train_seconds(&plan.upcycled)?,
             wall_seconds_fixed_me: self.train_seconds(&plan.fixed_me)?,

@@ -2,7 +2,7 @@
 
 use upcycle_data::Dataset;
 use upcycle_lm::LmConfig;
-use upcycle_operator::Recipe;
+use upcycle_operator::{Recipe, Upcycle};
 use upcycle_train::{
     BatchConfig, DataSchedule, EvaluationConfig, Schedule, TrainSpec, UpcycleSpec,
 };
@@ -194,10 +194,12 @@ impl Planner<'_> {
         grown.experts = target;
         grown.validate()?;
         // The recipe must be able to reach the target; better said now than in the middle of the sweep.
-        let scores = vec![0.0; scale.model.experts];
-        recipe
-            .selection
-            .counts(scale.model.experts, target, &scores, seed)?;
+        let operator = Upcycle {
+            recipe: recipe.clone(),
+            target_experts: target,
+            seed,
+        };
+        operator.check(&scale.model)?;
 
         let budgets = budgets(tau, &config.cpt)?;
         let mut cuts: Vec<u64> = budgets.iter().map(|budget| budget.decay_from).collect();

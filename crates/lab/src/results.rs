@@ -87,6 +87,14 @@ pub struct Cell {
     pub loss_before: f64,
     /// Validation loss right after the operator, before any training.
     pub loss_after: f64,
+    /// Norm of the change of all logits by the operator, over the norm of the logits before.
+    pub logit_difference: f64,
+    /// Largest change of a logit by the operator.
+    pub largest_logit_difference: f64,
+    /// Share of tokens whose experts come from other sources right after the operator, mean over layers.
+    pub changed_sources: f64,
+    /// Share of tokens that choose two replicas of one source right after the operator, mean over layers.
+    pub twin_coselection: f64,
     /// Gap closure eta as a fraction (1.0 = all of the gap); none where Fixed-mE is not ahead of Fixed-E by
     /// [`SMALLEST_GAP`](crate::statistics::SMALLEST_GAP).
     pub gap_closure: Option<f64>,

@@ -18,7 +18,7 @@ use upcycle_lab::{
     LabError, Observer, RunEvent, RunOptions, StageSpec, Store, SweepConfig, SweepPlan, collect,
     presets, run,
 };
-use upcycle_operator::{LayerPlan, ReplicationPlan};
+use upcycle_operator::{LayerPlan, ReplicationPlan, Verification};
 use upcycle_train::{
     Engine, Evaluation, OperationTimes, Sizes, Start, StepTimes, TrainError, TrainEvent, TrainJob,
     TrainOutcome, UpcycleJob, UpcycleOutcome, Workload,
@@ -228,6 +228,15 @@ impl Engine for Fake {
             after: evaluation(2.3),
             plan: ReplicationPlan {
                 layers: vec![LayerPlan::from_counts(&[2, 2])],
+            },
+            scores: Vec::new(),
+            verification: Verification {
+                tokens: 64,
+                loss_before: 1.9,
+                loss_after: 2.3,
+                largest_logit_difference: 3.0,
+                relative_logit_difference: 0.5,
+                layers: Vec::new(),
             },
         })
     }

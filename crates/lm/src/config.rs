@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use upcycle_moe::{ExpertSources, RouterConfig, ScoreFunction, TwoLevelConfig};
+use upcycle_moe::{ExpertSources, Growth, RouterConfig, ScoreFunction, TwoLevelConfig};
 
 /// Shape of a decoder-only language model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -83,13 +83,66 @@ fn embedding_std() -> f32 {
 }
 
 /// Two-level selection in all MoE layers of a model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TwoLevel {
-    /// Source of every expert, for each MoE layer.
+    /// What was grown with it, first growth first.
+    pub growths: Vec<TwoLevelGrowth>,
+    /// When it ends; it is kept for good without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<Release>,
+}
+
+/// One growth of all MoE layers of a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TwoLevelGrowth {
+    /// Source of every expert among the experts before, for each MoE layer.
     pub sources: Vec<ExpertSources>,
     /// Weight of the tie-break among replicas.
     pub strength: f32,
+}
+
+/// How two-level selection becomes a plain top K over some steps of training.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Release {
+    /// How the hold on twins goes from 1 to 0.
+    pub shape: ReleaseShape,
+    /// Step at which it starts.
+    pub from: u64,
+    /// Steps until twins are free.
+    pub steps: u64,
+    /// Weight of the loss that teaches the router the split of the tie-break before it goes, see
+    /// [`Router::separation_loss`](upcycle_moe::Router::separation_loss).
+    #[serde(default)]
+    pub separation: f32,
+}
+
+/// How the hold on twins goes from 1 to 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReleaseShape {
+    /// Entire until the end, then none.
+    AtOnce,
+    /// In a straight line.
+    Linear,
+    /// As half a cosine.
+    Cosine,
+}
+
+impl Release {
+    /// Hold on twins at a step, from 1 to 0.
+    pub fn hold(&self, step: u64) -> f32 {
+        let done = step.saturating_sub(self.from) as f64 / self.steps.max(1) as f64;
+        let hold = match self.shape {
+            _ if done >= 1.0 => 0.0,
+            ReleaseShape::AtOnce => 1.0,
+            ReleaseShape::Linear => 1.0 - done,
+            ReleaseShape::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
+        };
+        hold as f32
+    }
 }
 
 /// Which layers are dense and which are MoE.
@@ -157,14 +210,6 @@ impl LmConfig {
         self.d_model / self.heads
     }
 
-    /// Source of every expert of MoE layer `layer` (counted among MoE layers).
-    pub fn sources(&self, layer: usize) -> ExpertSources {
-        self.two_level
-            .as_ref()
-            .and_then(|two_level| two_level.sources.get(layer).cloned())
-            .unwrap_or_else(|| ExpertSources::identity(self.experts))
-    }
-
     /// The router of MoE layer `layer` (counted among MoE layers).
     pub fn router(&self, layer: usize) -> RouterConfig {
         RouterConfig {
@@ -175,8 +220,15 @@ impl LmConfig {
             renormalize: self.renormalize,
             scale: self.gate_scale,
             two_level: self.two_level.as_ref().map(|two_level| TwoLevelConfig {
-                sources: self.sources(layer),
-                strength: two_level.strength,
+                growths: two_level
+                    .growths
+                    .iter()
+                    .map(|growth| Growth {
+                        sources: growth.sources[layer].clone(),
+                        strength: growth.strength,
+                    })
+                    .collect(),
+                hold: 1.0,
             }),
         }
     }
@@ -262,29 +314,7 @@ impl LmConfig {
             }
         }
         if let Some(two_level) = &self.two_level {
-            if two_level.sources.len() != moe_layers {
-                return fail(
-                    "two_level",
-                    format!(
-                        "names sources for {} layers, the model has {moe_layers} MoE layers",
-                        two_level.sources.len()
-                    ),
-                );
-            }
-            for sources in &two_level.sources {
-                if sources.experts() != self.experts || sources.count() < self.top_k {
-                    return fail(
-                        "two_level",
-                        format!(
-                            "{} experts from {} sources do not fit experts = {}, top_k = {}",
-                            sources.experts(),
-                            sources.count(),
-                            self.experts,
-                            self.top_k
-                        ),
-                    );
-                }
-            }
+            self.validate_two_level(two_level, moe_layers)?;
         }
         for (field, value) in [
             ("rope_theta", self.rope_theta),
@@ -294,6 +324,48 @@ impl LmConfig {
         ] {
             if !(value.is_finite() && value > 0.0) {
                 return fail(field, format!("{value} must be a positive number"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every growth must start from the experts of the one before, and the last end at this model's.
+    fn validate_two_level(
+        &self,
+        two_level: &TwoLevel,
+        moe_layers: usize,
+    ) -> Result<(), ConfigError> {
+        let fail = |problem| {
+            Err(ConfigError {
+                field: "two_level",
+                problem,
+            })
+        };
+        if two_level.growths.is_empty() {
+            return fail("names no growth; leave it out".into());
+        }
+        for growth in &two_level.growths {
+            if growth.sources.len() != moe_layers {
+                return fail(format!(
+                    "names sources for {} layers, the model has {moe_layers} MoE layers",
+                    growth.sources.len()
+                ));
+            }
+        }
+        for layer in 0..moe_layers {
+            let mut growths = two_level
+                .growths
+                .iter()
+                .map(|growth| &growth.sources[layer]);
+            let first = growths.clone().next().map_or(0, ExpertSources::count);
+            let last = growths.try_fold(first, |experts, growth| {
+                (growth.count() == experts).then(|| growth.experts())
+            });
+            if last != Some(self.experts) || first < self.top_k {
+                return fail(format!(
+                    "the growths of MoE layer {layer} do not lead from at least top_k = {} to experts = {}",
+                    self.top_k, self.experts
+                ));
             }
         }
         Ok(())

@@ -13,8 +13,10 @@ mod norm;
 
 pub use attention::Attention;
 pub use block::{Block, BlockRecord, FeedForward, FeedForwardRecord};
-pub use config::{ConfigError, LayerKind, LayerPattern, LmConfig, TwoLevel};
+pub use config::{
+    ConfigError, LayerKind, LayerPattern, LmConfig, Release, ReleaseShape, TwoLevel, TwoLevelGrowth,
+};
 pub use cost::{CostModel, MemoryEstimate, ParameterCount};
-pub use feed_forward::SwiGlu;
+pub use feed_forward::{SwiGlu, SwiGluRecord};
 pub use model::{Lm, LmOutput, LmRecord};
 pub use norm::RmsNorm;

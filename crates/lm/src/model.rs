@@ -5,7 +5,7 @@ use burn::{
     tensor::{Int, Tensor, backend::Backend},
 };
 use upcycle_kernels::{MoeBackend, Precision, SoftTargets};
-use upcycle_moe::{BalancingConfig, Initializer, MoeLayer, MoeLayerConfig, Routing};
+use upcycle_moe::{BalancingConfig, Initializer, MoeLayer, MoeLayerConfig, Router, Routing};
 
 use crate::{
     attention::{Attention, rotary_angles},
@@ -156,26 +156,61 @@ impl<B: MoeBackend> Lm<B> {
     }
 
     /// One step of loss-free balancing of every MoE layer, from the load `[E]` of each.
-    pub fn balance(mut self, loads: Vec<Tensor<B, 1>>, config: &BalancingConfig) -> Self {
-        if config.bias_rate > 0.0 {
-            let mut loads = loads.into_iter();
-            self.blocks = self
-                .blocks
-                .into_iter()
-                .map(|mut block| {
-                    block.ffn = match block.ffn {
-                        FeedForward::Moe(mut moe) => {
-                            if let Some(load_e) = loads.next() {
-                                moe.router = moe.router.balance(load_e, config.bias_rate);
-                            }
-                            FeedForward::Moe(moe)
-                        }
-                        dense => dense,
-                    };
-                    block
-                })
-                .collect();
+    pub fn balance(self, loads: Vec<Tensor<B, 1>>, config: &BalancingConfig) -> Self {
+        if config.bias_rate <= 0.0 {
+            return self;
         }
+        let mut loads = loads.into_iter();
+        self.map_routers(|router| match loads.next() {
+            Some(load_e) => router.balance(load_e, config.bias_rate),
+            None => router,
+        })
+    }
+
+    /// The model as it is at a step: with a [release](crate::Release), twins are held apart less and less.
+    pub fn at_step(mut self, step: u64) -> Self {
+        let two_level = self.config.two_level.as_ref();
+        let Some(release) = two_level.and_then(|two_level| two_level.release) else {
+            return self;
+        };
+        let hold = release.hold(step);
+        if hold == 0.0 {
+            self.config.two_level = None;
+        }
+        self.map_routers(|router| router.release(hold))
+    }
+
+    /// Weighted [separation loss](Router::separation_loss) of a forward pass, averaged over MoE layers, `[1]`; none
+    /// unless a release asks for it.
+    pub fn separation_loss(&self, routing: &[Routing<B>]) -> Option<Tensor<B, 1>> {
+        let release = self.config.two_level.as_ref()?.release?;
+        if release.separation <= 0.0 {
+            return None;
+        }
+        let weight = release.separation / routing.len() as f32;
+        self.moe_layers()
+            .zip(routing)
+            .filter_map(|(moe, routing)| moe.router.separation_loss(routing))
+            .reduce(|sum, loss| sum + loss)
+            .map(|loss| loss * weight)
+    }
+
+    /// The model with every router changed, in the order of the layers.
+    fn map_routers(mut self, mut change: impl FnMut(Router<B>) -> Router<B>) -> Self {
+        self.blocks = self
+            .blocks
+            .into_iter()
+            .map(|mut block| {
+                block.ffn = match block.ffn {
+                    FeedForward::Moe(mut moe) => {
+                        moe.router = change(moe.router);
+                        FeedForward::Moe(moe)
+                    }
+                    dense => dense,
+                };
+                block
+            })
+            .collect();
         self
     }
 }

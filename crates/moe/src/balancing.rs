@@ -7,7 +7,10 @@ use burn::{
 use serde::{Deserialize, Serialize};
 use upcycle_kernels::MoeBackend;
 
-use crate::router::{Router, Routing, ScoreFunction};
+use crate::{
+    router::{Router, Routing, ScoreFunction},
+    sources::ExpertSources,
+};
 
 /// How the load of experts is kept even.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -73,43 +76,45 @@ impl<B: MoeBackend> Router<B> {
     /// # Shapes
     /// `load_e: [E]`, in tokens.
     pub fn balance(mut self, load_e: Tensor<B, 1>, rate: f32) -> Self {
+        let device = load_e.device();
         let step = |bias: Param<Tensor<B, 1>>, excess_e: Tensor<B, 1>| {
             bias.map(|bias| bias - excess_e.sign() * rate)
         };
-        let two_level = self.config().two_level.clone();
-        let Some((two_level, mut tie_break)) = two_level.zip(self.tie_break.take()) else {
+        let Some(two_level) = self.config().two_level.clone() else {
             let excess_e = load_e.clone() - load_e.mean();
             self.selection_bias_e = step(self.selection_bias_e, excess_e);
             return self;
         };
-        let device = load_e.device();
-        let sources = &two_level.sources;
-        let membership_eg = sources.membership::<B>(&device);
-        let source_load_1g = load_e
-            .clone()
-            .unsqueeze::<2>()
-            .matmul(membership_eg.clone());
-        let source_load_e = source_load_1g
-            .clone()
-            .select(1, sources.source_of_tensor(&device))
-            .squeeze_dim::<1>(0);
-        let replicas_e = membership_eg
-            .clone()
-            .sum_dim(0)
-            .select(1, sources.source_of_tensor(&device))
-            .squeeze_dim::<1>(0);
-        let mean_source_load = source_load_1g.mean();
-        self.selection_bias_e = step(
-            self.selection_bias_e,
-            source_load_e.clone() - mean_source_load,
-        );
-        tie_break.replica_bias_e = step(
-            tie_break.replica_bias_e,
-            load_e - source_load_e / replicas_e,
-        );
-        self.tie_break = Some(tie_break);
+        let mut load_n = load_e;
+        for (growth, tie_break) in two_level.growths.iter().zip(&mut self.tie_breaks).rev() {
+            let (source_load_g, fair_n) = fair_shares(load_n.clone(), &growth.sources);
+            let bias = tie_break.replica_bias_e.clone();
+            tie_break.replica_bias_e = step(bias, load_n - fair_n);
+            load_n = source_load_g;
+        }
+        if let Some(origins) = two_level.origins() {
+            let excess_g = load_n.clone() - load_n.mean();
+            let excess_e = excess_g.select(0, origins.source_of_tensor(&device));
+            self.selection_bias_e = step(self.selection_bias_e, excess_e);
+        }
         self
     }
+}
+
+/// Load of every source, `[G]`, and for every expert an equal share of its source's, `[E]`.
+fn fair_shares<B: Backend>(
+    load_e: Tensor<B, 1>,
+    sources: &ExpertSources,
+) -> (Tensor<B, 1>, Tensor<B, 1>) {
+    let device = load_e.device();
+    let membership_eg = sources.membership::<B>(&device);
+    let replicas_g = membership_eg.clone().sum_dim(0).squeeze_dim::<1>(0);
+    let load_g = load_e
+        .unsqueeze::<2>()
+        .matmul(membership_eg)
+        .squeeze_dim::<1>(0);
+    let fair_e = (load_g.clone() / replicas_g).select(0, sources.source_of_tensor(&device));
+    (load_g, fair_e)
 }
 
 /// `E * sum_e f_e p_e` with the share `f_e` of routed rows and the mean probability `p_e` of expert e; 1 when even.

@@ -10,14 +10,13 @@ mod layer;
 mod router;
 mod sources;
 mod statistics;
+mod two_level;
 
 pub use balancing::BalancingConfig;
 pub use experts::{Experts, ExpertsRecord};
 pub use init::Initializer;
 pub use layer::{MoeLayer, MoeLayerConfig, MoeLayerRecord};
-pub use router::{
-    Router, RouterConfig, RouterRecord, Routing, ScoreFunction, TieBreak, TieBreakRecord,
-    TwoLevelConfig,
-};
-pub use sources::ExpertSources;
+pub use router::{Router, RouterConfig, RouterRecord, Routing, ScoreFunction};
+pub use sources::{ExpertSources, Lineage};
 pub use statistics::{RoutingCounter, RoutingStats};
+pub use two_level::{Growth, TieBreak, TieBreakRecord, TwoLevelConfig};

@@ -13,7 +13,7 @@ use upcycle_kernels::MoeBackend;
 
 use crate::{
     init::Initializer,
-    sources::{ExpertSources, index_tensor},
+    two_level::{TieBreak, TwoLevelConfig},
 };
 
 /// How router logits become the scores that gates are made of.
@@ -48,15 +48,6 @@ pub struct RouterConfig {
     pub two_level: Option<TwoLevelConfig>,
 }
 
-/// Two-level selection: K distinct sources by their best score, then one replica of each.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TwoLevelConfig {
-    /// Source of every expert.
-    pub sources: ExpertSources,
-    /// Weight `c` of the tie-break `c * tanh(v_e . x + b_e)` among the replicas of a source.
-    pub strength: f32,
-}
-
 /// A linear router with a selection bias for loss-free balancing.
 ///
 /// The selection bias decides which experts are selected and never changes a gate.
@@ -67,21 +58,10 @@ pub struct Router<B: Backend> {
     /// Added to the scores for selection only, `[E]`; state of balancing, not trained by gradients. With two-level
     /// selection it is the bias of the source, the same for all of its replicas.
     pub selection_bias_e: Param<Tensor<B, 1>>,
-    /// State of two-level selection.
-    pub tie_break: Option<TieBreak<B>>,
+    /// State of two-level selection, one for each growth.
+    pub tie_breaks: Vec<TieBreak<B>>,
     #[module(skip)]
-    config: RouterConfig,
-}
-
-/// State that picks one replica of a selected source by `score + bias + c * tanh(v . x + b)`.
-#[derive(Module, Debug)]
-pub struct TieBreak<B: Backend> {
-    /// Direction `v` of every expert, `[E, D]`.
-    pub direction_ed: Param<Tensor<B, 2>>,
-    /// Offset `b` of every expert, `[E]`.
-    pub offset_e: Param<Tensor<B, 1>>,
-    /// Balancing bias of every replica inside its source, `[E]`.
-    pub replica_bias_e: Param<Tensor<B, 1>>,
+    pub(crate) config: RouterConfig,
 }
 
 /// What the router decided for some tokens.
@@ -116,11 +96,12 @@ impl RouterConfig {
                 device,
             ),
             selection_bias_e: Initializer::state([e], device),
-            tie_break: self.two_level.as_ref().map(|_| TieBreak {
-                direction_ed: Initializer::state([e, d], device),
-                offset_e: Initializer::state([e], device),
-                replica_bias_e: Initializer::state([e], device),
-            }),
+            tie_breaks: self
+                .two_level
+                .iter()
+                .flat_map(|two_level| &two_level.growths)
+                .map(|growth| TieBreak::init(growth.sources.experts(), d, device))
+                .collect(),
             config: self.clone(),
         }
     }
@@ -142,11 +123,11 @@ impl<B: MoeBackend> Router<B> {
         let logits_te = x_td.clone().matmul(self.weight_ed.val().transpose());
         let scores_te = self.scores(logits_te.clone());
         let selection_te = scores_te.clone().detach();
-        let experts_tk = match (&self.tie_break, &self.config.two_level) {
-            (Some(tie_break), Some(two_level)) => {
-                self.select_two_level(selection_te, x_td.clone().detach(), tie_break, two_level)
+        let experts_tk = match &self.config.two_level {
+            Some(two_level) => {
+                self.select_two_level(selection_te, x_td.clone().detach(), two_level)
             }
-            _ => B::top_k(
+            None => B::top_k(
                 selection_te + self.selection_bias_e.val().unsqueeze(),
                 self.config.top_k,
             ),
@@ -172,13 +153,7 @@ impl<B: MoeBackend> Router<B> {
             (ScoreFunction::Softmax, None) => softmax(logits_te, 1),
             (ScoreFunction::Softmax, Some(two_level)) => {
                 let device = logits_te.device();
-                let replicas = two_level.sources.replicas();
-                let share: Vec<f32> = two_level
-                    .sources
-                    .source_of()
-                    .iter()
-                    .map(|&source| 1.0 / replicas[source] as f32)
-                    .collect();
+                let share = two_level.shares();
                 let share_1e = Tensor::<B, 1>::from_floats(share.as_slice(), &device).unsqueeze();
                 let max_t1 = logits_te.clone().detach().max_dim(1);
                 let exp_te = (logits_te - max_t1).exp();
@@ -204,40 +179,5 @@ impl<B: MoeBackend> Router<B> {
         } else {
             gates_tk * self.config.scale
         }
-    }
-
-    /// K distinct sources by their best untied score, then one replica of each, `[T, E] -> [T, K]`.
-    fn select_two_level(
-        &self,
-        scores_te: Tensor<B, 2>,
-        x_td: Tensor<B, 2>,
-        tie_break: &TieBreak<B>,
-        two_level: &TwoLevelConfig,
-    ) -> Tensor<B, 2, Int> {
-        let device = scores_te.device();
-        let [t, _] = scores_te.dims();
-        let g = two_level.sources.count();
-        let (members, r) = two_level.sources.members();
-        let members_gr = index_tensor::<B>(&members, &device);
-        let by_source =
-            |values_te: Tensor<B, 2>| values_te.select(1, members_gr.clone()).reshape([t * g, r]);
-
-        let untied_te = scores_te.clone() + self.selection_bias_e.val().unsqueeze();
-        let best_tg = by_source(untied_te).max_dim(1).reshape([t, g]);
-        let sources_tk = B::top_k(best_tg, self.config.top_k);
-
-        let tie_te = x_td.matmul(tie_break.direction_ed.val().transpose())
-            + tie_break.offset_e.val().unsqueeze();
-        let tied_te = scores_te
-            + tie_break.replica_bias_e.val().unsqueeze()
-            + tie_te.tanh() * two_level.strength;
-        let replica_tg = by_source(tied_te).argmax(1).reshape([t, g]);
-
-        let replica_tk = replica_tg.gather(1, sources_tk.clone());
-        let member_tk = sources_tk * r as i64 + replica_tk;
-        let k = self.config.top_k;
-        members_gr
-            .gather(0, member_tk.reshape([t * k]))
-            .reshape([t, k])
     }
 }

@@ -23,6 +23,14 @@ impl ExpertSources {
         complete.then_some(Self(source_of))
     }
 
+    /// The sources of the sources: what every expert comes from, given what its source comes from.
+    ///
+    /// # Panics
+    /// If `before` has fewer experts than there are sources here.
+    pub fn through(&self, before: &Self) -> Self {
+        Self(self.0.iter().map(|&source| before.0[source]).collect())
+    }
+
     /// The source of every expert, `[E]`.
     pub fn source_of(&self) -> &[usize] {
         &self.0
@@ -74,6 +82,53 @@ impl ExpertSources {
             table[expert * count + source] = 1.0;
         }
         Tensor::from_data(TensorData::new(table, [experts, count]), device)
+    }
+}
+
+/// Where the experts of a layer come from, growth by growth.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lineage {
+    /// Experts before all growths.
+    experts: usize,
+    /// Source of every expert among the experts before that growth, first growth first.
+    growths: Vec<ExpertSources>,
+}
+
+impl Lineage {
+    /// A layer that was never grown.
+    pub fn new(experts: usize) -> Self {
+        Self {
+            experts,
+            growths: Vec::new(),
+        }
+    }
+
+    /// The same layer, grown; none if the sources are not this lineage's experts.
+    pub fn grown(mut self, sources: ExpertSources) -> Option<Self> {
+        let fits = sources.count() == self.experts();
+        self.growths.push(sources);
+        fits.then_some(self)
+    }
+
+    /// Number of experts now, E.
+    pub fn experts(&self) -> usize {
+        self.growths
+            .last()
+            .map_or(self.experts, ExpertSources::experts)
+    }
+
+    /// What was done, first growth first.
+    pub fn growths(&self) -> &[ExpertSources] {
+        &self.growths
+    }
+
+    /// The expert before all growths that every expert comes from.
+    pub fn origins(&self) -> ExpertSources {
+        let first = ExpertSources::identity(self.experts);
+        self.growths
+            .iter()
+            .fold(first, |origins, growth| growth.through(&origins))
     }
 }
 

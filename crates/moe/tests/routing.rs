@@ -10,8 +10,8 @@ use burn::{
 use burn_flex::{Flex, FlexDevice};
 use upcycle_kernels::Precision;
 use upcycle_moe::{
-    BalancingConfig, ExpertSources, Initializer, MoeLayer, MoeLayerConfig, Router, RouterConfig,
-    RoutingCounter, ScoreFunction, TwoLevelConfig,
+    BalancingConfig, ExpertSources, Growth, Initializer, MoeLayer, MoeLayerConfig, Router,
+    RouterConfig, RoutingCounter, ScoreFunction, TwoLevelConfig,
 };
 
 type B = Flex;
@@ -32,11 +32,18 @@ fn config(score: ScoreFunction) -> RouterConfig {
     }
 }
 
+fn growth(source_of: &[usize]) -> Growth {
+    Growth {
+        sources: ExpertSources::new(source_of.to_vec()).unwrap(),
+        strength: 0.3,
+    }
+}
+
 fn two_level(source_of: [usize; E]) -> RouterConfig {
     RouterConfig {
         two_level: Some(TwoLevelConfig {
-            sources: ExpertSources::new(source_of.to_vec()).unwrap(),
-            strength: 0.3,
+            growths: vec![growth(&source_of)],
+            hold: 1.0,
         }),
         ..config(ScoreFunction::Sigmoid)
     }
@@ -157,7 +164,7 @@ fn the_tie_break_sends_tokens_of_a_source_to_all_of_its_replicas() {
     // Replicas of equal rows differ by their tie-break alone.
     let rows = router.weight_ed.val().slice([0..4, 0..D]);
     router.weight_ed = Param::from_tensor(rows.repeat_dim(0, 2));
-    let tie_break = router.tie_break.as_mut().unwrap();
+    let tie_break = &mut router.tie_breaks[0];
     let device = FlexDevice;
     tie_break.direction_ed = Initializer::new(1).normal("direction", [E, D], 0.3, &device);
     let routing = router.forward(tokens(400));
@@ -166,6 +173,88 @@ fn the_tie_break_sends_tokens_of_a_source_to_all_of_its_replicas() {
         load[expert] += 1;
     }
     assert!(load.iter().all(|&load| load > 40), "{load:?}");
+}
+
+#[test]
+fn a_layer_grown_twice_picks_a_replica_at_every_level() {
+    // Experts 0..4 come from sources 0, 1, 0, 1; experts 4..8 are copies of experts 0..4.
+    let mut config = two_level([0, 1, 2, 3, 0, 1, 2, 3]);
+    config.top_k = 2;
+    let two_level = config.two_level.as_mut().unwrap();
+    two_level.growths.insert(0, growth(&[0, 1, 0, 1]));
+    let origins = two_level.origins().unwrap();
+    assert_eq!(origins.source_of(), [0, 1, 0, 1, 0, 1, 0, 1]);
+    let mut router = router::<B>(&config);
+    let rows = router.weight_ed.val().slice([0..4, 0..D]);
+    router.weight_ed = Param::from_tensor(rows.clone().repeat_dim(0, 2));
+    for (seed, tie_break) in router.tie_breaks.iter_mut().enumerate() {
+        let shape = tie_break.direction_ed.dims();
+        tie_break.direction_ed =
+            Initializer::new(seed as u64).normal("direction", shape, 0.3, &FlexDevice);
+    }
+    // The same layer before its second growth.
+    let mut before = config.clone();
+    before.experts = 4;
+    before.two_level.as_mut().unwrap().growths.pop();
+    let mut small = self::router::<B>(&before);
+    small.weight_ed = Param::from_tensor(rows);
+    small.tie_breaks[0].direction_ed = router.tie_breaks[0].direction_ed.clone();
+
+    let big = indices(router.forward(tokens(400)).experts_tk);
+    let parents: Vec<usize> = big.iter().map(|expert| expert % 4).collect();
+    assert_eq!(parents, indices(small.forward(tokens(400)).experts_tk));
+    assert!((0..8).all(|expert| big.contains(&expert)), "{big:?}");
+}
+
+#[test]
+fn a_released_router_is_a_plain_top_k() {
+    for score in [
+        ScoreFunction::Sigmoid,
+        ScoreFunction::Softmax,
+        ScoreFunction::TopKSoftmax,
+    ] {
+        let mut held = two_level([0, 1, 2, 3, 0, 0, 0, 1]);
+        held.score = score;
+        let mut router = router::<B>(&held);
+        router.selection_bias_e = Param::from_tensor(Tensor::from_floats(
+            [0.1, -0.2, 0.0, 0.05, 0.1, 0.1, 0.1, -0.2],
+            &FlexDevice,
+        ));
+        router.tie_breaks[0].replica_bias_e = Param::from_tensor(Tensor::from_floats(
+            [0.0, 0.1, 0.0, 0.0, -0.1, 0.2, 0.0, -0.1],
+            &FlexDevice,
+        ));
+        let choice = |router: &Router<B>| {
+            let mut experts = indices(router.forward(tokens(200)).experts_tk);
+            experts.chunks_mut(K).for_each(<[_]>::sort_unstable);
+            experts
+        };
+        let free = router.clone().release(0.0);
+        assert!(free.config().two_level.is_none() && free.tie_breaks.is_empty());
+        // A hold close to 1 selects as 1 does, and close to 0 as the free router.
+        assert_eq!(choice(&router.clone().release(0.9999)), choice(&router));
+        assert_eq!(choice(&router.clone().release(1e-6)), choice(&free));
+        assert_ne!(choice(&router), choice(&free));
+    }
+}
+
+#[test]
+fn the_separation_loss_is_the_mean_sigmoid_of_logit_differences() {
+    let source_of = [0, 1, 2, 3, 0, 1, 2, 3];
+    let router = router::<B>(&two_level(source_of));
+    let routing = router.forward(tokens(50));
+    let logits = floats(routing.logits_te.clone());
+    let mut expected = 0.0;
+    for (t, chosen) in indices(routing.experts_tk.clone()).chunks(K).enumerate() {
+        for &chosen in chosen {
+            for other in (0..E).filter(|&e| source_of[e] == source_of[chosen]) {
+                let difference = logits[t * E + other] - logits[t * E + chosen];
+                expected += 1.0 / (1.0 + (-difference).exp());
+            }
+        }
+    }
+    let loss = floats(router.separation_loss(&routing).unwrap())[0];
+    assert!((loss - expected / (50 * K * 2) as f32).abs() < 1e-5);
 }
 
 #[test]
@@ -198,7 +287,7 @@ fn two_level_balancing_evens_out_sources_and_replicas_apart() {
     let source_bias = floats(router.selection_bias_e.val());
     assert_eq!(source_bias, [-1.0, 1.0, 1.0, 1.0, -1.0, -1.0, -1.0, 1.0]);
     // Replicas of source 0 have 5 on average, of source 1 also.
-    let replica_bias = floats(router.tie_break.unwrap().replica_bias_e.val());
+    let replica_bias = floats(router.tie_breaks[0].replica_bias_e.val());
     assert_eq!(replica_bias, [-1.0, 1.0, 0.0, 0.0, -1.0, 1.0, 1.0, -1.0]);
 }
 

@@ -2,21 +2,23 @@
 
 use burn::{
     module::{Param, ParamId},
-    tensor::{Int, Tensor, TensorData, backend::Backend},
+    tensor::{Tensor, backend::Backend},
 };
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend};
-use upcycle_lm::{FeedForwardRecord, LmConfig, LmRecord, TwoLevel};
-use upcycle_moe::{ExpertSources, MoeLayerRecord, TieBreakRecord};
+use upcycle_lm::{FeedForwardRecord, LmConfig, LmRecord, Release, TwoLevel, TwoLevelGrowth};
+use upcycle_moe::{ExpertsRecord, MoeLayerRecord, TieBreakRecord};
 
 use crate::{
     error::OperatorError,
-    evidence::{Evidence, RoutedTokens},
-    optimizer,
+    evidence::{Evidence, LayerEvidence},
+    experts::{ExpertInit, ExpertMatrices},
+    optimizer::{OptimizerPolicy, indices},
     plan::{LayerPlan, ReplicationPlan},
-    recipe::{OptimizerPolicy, Recipe, RouterExtension, TieBreakKind},
+    recipe::Recipe,
+    record::{device as on_device, host, replace},
+    router::{RouterExtension, RouterRows, TieBreakKind},
     tie_break::Directions,
+    utility::Measurement,
 };
 
 /// The operator `U_m`: a recipe, a target and a seed.
@@ -30,6 +32,18 @@ pub struct Upcycle {
     pub seed: u64,
 }
 
+/// What the operator works on.
+pub struct Source<B: MoeAutodiffBackend> {
+    /// The model's configuration.
+    pub config: LmConfig,
+    /// Its parameters.
+    pub model: LmRecord<B>,
+    /// The state of its optimizer; empty if it has taken no step.
+    pub optimizer: AdamWRecord<B>,
+    /// Steps that it was trained for (tau).
+    pub step: u64,
+}
+
 /// A grown model, as records.
 pub struct Upcycled<B: MoeAutodiffBackend> {
     /// Its configuration.
@@ -40,83 +54,105 @@ pub struct Upcycled<B: MoeAutodiffBackend> {
     pub optimizer: AdamWRecord<B>,
     /// What was copied.
     pub plan: ReplicationPlan,
+    /// Utility of every expert of every MoE layer; empty for selections without scores.
+    pub scores: Vec<Vec<f64>>,
+}
+
+/// Which experts are copied, and why.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Choice {
+    /// The copies.
+    pub plan: ReplicationPlan,
+    /// Utility of every expert of every MoE layer; empty for selections without scores.
+    pub scores: Vec<Vec<f64>>,
 }
 
 impl Upcycle {
+    /// Checks all that can be said without evidence: the recipe's fields, the target, the model's kind.
+    ///
+    /// # Errors
+    /// The first thing that cannot be, with what would be right.
+    pub fn check(&self, config: &LmConfig) -> Result<(), OperatorError> {
+        self.recipe.validate()?;
+        let config = self.sharded(config)?;
+        let alike = vec![1.0; config.experts];
+        for layer in 0..config.moe_layers() {
+            let selection = &self.recipe.selection;
+            selection.counts(layer, config.experts, self.target_experts, &alike, 0)?;
+        }
+        let plan = ReplicationPlan { layers: Vec::new() };
+        self.two_level(&config, &plan, u64::MAX).map(|_| ())
+    }
+
     /// Decides which experts are copied.
     ///
     /// # Errors
     /// If the target cannot be reached, or the recipe needs evidence that is missing or of another model.
-    pub fn plan(
-        &self,
-        config: &LmConfig,
-        evidence: &Evidence,
-    ) -> Result<ReplicationPlan, OperatorError> {
+    pub fn plan(&self, config: &LmConfig, evidence: &Evidence) -> Result<Choice, OperatorError> {
         self.recipe.validate()?;
-        let moe_layers = config.moe_layers();
-        if moe_layers == 0 {
-            return Err(OperatorError::NoMoeLayer);
-        }
-        let scores = if self.recipe.needs_gradients() {
-            let scores = self.require(
-                evidence.gradient_squared.as_deref(),
-                "squared gradient norms of all experts",
-                "average gradients over some batches of the continued-pre-training split first",
-            )?;
-            check_layers("layers with utility scores", scores.len(), moe_layers)?;
-            check_finite(scores)?;
-            scores
-        } else {
-            &[]
+        let dense = config.moe_layers() == 0;
+        let config = self.sharded(config)?;
+        let mut choice = Choice {
+            plan: ReplicationPlan { layers: Vec::new() },
+            scores: Vec::new(),
         };
-        let layers = (0..moe_layers)
-            .map(|layer| {
-                let scores = scores.get(layer).map_or(&[][..], Vec::as_slice);
-                self.recipe
-                    .selection
-                    .counts(
-                        config.experts,
-                        self.target_experts,
-                        scores,
-                        self.layer_seed(layer, "selection"),
-                    )
-                    .map(|counts| LayerPlan::from_counts(&counts))
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(ReplicationPlan { layers })
+        for layer in 0..config.moe_layers() {
+            let scores = match self.recipe.selection.utility() {
+                Some(utility) => {
+                    let evidence = self.layer_evidence(evidence, layer)?;
+                    let seed = self.layer_seed(layer, "score");
+                    utility
+                        .scores(evidence, config.experts, seed)
+                        .map_err(|missing| self.missing(missing))?
+                }
+                None => Vec::new(),
+            };
+            let counts = self.recipe.selection.counts(
+                layer,
+                config.experts,
+                self.target_experts,
+                &scores,
+                self.layer_seed(layer, "selection"),
+            )?;
+            let plan = LayerPlan::from_counts(&counts);
+            choice.plan.layers.push(if dense {
+                plan.without_originals()
+            } else {
+                plan
+            });
+            choice.scores.push(scores);
+        }
+        Ok(choice)
     }
 
     /// Grows a model and the state of its optimizer. Every tensor that is not an expert's or a router's is kept as
     /// it is.
     ///
     /// # Errors
-    /// If the recipe cannot be carried out or the records do not belong to `config`.
+    /// If the recipe cannot be carried out or the records do not belong to the configuration.
     pub fn apply<B: MoeAutodiffBackend>(
         &self,
-        config: &LmConfig,
-        mut model: LmRecord<B>,
-        mut optimizer: AdamWRecord<B>,
+        source: Source<B>,
         evidence: &Evidence,
         device: &B::Device,
     ) -> Result<Upcycled<B>, OperatorError> {
-        if config.two_level.is_some() {
-            return Err(OperatorError::AlreadyTwoLevel);
-        }
-        let plan = self.plan(config, evidence)?;
-        if self.recipe.optimizer == OptimizerPolicy::Reset {
+        let Source {
+            config,
+            mut model,
+            mut optimizer,
+            step,
+        } = source;
+        let Choice { plan, scores } = self.plan(&config, evidence)?;
+        let mut grown = self.sharded(&config)?;
+        if matches!(self.recipe.optimizer, OptimizerPolicy::Reset {}) {
             optimizer.clear();
         }
-        let tokens = if self.recipe.needs_routed_tokens() {
-            let tokens = self.require(
-                evidence.routed_tokens.as_deref(),
-                "tokens with their experts",
-                "run the model over some batches of the continued-pre-training split first",
-            )?;
-            check_layers("layers with routed tokens", tokens.len(), plan.layers.len())?;
-            tokens
-        } else {
-            &[]
-        };
+        if config.moe_layers() == 0
+            && let Some(dense) = &self.recipe.dense
+        {
+            dense.cut(&grown, &mut model, &mut optimizer, device)?;
+        }
+        let two_level = self.two_level(&config, &plan, step)?;
 
         let mut records = model
             .blocks
@@ -130,31 +166,30 @@ impl Upcycle {
                 OperatorError::RecordMismatch(format!("it has {index} MoE layers, not more"))
             })?;
             let found = record.experts.gate_edf.dims()[0];
-            if found != config.experts {
+            if found != layer.experts() {
                 return Err(OperatorError::RecordMismatch(format!(
                     "MoE layer {index} has {found} experts, not {}",
-                    config.experts
+                    layer.experts()
                 )));
             }
-            self.grow_layer(record, &mut optimizer, index, layer, device)?;
-            let directions = self.directions(index, layer, tokens.get(index), config.d_model);
-            record.router.tie_break =
-                directions.map(|directions| tie_break_record(directions, config.d_model, device));
+            let directions = self.directions(index, layer, evidence, config.d_model)?;
+            let seed = |purpose| self.layer_seed(index, purpose);
+            self.grow_experts(
+                &mut record.experts,
+                &mut optimizer,
+                layer,
+                seed("experts"),
+                device,
+            )?;
+            self.grow_router(record, &mut optimizer, layer, seed("noise"), device)?;
+            if let Some(directions) = directions {
+                let tie_break = tie_break_record(directions, config.d_model, device);
+                record.router.tie_breaks.push(tie_break);
+            }
         }
 
-        let mut grown = config.clone();
         grown.experts = self.target_experts;
-        if let RouterExtension::TwoLevel { strength, .. } = self.recipe.router {
-            let identity = ExpertSources::identity(config.experts);
-            let sources = plan
-                .layers
-                .iter()
-                .filter_map(|layer| layer.lineage(&identity));
-            grown.two_level = Some(TwoLevel {
-                sources: sources.collect(),
-                strength,
-            });
-        }
+        grown.two_level = two_level;
         grown
             .validate()
             .map_err(|error| OperatorError::RecordMismatch(error.to_string()))?;
@@ -163,85 +198,154 @@ impl Upcycle {
             model,
             optimizer,
             plan,
+            scores,
         })
     }
 
-    /// Experts, router rows and biases of one layer, and their moments.
-    fn grow_layer<B: MoeAutodiffBackend>(
+    /// The configuration that is grown: the model's own, or that of a dense model with its networks cut into experts.
+    fn sharded(&self, config: &LmConfig) -> Result<LmConfig, OperatorError> {
+        if config.moe_layers() > 0 {
+            return Ok(config.clone());
+        }
+        let dense = self
+            .recipe
+            .dense
+            .as_ref()
+            .ok_or(OperatorError::NoMoeLayer)?;
+        dense.config(config, self.target_experts)
+    }
+
+    /// Two-level selection of the grown model: one growth more, or none.
+    fn two_level(
+        &self,
+        config: &LmConfig,
+        plan: &ReplicationPlan,
+        step: u64,
+    ) -> Result<Option<TwoLevel>, OperatorError> {
+        let before = config.two_level.clone();
+        let RouterExtension::TwoLevel {
+            strength, release, ..
+        } = self.recipe.router
+        else {
+            return match before {
+                Some(_) => Err(OperatorError::TwoLevelModel {
+                    recipe: self.recipe.name.clone(),
+                }),
+                None => Ok(None),
+            };
+        };
+        let mut two_level = before.unwrap_or_default();
+        if let Some(release) = two_level.release {
+            return Err(OperatorError::ReleaseUnderWay {
+                until: release.from + release.steps,
+            });
+        }
+        two_level.growths.push(TwoLevelGrowth {
+            sources: plan.layers.iter().map(LayerPlan::sources).collect(),
+            strength,
+        });
+        if let Some(recipe) = release {
+            let steps = (recipe.over * step as f64).round() as u64;
+            if steps == 0 {
+                return Err(OperatorError::ReleaseWithoutSteps);
+            }
+            two_level.release = Some(Release {
+                shape: recipe.shape,
+                from: step,
+                steps,
+                separation: recipe.separation,
+            });
+        }
+        Ok(Some(two_level))
+    }
+
+    /// Experts of one layer, and their moments.
+    fn grow_experts<B: MoeAutodiffBackend>(
+        &self,
+        record: &mut ExpertsRecord<B>,
+        optimizer: &mut AdamWRecord<B>,
+        plan: &LayerPlan,
+        seed: u64,
+        device: &B::Device,
+    ) -> Result<(), OperatorError> {
+        let weights = [
+            &mut record.gate_edf,
+            &mut record.up_edf,
+            &mut record.down_efd,
+        ];
+        let before = weights.each_ref().map(|weight| weight.val().inner());
+        let [_, d, f] = before[0].dims();
+        let after = if self.recipe.experts == (ExpertInit::Copy {}) {
+            let source_of = indices(plan.source_of().to_vec(), device);
+            before
+                .clone()
+                .map(|weight| weight.select(0, source_of.clone()))
+        } else {
+            let [gate, up, down] = before.clone().map(host);
+            let matrices = ExpertMatrices {
+                gate: &gate,
+                up: &up,
+                down: &down,
+                d,
+                f,
+            };
+            let experts = plan.source_of().len();
+            let [gate, up, down] = self.recipe.experts.grow(matrices, plan, seed);
+            [
+                on_device(gate, [experts, d, f], device),
+                on_device(up, [experts, d, f], device),
+                on_device(down, [experts, f, d], device),
+            ]
+        };
+        for ((weight, before), after) in weights.into_iter().zip(before).zip(after) {
+            self.grow_moments(optimizer, weight.id, &before, &after, plan)?;
+            replace(weight, after);
+        }
+        Ok(())
+    }
+
+    /// Router rows and biases of one layer, and the rows' moments.
+    fn grow_router<B: MoeAutodiffBackend>(
         &self,
         record: &mut MoeLayerRecord<B>,
         optimizer: &mut AdamWRecord<B>,
-        index: usize,
         plan: &LayerPlan,
+        seed: u64,
         device: &B::Device,
     ) -> Result<(), OperatorError> {
-        let indices: Vec<i32> = plan
-            .source_of()
-            .iter()
-            .map(|&source| source as i32)
-            .collect();
-        let source_of = Tensor::<B::InnerBackend, 1, Int>::from_data(
-            TensorData::new(indices, [plan.source_of().len()]),
-            device,
-        );
-        let experts = &mut record.experts;
-        for weight in [
-            &mut experts.gate_edf,
-            &mut experts.up_edf,
-            &mut experts.down_efd,
-        ] {
-            self.grow_parameter(weight, optimizer, &source_of)?;
-        }
         let router = &mut record.router;
-        self.grow_parameter(&mut router.weight_ed, optimizer, &source_of)?;
-
-        let noise = self.bias_noise::<B::InnerBackend>(index, plan, device);
-        replace(&mut router.selection_bias_e, |bias| {
-            let bias = bias.select(0, source_of);
-            match noise {
-                Some(noise) => bias + noise,
-                None => bias,
-            }
-        });
-        Ok(())
-    }
-
-    /// Selects a trained parameter and, where they are kept, its moments along the expert axis.
-    fn grow_parameter<B: MoeAutodiffBackend, const D: usize>(
-        &self,
-        parameter: &mut Param<Tensor<B, D>>,
-        optimizer: &mut AdamWRecord<B>,
-        source_of: &Tensor<B::InnerBackend, 1, Int>,
-    ) -> Result<(), OperatorError> {
-        // An optimizer that has taken no step yet has nothing to copy.
-        if self.recipe.optimizer == OptimizerPolicy::Copy && !optimizer.is_empty() {
-            optimizer::grow::<B, D>(optimizer, parameter.id, parameter.dims(), source_of.clone())?;
-        }
-        replace(parameter, |weight| weight.select(0, source_of.clone()));
-        Ok(())
-    }
-
-    /// Noise on the selection biases of new replicas; none if the recipe has none.
-    fn bias_noise<B: Backend>(
-        &self,
-        layer: usize,
-        plan: &LayerPlan,
-        device: &B::Device,
-    ) -> Option<Tensor<B, 1>> {
-        let RouterExtension::BiasNoise { half_width } = self.recipe.router else {
-            return None;
+        let before = router.weight_ed.val().inner();
+        let [_, d] = before.dims();
+        let rows = RouterRows {
+            weight: host(before.clone()),
+            bias: host(router.selection_bias_e.val()),
+            d,
         };
-        let mut rng = ChaCha8Rng::seed_from_u64(self.layer_seed(layer, "noise"));
-        let noise: Vec<f32> = (0..plan.source_of().len())
-            .map(|expert| {
-                if plan.is_replica(expert) && half_width > 0.0 {
-                    rng.random_range(-half_width..half_width)
-                } else {
-                    0.0
-                }
-            })
-            .collect();
-        Some(Tensor::from_floats(noise.as_slice(), device))
+        let grown = self.recipe.router.extend(&rows, plan, seed);
+        let experts = plan.source_of().len();
+        let after = on_device(grown.weight, [experts, d], device);
+        self.grow_moments(optimizer, router.weight_ed.id, &before, &after, plan)?;
+        replace(&mut router.weight_ed, after);
+        let bias = on_device(grown.bias, [experts], device);
+        replace(&mut router.selection_bias_e, bias);
+        Ok(())
+    }
+
+    fn grow_moments<B: MoeAutodiffBackend, const D: usize>(
+        &self,
+        optimizer: &mut AdamWRecord<B>,
+        id: ParamId,
+        before: &Tensor<B::InnerBackend, D>,
+        after: &Tensor<B::InnerBackend, D>,
+        plan: &LayerPlan,
+    ) -> Result<(), OperatorError> {
+        // An optimizer that starts anew, or has taken no step yet, has nothing to grow.
+        if optimizer.is_empty() {
+            return Ok(());
+        }
+        self.recipe
+            .optimizer
+            .grow(optimizer, id, before, after, plan)
     }
 
     /// The tie-break of one layer; none if the recipe has none.
@@ -249,17 +353,22 @@ impl Upcycle {
         &self,
         layer: usize,
         plan: &LayerPlan,
-        tokens: Option<&RoutedTokens>,
+        evidence: &Evidence,
         d: usize,
-    ) -> Option<Directions> {
+    ) -> Result<Option<Directions>, OperatorError> {
         let RouterExtension::TwoLevel { tie_break, .. } = self.recipe.router else {
-            return None;
+            return Ok(None);
         };
         let seed = self.layer_seed(layer, "tie-break");
-        Some(match (tie_break, tokens) {
-            (TieBreakKind::Centroids, Some(tokens)) => Directions::centroids(plan, tokens, d, seed),
-            _ => Directions::random(plan, d, seed),
-        })
+        Ok(Some(match tie_break {
+            TieBreakKind::Random => Directions::random(plan, d, seed),
+            TieBreakKind::Centroids => {
+                let evidence = self.layer_evidence(evidence, layer)?;
+                let tokens = evidence.tokens.as_ref();
+                let tokens = tokens.ok_or_else(|| self.missing(Measurement::RoutedTokens))?;
+                Directions::centroids(plan, tokens, d, seed)
+            }
+        }))
     }
 
     /// A seed of its own for each layer and purpose.
@@ -273,32 +382,32 @@ impl Upcycle {
             .wrapping_add((layer as u64) << 40)
     }
 
-    fn require<'a, T: ?Sized>(
+    fn layer_evidence<'a>(
         &self,
-        evidence: Option<&'a T>,
-        what: &'static str,
-        fix: &'static str,
-    ) -> Result<&'a T, OperatorError> {
-        evidence.ok_or_else(|| OperatorError::MissingEvidence {
-            recipe: self.recipe.name.clone(),
-            what,
-            fix,
-        })
+        evidence: &'a Evidence,
+        layer: usize,
+    ) -> Result<&'a LayerEvidence, OperatorError> {
+        static NOTHING: LayerEvidence = LayerEvidence::NOTHING;
+        if evidence.layers.is_empty() {
+            return Ok(&NOTHING);
+        }
+        evidence
+            .layers
+            .get(layer)
+            .ok_or(OperatorError::EvidenceMismatch {
+                what: "MoE layers with evidence",
+                found: evidence.layers.len(),
+                expected: layer + 1,
+            })
     }
-}
 
-/// Replaces a parameter's value, keeping its id and whether it is trained.
-///
-/// The new value is made on the inner backend and tracked afresh: Burn rejects a parameter that is not a leaf, and
-/// silently freezes one that is not tracked.
-fn replace<B: MoeAutodiffBackend, const D: usize>(
-    parameter: &mut Param<Tensor<B, D>>,
-    change: impl FnOnce(Tensor<B::InnerBackend, D>) -> Tensor<B::InnerBackend, D>,
-) {
-    let trained = parameter.is_require_grad();
-    let value = Tensor::from_inner(change(parameter.val().inner()));
-    let value = if trained { value.require_grad() } else { value };
-    *parameter = Param::initialized(parameter.id, value);
+    fn missing(&self, measurement: Measurement) -> OperatorError {
+        OperatorError::MissingEvidence {
+            recipe: self.recipe.name.clone(),
+            what: measurement.name(),
+            fix: measurement.remedy(),
+        }
+    }
 }
 
 fn tie_break_record<B: Backend>(
@@ -316,25 +425,4 @@ fn tie_break_record<B: Backend>(
         offset_e: Param::initialized(ParamId::new(), state(directions.offset)),
         replica_bias_e: Param::initialized(ParamId::new(), Tensor::zeros([experts], device)),
     }
-}
-
-fn check_layers(what: &'static str, found: usize, expected: usize) -> Result<(), OperatorError> {
-    if found == expected {
-        Ok(())
-    } else {
-        Err(OperatorError::EvidenceMismatch {
-            what,
-            found,
-            expected,
-        })
-    }
-}
-
-fn check_finite(scores: &[Vec<f64>]) -> Result<(), OperatorError> {
-    for (layer, scores) in scores.iter().enumerate() {
-        if let Some(expert) = scores.iter().position(|score| !score.is_finite()) {
-            return Err(OperatorError::ScoreNotFinite { layer, expert });
-        }
-    }
-    Ok(())
 }

@@ -14,8 +14,13 @@ pub enum OperatorError {
         experts: usize,
     },
     /// The model has no experts.
-    #[error("the model has no MoE layer, so there is no expert to copy")]
+    #[error(
+        "the model has no MoE layer, so there is no expert to copy; a recipe with a `[dense]` section makes experts of its feed-forward layers"
+    )]
     NoMoeLayer,
+    /// A dense model and a target that its recipe cannot reach.
+    #[error("a dense model cannot become this MoE model: {0}")]
+    Dense(String),
     /// Greedy selection cannot reach the target.
     #[error(
         "recipe field `selection.cap` = {cap}: {experts} experts with at most {cap} extra copies each give no more than {most}, the target is {target}; raise the cap or lower the target"
@@ -50,27 +55,53 @@ pub enum OperatorError {
         /// What the model has.
         expected: usize,
     },
-    /// A score is not a number.
+    /// A score is not a number, or negative.
     #[error(
-        "utility of expert {expert} in MoE layer {layer} is not finite; the model has probably diverged"
+        "utility of expert {expert} in MoE layer {layer} is {score}, it must be a number of at least 0; has the model diverged?"
     )]
-    ScoreNotFinite {
+    BadScore {
         /// MoE layer, from 0.
         layer: usize,
         /// Expert, from 0.
         expert: usize,
+        /// Its score.
+        score: f64,
     },
-    /// A model that has been upcycled with two-level selection already.
+    /// Nothing to choose by.
     #[error(
-        "the model already has two-level selection, which cannot be grown again; start from the checkpoint before it was upcycled and ask for the larger target at once"
+        "the utility of every expert in MoE layer {layer} is 0, so copies cannot be shared out by it; use the selection `uniform`"
     )]
-    AlreadyTwoLevel,
+    AllScoresZero {
+        /// MoE layer, from 0.
+        layer: usize,
+    },
+    /// A model with two-level selection and a recipe without.
+    #[error(
+        "the model has two-level selection, which the router extension of recipe `{recipe}` would break; use `router.kind = \"two-level\"`, or release it first by training with a recipe that has `router.release`"
+    )]
+    TwoLevelModel {
+        /// Name of the recipe.
+        recipe: String,
+    },
+    /// A release that is under way.
+    #[error(
+        "the model's two-level selection is being released until step {until}; train it to there before it is grown again"
+    )]
+    ReleaseUnderWay {
+        /// The step.
+        until: u64,
+    },
+    /// A release in units of nothing.
+    #[error(
+        "recipe field `router.release.over` is a share of the steps before the operator, and the model was trained for none"
+    )]
+    ReleaseWithoutSteps,
     /// Model record and configuration disagree.
     #[error("the model's record does not fit its configuration: {0}")]
     RecordMismatch(String),
     /// The optimizer's record lacks a parameter or has another shape for it.
     #[error(
-        "the optimizer's record does not fit the model: {0}; use a recipe with `optimizer = \"reset\"`"
+        "the optimizer's record does not fit the model: {0}; use a recipe with `optimizer.kind = \"reset\"`"
     )]
     OptimizerMismatch(String),
     /// A field of the recipe has an impossible value.

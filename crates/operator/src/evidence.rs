@@ -1,14 +1,51 @@
 //! What a recipe may need to know about the model at tau.
 
-use burn::tensor::{ElementConversion, Tensor, backend::Backend};
+use burn::tensor::{Tensor, backend::Backend};
+use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend, adamw::state_of_rank};
+use upcycle_lm::LmRecord;
 
-/// Measurements of the source model. Each is for all MoE layers, in order.
-#[derive(Debug, Clone, Default)]
+use crate::{error::OperatorError, record::moe_layers};
+
+/// Measurements of the source model, for all MoE layers in order.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Evidence {
-    /// Squared gradient norm of every expert, see [`gradient_squared`].
-    pub gradient_squared: Option<Vec<Vec<f64>>>,
+    /// One for each MoE layer; none at all where a recipe needs nothing.
+    pub layers: Vec<LayerEvidence>,
+}
+
+/// Measurements of one MoE layer; what was not measured is none.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LayerEvidence {
+    /// Norms of the weights.
+    pub weights: Option<Norms>,
+    /// Norms of the gradients, which are averaged over batches before norms are taken.
+    pub gradients: Option<Norms>,
+    /// Norms of Adam's second moments.
+    pub second_moments: Option<Norms>,
+    /// What the router does with the experts.
+    pub routing: Option<ExpertUse>,
     /// Some tokens and the experts they were routed to.
-    pub routed_tokens: Option<Vec<RoutedTokens>>,
+    pub tokens: Option<RoutedTokens>,
+}
+
+/// Norm of every expert over its matrices.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Norms {
+    /// Gate and up projection together, `[E]`.
+    pub fc1: Vec<f64>,
+    /// Down projection, `[E]`.
+    pub fc2: Vec<f64>,
+}
+
+/// How much the tokens of some batches use every expert.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ExpertUse {
+    /// Share of routed rows, `[E]`.
+    pub load: Vec<f64>,
+    /// Mean gate over all tokens, 0 for those not routed, `[E]`.
+    pub gate_mass: Vec<f64>,
+    /// Mean of gate times norm of the expert's output over all tokens, `[E]`.
+    pub output_norm: Vec<f64>,
 }
 
 /// Tokens at the input of a MoE layer and where they were routed.
@@ -22,20 +59,87 @@ pub struct RoutedTokens {
     pub top_k: usize,
 }
 
-/// Squared norm of each expert's gradient over its gate, up and down projections (the paper's `||g||^2`).
-///
-/// The gradients are means over several batches, averaged before the norm is taken.
-///
-/// # Shapes
-/// Each `[E, .., ..]`; returns `[E]`.
-pub fn gradient_squared<B: Backend>(gradients: [Tensor<B, 3>; 3]) -> Vec<f64> {
-    let [gate, up, down] = gradients.map(|gradient| {
-        let [e, _, _] = gradient.dims();
-        gradient.square().sum_dim(2).sum_dim(1).reshape([e])
-    });
-    (gate + up + down)
+impl Norms {
+    /// Norms of stacked gate, up and down projections (or of their gradients or moments).
+    ///
+    /// # Shapes
+    /// `[E, D, F]`, `[E, D, F]` and `[E, F, D]`.
+    pub fn of<B: Backend>([gate, up, down]: [Tensor<B, 3>; 3]) -> Self {
+        let halves = squares(gate).into_iter().zip(squares(up));
+        Self {
+            fc1: halves.map(|(gate, up)| (gate + up).sqrt()).collect(),
+            fc2: squares(down).into_iter().map(f64::sqrt).collect(),
+        }
+    }
+}
+
+/// Sum of squares of every expert, `[E]`. Rows are summed in f32, their sums in f64.
+fn squares<B: Backend>(matrix: Tensor<B, 3>) -> Vec<f64> {
+    let [e, rows, _] = matrix.dims();
+    let sums: Vec<f64> = matrix
+        .square()
+        .sum_dim(2)
+        .reshape([e, rows])
         .into_data()
-        .iter::<B::FloatElem>()
-        .map(|value| value.elem::<f64>())
+        .iter::<f64>()
+        .collect();
+    sums.chunks(rows.max(1))
+        .map(|rows| rows.iter().sum())
         .collect()
+}
+
+impl Evidence {
+    /// Norms of weights and of Adam's second moments, from the records of a model and its optimizer.
+    ///
+    /// The moments are none where the optimizer has taken no step.
+    ///
+    /// # Errors
+    /// If the optimizer's record is of another model.
+    pub fn of_records<B: MoeAutodiffBackend>(
+        model: &LmRecord<B>,
+        optimizer: &AdamWRecord<B>,
+    ) -> Result<Self, OperatorError> {
+        let layers = moe_layers(&model.blocks).map(|moe| {
+            let matrices = [
+                &moe.experts.gate_edf,
+                &moe.experts.up_edf,
+                &moe.experts.down_efd,
+            ];
+            let second_moments = if optimizer.is_empty() {
+                None
+            } else {
+                let mut moments = Vec::new();
+                for matrix in matrices {
+                    let state = optimizer.get(&matrix.id).cloned();
+                    let state = state.and_then(state_of_rank::<B, 3>).ok_or_else(|| {
+                        OperatorError::OptimizerMismatch(format!(
+                            "there is no state for experts of shape {:?}",
+                            matrix.dims()
+                        ))
+                    })?;
+                    moments.push(state.momentum.moment_2);
+                }
+                moments.try_into().ok().map(Norms::of)
+            };
+            Ok(LayerEvidence {
+                weights: Some(Norms::of(matrices.map(|matrix| matrix.val().inner()))),
+                second_moments,
+                ..LayerEvidence::default()
+            })
+        });
+        Ok(Self {
+            layers: layers.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl LayerEvidence {
+    /// Nothing was measured.
+    pub const NOTHING: Self = Self {
+        weights: None,
+        gradients: None,
+        second_moments: None,
+        routing: None,
+        tokens: None,
+    };
 }

@@ -1,23 +1,36 @@
-//! Expert upcycling: grow a Mixture-of-Experts model from E to more experts a layer at the same top-K
-//! (*Expert Upcycling*, arXiv 2604.19835).
+//! The expert upcycling operator (arXiv 2604.19835).
 //!
-//! A [`Recipe`] says how: a [`Selection`] decides how often each expert is copied ([`ReplicationPlan`]), a
-//! [`RouterExtension`] what the router does with the replicas, an [`OptimizerPolicy`] what happens to Adam's moments.
-//! [`Upcycle::apply`] transforms the records of a model and its optimizer.
+//! A [`Recipe`] says how: a [`Selection`] decides how often each expert is copied ([`ReplicationPlan`]), by a
+//! [`Utility`] where it needs one; an [`ExpertInit`] what the weights of replicas are; a [`RouterExtension`] what the
+//! router does with them; an [`OptimizerPolicy`] what happens to Adam's moments. [`Upcycle::apply`] transforms the
+//! records of a model and its optimizer, [`verify`] says what that changed. [`ExpertInit::grow`],
+//! [`RouterExtension::extend`] and the plan know nothing of models: they work on slices.
 
 mod apply;
 mod centroids;
+mod dense;
 mod error;
 mod evidence;
+mod experts;
 mod optimizer;
 mod plan;
 mod recipe;
+mod record;
+mod router;
 mod selection;
 mod tie_break;
+mod utility;
+mod verify;
 
-pub use apply::{Upcycle, Upcycled};
+pub use apply::{Choice, Source, Upcycle, Upcycled};
+pub use dense::DenseSource;
 pub use error::OperatorError;
-pub use evidence::{Evidence, RoutedTokens, gradient_squared};
+pub use evidence::{Evidence, ExpertUse, LayerEvidence, Norms, RoutedTokens};
+pub use experts::{ExpertInit, ExpertMatrices, Initialization};
+pub use optimizer::OptimizerPolicy;
 pub use plan::{LayerPlan, ReplicationPlan};
-pub use recipe::{OptimizerPolicy, Recipe, RouterExtension, TieBreakKind};
+pub use recipe::Recipe;
+pub use router::{ReleaseRecipe, RouterExtension, RouterRows, Rows, TieBreakKind};
 pub use selection::Selection;
+pub use utility::{Measurement, Projections, Score, Utility};
+pub use verify::{LayerVerification, Verification, verify};

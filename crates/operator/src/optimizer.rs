@@ -3,38 +3,277 @@
 use burn::{
     module::ParamId,
     optim::{AdamWState, record::AdaptorRecord},
-    tensor::{Int, Tensor},
+    tensor::{ElementConversion, Int, Tensor, TensorData, backend::Backend},
 };
+use serde::{Deserialize, Serialize};
 use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend, adamw::state_of_rank};
 
-use crate::error::OperatorError;
+use crate::{error::OperatorError, plan::LayerPlan};
 
-/// Selects the moments of parameter `id` along its first axis.
+/// What happens to Adam's moments of a grown model.
 ///
-/// Checks presence and shape, because Burn drops or broadcasts what does not fit without a word.
-pub fn grow<B: MoeAutodiffBackend, const D: usize>(
-    record: &mut AdamWRecord<B>,
-    id: ParamId,
-    dims: [usize; D],
-    source_of: Tensor<B::InnerBackend, 1, Int>,
-) -> Result<(), OperatorError> {
-    let state = record.remove(&id).ok_or_else(|| {
-        OperatorError::OptimizerMismatch(format!(
-            "there is no state for a parameter of shape {dims:?}"
-        ))
-    })?;
-    let mut momentum = state_of_rank::<B, D>(state)
-        .filter(|state| {
-            state.momentum.moment_1.dims() == dims && state.momentum.moment_2.dims() == dims
+/// Originals keep theirs, as does everything that is not an expert's or a router's, except under `reset`. Step counts
+/// are kept with the moments, so that bias correction stays right.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum OptimizerPolicy {
+    /// All moments and step counts start anew (the paper).
+    Reset {},
+    /// The moments of replicas start at zero.
+    ResetNew {},
+    /// Replicas take the moments of their source.
+    Copy {},
+    /// Replicas take scaled moments of their source.
+    Scale {
+        /// Factor of first moments.
+        #[serde(default = "one")]
+        momentum: f32,
+        /// Factor of second moments.
+        #[serde(default = "one")]
+        variance: f32,
+        /// Both factors shrink with the change of the weights, by `max(0, 1 - mean |w' - w| / mean |w|)`.
+        #[serde(default)]
+        adaptive: bool,
+    },
+    /// Replicas take `(1 - weight)` of their source's moments and `weight` of its neighbour's.
+    Interpolate {
+        /// Weight of the neighbour.
+        weight: f32,
+    },
+}
+
+fn one() -> f32 {
+    1.0
+}
+
+/// Keeps weights of zero from dividing.
+const EPSILON: f64 = 1e-8;
+
+impl OptimizerPolicy {
+    /// Checks the values of all fields.
+    pub(crate) fn validate(&self) -> Result<(), (&'static str, &'static str)> {
+        let factor = |value: f32| value.is_finite() && value >= 0.0;
+        match *self {
+            Self::Scale { momentum, .. } if !factor(momentum) => {
+                Err(("optimizer.momentum", "must be zero or a positive number"))
+            }
+            Self::Scale { variance, .. } if !factor(variance) => {
+                Err(("optimizer.variance", "must be zero or a positive number"))
+            }
+            Self::Interpolate { weight } if !(0.0..=1.0).contains(&weight) => {
+                Err(("optimizer.weight", "must lie between 0 and 1"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Grows the moments of parameter `id` along its first axis, as its weights went from `before` to `after`.
+    ///
+    /// Checks presence and shape, because Burn drops or broadcasts what does not fit without a word.
+    pub(crate) fn grow<B: MoeAutodiffBackend, const D: usize>(
+        &self,
+        record: &mut AdamWRecord<B>,
+        id: ParamId,
+        before: &Tensor<B::InnerBackend, D>,
+        after: &Tensor<B::InnerBackend, D>,
+        plan: &LayerPlan,
+    ) -> Result<(), OperatorError> {
+        let dims = before.dims();
+        let mismatch = |problem: &str| {
+            OperatorError::OptimizerMismatch(format!("a parameter of shape {dims:?} {problem}"))
+        };
+        let state = record.remove(&id).ok_or_else(|| mismatch("has no state"))?;
+        let mut momentum = state_of_rank::<B, D>(state)
+            .filter(|state| {
+                state.momentum.moment_1.dims() == dims && state.momentum.moment_2.dims() == dims
+            })
+            .ok_or_else(|| mismatch("has moments of another shape"))?
+            .momentum;
+        let everywhere = |factor: f32| Some(factors(plan, |_| factor));
+        let (first, second, neighbours) = match *self {
+            Self::Reset {} => return Ok(()),
+            Self::Copy {} => (None, None, 0.0),
+            Self::ResetNew {} => (everywhere(0.0), everywhere(0.0), 0.0),
+            Self::Interpolate { weight } => {
+                (everywhere(1.0 - weight), everywhere(1.0 - weight), weight)
+            }
+            Self::Scale {
+                momentum,
+                variance,
+                adaptive,
+            } => {
+                let kept = if adaptive {
+                    kept_share(before, after, plan)
+                } else {
+                    vec![1.0; plan.source_of().len()]
+                };
+                let scaled = |factor: f32| Some(factors(plan, |expert| factor * kept[expert]));
+                (scaled(momentum), scaled(variance), 0.0)
+            }
+        };
+        momentum.moment_1 = grown(momentum.moment_1, plan, first, neighbours);
+        momentum.moment_2 = grown(momentum.moment_2, plan, second, neighbours);
+        record.insert(id, AdaptorRecord::from_state(AdamWState::new(momentum)));
+        Ok(())
+    }
+}
+
+/// `factor_e * moment[source of e]`, and for replicas `neighbours * moment[neighbour of the source]` more.
+fn grown<B: Backend, const D: usize>(
+    moment: Tensor<B, D>,
+    plan: &LayerPlan,
+    factors: Option<Vec<f32>>,
+    neighbours: f32,
+) -> Tensor<B, D> {
+    let device = moment.device();
+    let copies = moment
+        .clone()
+        .select(0, indices(plan.source_of().to_vec(), &device));
+    let Some(factors) = factors else {
+        return copies;
+    };
+    let scaled = copies * by_expert(factors, &device);
+    if neighbours == 0.0 {
+        return scaled;
+    }
+    let next = plan
+        .source_of()
+        .iter()
+        .map(|source| (source + 1) % plan.experts());
+    let next = moment.clone().select(0, indices(next.collect(), &device));
+    let shares = (0..plan.source_of().len()).map(|expert| {
+        if expert < plan.first_replica() {
+            0.0
+        } else {
+            neighbours
+        }
+    });
+    scaled + next * by_expert(shares.collect(), &device)
+}
+
+/// 1 for originals.
+fn factors(plan: &LayerPlan, of_replica: impl Fn(usize) -> f32) -> Vec<f32> {
+    (0..plan.source_of().len())
+        .map(|expert| {
+            if expert < plan.first_replica() {
+                1.0
+            } else {
+                of_replica(expert)
+            }
         })
-        .ok_or_else(|| {
-            OperatorError::OptimizerMismatch(format!(
-                "the moments of a parameter of shape {dims:?} have another shape"
-            ))
-        })?
-        .momentum;
-    momentum.moment_1 = momentum.moment_1.select(0, source_of.clone());
-    momentum.moment_2 = momentum.moment_2.select(0, source_of);
-    record.insert(id, AdaptorRecord::from_state(AdamWState::new(momentum)));
-    Ok(())
+        .collect()
+}
+
+/// `max(0, 1 - mean |w' - w| / mean |w|)` of every expert, `[mE]`.
+fn kept_share<B: Backend, const D: usize>(
+    before: &Tensor<B, D>,
+    after: &Tensor<B, D>,
+    plan: &LayerPlan,
+) -> Vec<f32> {
+    let experts = plan.source_of().len();
+    let source = indices(plan.source_of().to_vec(), &before.device());
+    let copies = before.clone().select(0, source);
+    let means = |tensor: Tensor<B, D>| -> Vec<f64> {
+        let size = tensor.shape().num_elements() / experts;
+        let mean_e1 = tensor.abs().reshape([experts, size]).mean_dim(1);
+        let values = mean_e1.into_data();
+        values.iter::<B::FloatElem>().map(|v| v.elem()).collect()
+    };
+    let change = means(after.clone() - copies.clone());
+    change
+        .iter()
+        .zip(means(copies))
+        .map(|(change, size)| (1.0 - change / (size + EPSILON)).max(0.0) as f32)
+        .collect()
+}
+
+pub(crate) fn indices<B: Backend>(values: Vec<usize>, device: &B::Device) -> Tensor<B, 1, Int> {
+    let count = values.len();
+    let values: Vec<i32> = values.into_iter().map(|value| value as i32).collect();
+    Tensor::from_data(TensorData::new(values, [count]), device)
+}
+
+/// One number an expert, broadcast over the other axes.
+fn by_expert<B: Backend, const D: usize>(values: Vec<f32>, device: &B::Device) -> Tensor<B, D> {
+    let mut shape = [1; D];
+    shape[0] = values.len();
+    Tensor::<B, 1>::from_floats(values.as_slice(), device).reshape(shape)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use burn::{backend::Autodiff, optim::AdaptiveMomentumState};
+    use burn_flex::{Flex, FlexDevice};
+    use serde_json::Value;
+
+    use super::*;
+
+    type B = Autodiff<Flex>;
+
+    /// `[3, 4]` matrices of these names, stacked.
+    fn stack(matrices: &[&Value]) -> Tensor<Flex, 3> {
+        let rows = matrices.iter().flat_map(|m| m.as_array().unwrap());
+        let values = rows.flat_map(|row| row.as_array().unwrap());
+        let values: Vec<f32> = values.map(|v| v.as_f64().unwrap() as f32).collect();
+        Tensor::from_data(TensorData::new(values, [matrices.len(), 3, 4]), &FlexDevice)
+    }
+
+    /// Moments of a replica of expert 0 of two, against the published implementation. Its `scale` resets the step
+    /// count and keeps the moments, whose bias correction is then wrong: ours keeps the step count.
+    #[test]
+    fn moments_are_those_of_the_published_implementation() {
+        for text in [
+            include_str!("../tests/fixtures/reference_1.json"),
+            include_str!("../tests/fixtures/reference_2.json"),
+        ] {
+            let fixture: Value = serde_json::from_str(text).unwrap();
+            let golden = &fixture["optimizer"];
+            let number = |case: &str, field: &str| golden[case][field].as_f64().unwrap() as f32;
+            let policies = [
+                ("copy", OptimizerPolicy::Copy {}),
+                (
+                    "scale",
+                    OptimizerPolicy::Scale {
+                        momentum: number("scale", "momentum_scale"),
+                        variance: number("scale", "variance_scale"),
+                        adaptive: true,
+                    },
+                ),
+                (
+                    "interpolate",
+                    OptimizerPolicy::Interpolate {
+                        weight: number("interpolate", "alpha"),
+                    },
+                ),
+            ];
+            let [source, other] = [&golden["source"], &golden["other"]];
+            let weight = &golden["source_weight"];
+            let before = stack(&[weight, weight]);
+            let after = stack(&[weight, weight, &golden["target_weight"]]);
+            for (name, policy) in policies {
+                let id = ParamId::new();
+                let state = AdaptiveMomentumState {
+                    time: 5,
+                    moment_1: stack(&[&source["exp_avg"], &other["exp_avg"]]),
+                    moment_2: stack(&[&source["exp_avg_sq"], &other["exp_avg_sq"]]),
+                    max_moment_2: None,
+                };
+                let mut record = AdamWRecord::<B>::new();
+                record.insert(id, AdaptorRecord::from_state(AdamWState::new(state)));
+                let plan = LayerPlan::from_counts(&[2, 1]);
+                policy
+                    .grow(&mut record, id, &before, &after, &plan)
+                    .unwrap();
+                let grown = state_of_rank::<B, 3>(record[&id].clone()).unwrap().momentum;
+                assert_eq!(grown.time, 5);
+                for (moment, field) in [(grown.moment_1, "exp_avg"), (grown.moment_2, "exp_avg_sq")]
+                {
+                    let expected = [&source[field], &other[field], &golden[name][field]];
+                    let difference = (moment - stack(&expected)).abs().max();
+                    assert!(difference.into_scalar() < 1e-6, "{name} {field}");
+                }
+            }
+        }
+    }
 }

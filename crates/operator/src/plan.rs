@@ -1,5 +1,7 @@
 //! Which expert every expert of the grown model is copied from.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 use upcycle_moe::ExpertSources;
 
@@ -9,6 +11,8 @@ pub struct LayerPlan {
     /// Source of every expert of the grown layer; the first E are the identity.
     source_of: Vec<usize>,
     experts: usize,
+    /// Experts from here on are new replicas.
+    first_replica: usize,
 }
 
 /// The sources of all MoE layers' experts.
@@ -32,7 +36,14 @@ impl LayerPlan {
         Self {
             source_of,
             experts: counts.len(),
+            first_replica: counts.len(),
         }
+    }
+
+    /// The same plan, with every expert a new replica: of a dense network no expert is the original.
+    pub fn without_originals(mut self) -> Self {
+        self.first_replica = 0;
+        self
     }
 
     /// Experts before growing, E.
@@ -45,26 +56,32 @@ impl LayerPlan {
         &self.source_of
     }
 
-    /// Whether an expert of the grown layer is a new replica.
-    pub fn is_replica(&self, expert: usize) -> bool {
-        expert >= self.experts
+    /// The first expert of the grown layer that is a new replica; all further ones are, too.
+    pub fn first_replica(&self) -> usize {
+        self.first_replica
     }
 
     /// Number of experts that each source becomes, `[E]`.
     pub fn counts(&self) -> Vec<usize> {
-        let mut counts = vec![0; self.experts];
-        for &source in &self.source_of {
-            counts[source] += 1;
-        }
-        counts
+        self.sources().replicas()
     }
 
-    /// The origin of every expert of the grown layer, given the origins before growing.
-    pub fn lineage(&self, before: &ExpertSources) -> Option<ExpertSources> {
-        let origins = self
-            .source_of
-            .iter()
-            .map(|&source| before.source_of()[source]);
-        ExpertSources::new(origins.collect())
+    /// Replica sets: the originals and the second, third, ... copies.
+    pub fn sets(&self) -> usize {
+        self.counts().into_iter().max().unwrap_or(0)
+    }
+
+    /// Experts of replica set `set`, of which 0 is the originals.
+    pub fn set(&self, set: usize) -> Range<usize> {
+        let counts = self.counts();
+        let end = |sets: usize| counts.iter().map(|&count| count.min(sets)).sum();
+        end(set)..end(set + 1)
+    }
+
+    /// The same as the sources of experts.
+    pub fn sources(&self) -> ExpertSources {
+        // Every source keeps itself, so none is missing.
+        ExpertSources::new(self.source_of.clone())
+            .unwrap_or_else(|| ExpertSources::identity(self.experts))
     }
 }

@@ -2,7 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{error::OperatorError, selection::Selection};
+use crate::{
+    dense::DenseSource,
+    error::OperatorError,
+    experts::ExpertInit,
+    optimizer::OptimizerPolicy,
+    router::{RouterExtension, TieBreakKind},
+    selection::Selection,
+    utility::Measurement,
+};
 
 /// Every choice of the operator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -12,51 +20,16 @@ pub struct Recipe {
     pub name: String,
     /// Which experts are copied.
     pub selection: Selection,
+    /// What the weights of replicas are.
+    #[serde(default)]
+    pub experts: ExpertInit,
     /// What the router does with replicas.
     pub router: RouterExtension,
     /// What happens to the optimizer's state.
     pub optimizer: OptimizerPolicy,
-}
-
-/// What the router does with replicas. Router rows are always copied.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum RouterExtension {
-    /// Uniform noise `U(-half_width, half_width)` on the selection bias of new replicas (the paper, section 3).
-    ///
-    /// Not function-preserving for K > 1: twins have equal scores, so both win.
-    BiasNoise {
-        /// Half-width of the noise.
-        half_width: f32,
-    },
-    /// Two-level selection: K distinct sources, then one replica of each by a token-dependent tie-break. Exact at tau,
-    /// and kept for good.
-    TwoLevel {
-        /// Where the tie-break's directions come from.
-        tie_break: TieBreakKind,
-        /// Weight `c` of the tie-break `c * tanh(v . x + b)`.
-        strength: f32,
-    },
-}
-
-/// Where the directions of a tie-break come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TieBreakKind {
-    /// Random directions: replicas of a source split its tokens by random hyperplanes.
-    Random,
-    /// Centroids of the tokens that were routed to the source: replicas split them by content.
-    Centroids,
-}
-
-/// What happens to Adam's moments of a grown model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OptimizerPolicy {
-    /// All moments and step counts start anew (the paper).
-    Reset,
-    /// Replicas take the moments of their source; the rest is kept.
-    Copy,
+    /// How a dense model becomes a MoE model; other models have no use for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dense: Option<DenseSource>,
 }
 
 impl Recipe {
@@ -65,51 +38,38 @@ impl Recipe {
     /// # Errors
     /// The first field with an impossible value.
     pub fn validate(&self) -> Result<(), OperatorError> {
-        let fail = |field, problem: &str| {
-            Err(OperatorError::Recipe {
+        let name_is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let name = if self.name.is_empty() || !self.name.chars().all(name_is_plain) {
+            Err(("name", "must be letters, digits, `-`, `_` and `.`"))
+        } else {
+            Ok(())
+        };
+        let dense = self.dense.as_ref().map_or(Ok(()), DenseSource::validate);
+        name.and_then(|()| self.selection.validate())
+            .and_then(|()| self.experts.validate())
+            .and_then(|()| self.router.validate())
+            .and_then(|()| self.optimizer.validate())
+            .and(dense)
+            .map_err(|(field, problem)| OperatorError::Recipe {
                 field,
                 problem: problem.into(),
             })
-        };
-        if self.name.is_empty()
-            || !self
-                .name
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    }
+
+    /// What has to be known of the model.
+    pub fn measurements(&self) -> Vec<Measurement> {
+        let scores = self.selection.utility().into_iter();
+        let mut needed: Vec<_> = scores
+            .flat_map(|utility| utility.score.measurements())
+            .copied()
+            .collect();
+        if let RouterExtension::TwoLevel {
+            tie_break: TieBreakKind::Centroids,
+            ..
+        } = self.router
         {
-            return fail("name", "must be letters, digits, `-`, `_` and `.`");
+            needed.push(Measurement::RoutedTokens);
         }
-        if self.selection == (Selection::GradientSquared { cap: 0 }) {
-            return fail("selection.cap", "must be at least 1");
-        }
-        match self.router {
-            RouterExtension::BiasNoise { half_width }
-                if !(half_width.is_finite() && half_width >= 0.0) =>
-            {
-                fail("router.half_width", "must be zero or a positive number")
-            }
-            RouterExtension::TwoLevel { strength, .. }
-                if !(strength.is_finite() && strength >= 0.0) =>
-            {
-                fail("router.strength", "must be zero or a positive number")
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether the operator needs squared gradient norms.
-    pub fn needs_gradients(&self) -> bool {
-        self.selection.needs_scores()
-    }
-
-    /// Whether the operator needs tokens and where they were routed.
-    pub fn needs_routed_tokens(&self) -> bool {
-        matches!(
-            self.router,
-            RouterExtension::TwoLevel {
-                tie_break: TieBreakKind::Centroids,
-                ..
-            }
-        )
+        needed
     }
 }

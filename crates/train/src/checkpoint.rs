@@ -17,12 +17,12 @@ use burn::{
 use serde::{Deserialize, Serialize};
 use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend, adamw::moment_shape};
 use upcycle_lm::{Lm, LmConfig, LmRecord};
-use upcycle_moe::ExpertSources;
+use upcycle_moe::Lineage;
 
 use crate::{error::TrainError, files::write_synced, shapes::parameter_shapes};
 
 /// Version of the checkpoint format and of everything that stages' results depend on in this code.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 const INFO: &str = "checkpoint.json";
 const MODEL: &str = "model.mpk";
@@ -40,8 +40,8 @@ pub struct CheckpointInfo {
     pub step: u64,
     /// Tokens seen.
     pub tokens: u64,
-    /// For each MoE layer the origin of every expert, through all upcycling.
-    pub lineage: Vec<ExpertSources>,
+    /// For each MoE layer where its experts come from, growth by growth.
+    pub lineage: Vec<Lineage>,
     /// Fingerprint of the data that it was trained on.
     pub data: String,
     /// Size and BLAKE3 hash of every file.
@@ -67,8 +67,8 @@ pub struct Checkpoint<B: MoeAutodiffBackend> {
     pub step: u64,
     /// Tokens seen.
     pub tokens: u64,
-    /// For each MoE layer the origin of every expert.
-    pub lineage: Vec<ExpertSources>,
+    /// For each MoE layer where its experts come from, growth by growth.
+    pub lineage: Vec<Lineage>,
     /// Fingerprint of the data.
     pub data: String,
     /// The data's `tokenizer.json`.
@@ -166,7 +166,7 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
             optimizer: AdamWRecord::new(),
             step: 0,
             tokens: 0,
-            lineage: vec![ExpertSources::identity(config.experts); config.moe_layers()],
+            lineage: vec![Lineage::new(config.experts); config.moe_layers()],
             data: String::new(),
             tokenizer: None,
         })
@@ -193,7 +193,7 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
             load_model(&info.model, model, device).map_err(|problem| broken(dir, problem))?;
         check_optimizer(&model, &optimizer).map_err(|problem| broken(dir, problem))?;
         Ok(Self {
-            model,
+            model: model.at_step(info.step),
             optimizer,
             step: info.step,
             tokens: info.tokens,

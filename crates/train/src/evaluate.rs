@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use upcycle_data::{Batch, Dataset};
 use upcycle_kernels::{MoeBackend, Precision, SoftTargets};
 use upcycle_lm::Lm;
-use upcycle_moe::{ExpertSources, RoutingCounter, RoutingStats};
+use upcycle_moe::{Lineage, RoutingCounter, RoutingStats};
 
 use crate::error::TrainError;
 
@@ -23,18 +23,19 @@ const ROWS: usize = 32;
 
 /// Evaluates a model on the first `rows` validation sequences of `context` tokens.
 ///
-/// `lineage` says which experts of each MoE layer are replicas of one source.
+/// `lineage` says which experts of each MoE layer come from one source.
 pub fn evaluate<B: MoeBackend>(
     model: &Lm<B>,
     data: &Dataset,
     context: usize,
     rows: usize,
-    lineage: &[ExpertSources],
+    lineage: &[Lineage],
     precision: Precision,
     device: &B::Device,
 ) -> Result<Evaluation, TrainError> {
     let rows = data.validation_rows(context, rows);
-    let mut counters: Vec<_> = lineage.iter().cloned().map(RoutingCounter::new).collect();
+    let origins = lineage.iter().map(Lineage::origins);
+    let mut counters: Vec<_> = origins.map(RoutingCounter::new).collect();
     let (mut loss, mut scored) = (0.0, 0.0);
     for first in (0..rows).step_by(ROWS) {
         let batch = data.validation_batch(first, ROWS.min(rows - first), context)?;

@@ -5,11 +5,12 @@ use burn::{
     tensor::{Tensor, backend::Backend},
 };
 use upcycle_data::{Dataset, Split};
-use upcycle_kernels::MoeAutodiffBackend;
-use upcycle_lm::Lm;
-use upcycle_operator::{Evidence, RoutedTokens, gradient_squared};
+use upcycle_kernels::{ExpertWeights, MoeAutodiffBackend, MoeBackend, Precision};
+use upcycle_moe::{Experts, MoeLayer, Routing};
+use upcycle_operator::{Evidence, ExpertUse, Measurement, Norms, RoutedTokens};
 
 use crate::{
+    checkpoint::Checkpoint,
     config::UpcycleSpec,
     error::TrainError,
     evaluate::{host_indices, tensors},
@@ -20,18 +21,31 @@ const ROUTED_TOKENS: usize = 8192;
 
 /// Runs the model over batches of the continued-pre-training split; measures nothing that the recipe does not need.
 pub fn gather<B: MoeAutodiffBackend>(
-    model: &Lm<B>,
+    parent: &Checkpoint<B>,
     data: &Dataset,
     spec: &UpcycleSpec,
     device: &B::Device,
 ) -> Result<Evidence, TrainError> {
-    let recipe = &spec.recipe;
-    let layers = model.config().moe_layers();
-    let mut gradients: Vec<Option<[Tensor<B::InnerBackend, 3>; 3]>> = vec![None; layers];
-    let mut tokens: Vec<RoutedTokens> = Vec::new();
-    if !recipe.needs_gradients() && !recipe.needs_routed_tokens() {
-        return Ok(Evidence::default());
+    let needed = spec.recipe.measurements();
+    let needs = |measurement| needed.contains(&measurement);
+    let model = &parent.model;
+    let mut evidence = Evidence::default();
+    if needs(Measurement::Weights) || needs(Measurement::SecondMoments) {
+        let record = burn::module::Module::into_record(model.clone());
+        evidence = Evidence::of_records(&record, &parent.optimizer)?;
     }
+    let [gradients, use_, tokens] = [
+        Measurement::Gradients,
+        Measurement::Routing,
+        Measurement::RoutedTokens,
+    ]
+    .map(needs);
+    if !(gradients || use_ || tokens) {
+        return Ok(evidence);
+    }
+
+    let mut layers: Vec<LayerSums<B>> = Vec::new();
+    layers.resize_with(model.config().moe_layers(), LayerSums::default);
     for index in 0..spec.evidence_batches as u64 {
         let batch = data.batch(
             Split::Cpt,
@@ -42,56 +56,153 @@ pub fn gather<B: MoeAutodiffBackend>(
         )?;
         let (inputs, targets) = tensors::<B>(&batch, device);
         let output = model.forward(inputs, targets, spec.precision);
-        if recipe.needs_routed_tokens() {
-            for (layer, routing) in output.routing.iter().enumerate() {
-                let top_k = routing.experts_tk.dims()[1];
-                let inputs = routing.input_td.clone().into_data();
-                let inputs: Vec<f32> = inputs.iter::<f32>().collect();
-                let experts = host_indices(routing.experts_tk.clone());
-                if let Some(kept) = tokens.get_mut(layer) {
-                    if kept.experts.len() < ROUTED_TOKENS * top_k {
-                        kept.inputs.extend(inputs);
-                        kept.experts.extend(experts);
-                    }
-                } else {
-                    tokens.push(RoutedTokens {
-                        inputs,
-                        experts,
-                        top_k,
-                    });
-                }
+        for ((sums, moe), routing) in layers
+            .iter_mut()
+            .zip(model.moe_layers())
+            .zip(&output.routing)
+        {
+            if tokens {
+                sums.keep_tokens(routing);
+            }
+            if use_ {
+                sums.count_use(moe, routing, spec.precision);
             }
         }
-        if recipe.needs_gradients() {
+        if gradients {
             let scored = batch.scored() as f32;
             let grads = (output.loss_t.sum() / scored).backward();
             let grads = GradientsParams::from_grads::<B, _>(grads, model);
-            for (sum, moe) in gradients.iter_mut().zip(model.moe_layers()) {
-                let experts = &moe.experts;
-                let parts = [&experts.gate_edf, &experts.up_edf, &experts.down_efd].map(|weight| {
-                    grads
-                        .get::<B::InnerBackend, 3>(weight.id)
-                        .unwrap_or_else(|| weight.val().inner().zeros_like())
-                });
-                *sum = Some(match sum.take() {
-                    Some(sum) => add(sum, parts),
-                    None => parts,
-                });
+            for (sums, moe) in layers.iter_mut().zip(model.moe_layers()) {
+                sums.add_gradients(&moe.experts, &grads);
             }
         }
     }
-    let count = spec.evidence_batches.max(1) as f32;
-    let gradient_squared = recipe.needs_gradients().then(|| {
-        gradients
-            .into_iter()
-            .flatten()
-            .map(|sum| gradient_squared(sum.map(|sum| sum / count)))
-            .collect()
-    });
-    Ok(Evidence {
-        gradient_squared,
-        routed_tokens: recipe.needs_routed_tokens().then_some(tokens),
-    })
+    evidence.layers.resize_with(layers.len(), Default::default);
+    for (layer, sums) in evidence.layers.iter_mut().zip(layers) {
+        let batches = spec.evidence_batches.max(1) as f32;
+        layer.gradients = sums
+            .gradients
+            .map(|sums| Norms::of(sums.map(|sum| sum / batches)));
+        layer.routing = sums.routing.map(ExpertSums::means);
+        layer.tokens = sums.tokens;
+    }
+    Ok(evidence)
+}
+
+/// What the batches of one layer add up to.
+struct LayerSums<B: MoeAutodiffBackend> {
+    /// Gradients of gate, up and down projections.
+    gradients: Option<[Tensor<B::InnerBackend, 3>; 3]>,
+    routing: Option<ExpertSums>,
+    tokens: Option<RoutedTokens>,
+}
+
+impl<B: MoeAutodiffBackend> Default for LayerSums<B> {
+    fn default() -> Self {
+        Self {
+            gradients: None,
+            routing: None,
+            tokens: None,
+        }
+    }
+}
+
+/// Sums over tokens.
+#[derive(Default)]
+struct ExpertSums {
+    tokens: usize,
+    rows: Vec<f64>,
+    gates: Vec<f64>,
+    outputs: Vec<f64>,
+}
+
+impl ExpertSums {
+    fn means(self) -> ExpertUse {
+        let tokens = self.tokens.max(1) as f64;
+        let routed: f64 = self.rows.iter().sum();
+        let over =
+            |values: Vec<f64>, count: f64| values.iter().map(|value| value / count).collect();
+        ExpertUse {
+            load: over(self.rows, routed),
+            gate_mass: over(self.gates, tokens),
+            output_norm: over(self.outputs, tokens),
+        }
+    }
+}
+
+impl<B: MoeAutodiffBackend> LayerSums<B> {
+    fn keep_tokens(&mut self, routing: &Routing<B>) {
+        let top_k = routing.experts_tk.dims()[1];
+        let kept = self.tokens.get_or_insert_with(|| RoutedTokens {
+            inputs: Vec::new(),
+            experts: Vec::new(),
+            top_k,
+        });
+        if kept.experts.len() < ROUTED_TOKENS * top_k {
+            kept.inputs
+                .extend(routing.input_td.clone().into_data().iter::<f32>());
+            kept.experts
+                .extend(host_indices(routing.experts_tk.clone()));
+        }
+    }
+
+    fn count_use(&mut self, moe: &MoeLayer<B>, routing: &Routing<B>, precision: Precision) {
+        let [tokens, top_k] = routing.experts_tk.dims();
+        let experts = routing.logits_te.dims()[1];
+        let sums = self.routing.get_or_insert_with(|| ExpertSums {
+            rows: vec![0.0; experts],
+            gates: vec![0.0; experts],
+            outputs: vec![0.0; experts],
+            tokens: 0,
+        });
+        sums.tokens += tokens;
+        let chosen = host_indices(routing.experts_tk.clone());
+        let gates: Vec<f64> = routing.gates_tk.clone().into_data().iter().collect();
+        let norms = output_norms::<B::InnerBackend, B>(moe, routing, precision);
+        for (row, &expert) in chosen.iter().enumerate() {
+            let (token, place) = (row / top_k, row % top_k);
+            sums.rows[expert] += 1.0;
+            sums.gates[expert] += gates[row];
+            sums.outputs[expert] += gates[row] * norms[place][token];
+        }
+    }
+
+    fn add_gradients(&mut self, experts: &Experts<B>, grads: &GradientsParams) {
+        let parts = [&experts.gate_edf, &experts.up_edf, &experts.down_efd].map(|weight| {
+            grads
+                .get::<B::InnerBackend, 3>(weight.id)
+                .unwrap_or_else(|| weight.val().inner().zeros_like())
+        });
+        self.gradients = Some(match self.gradients.take() {
+            Some(sums) => add(sums, parts),
+            None => parts,
+        });
+    }
+}
+
+/// For each of the K places the norm of the output of every token's expert there, `[K][T]`.
+fn output_norms<I: MoeBackend, B: MoeAutodiffBackend<InnerBackend = I>>(
+    moe: &MoeLayer<B>,
+    routing: &Routing<B>,
+    precision: Precision,
+) -> Vec<Vec<f64>> {
+    let experts_tk = routing.experts_tk.clone().inner();
+    let [tokens, top_k] = experts_tk.dims();
+    let x_td = routing.input_td.clone().inner();
+    (0..top_k)
+        .map(|place| {
+            let weights = ExpertWeights {
+                gate_edf: moe.experts.gate_edf.val().inner(),
+                up_edf: moe.experts.up_edf.val().inner(),
+                down_efd: moe.experts.down_efd.val().inner(),
+            };
+            let expert_t1 = experts_tk.clone().narrow(1, place, 1);
+            let gate_t1 = Tensor::ones([tokens, 1], &x_td.device());
+            let y_td = I::expert_ffn(x_td.clone(), weights, expert_t1, gate_t1, precision);
+            let norm_t1 = y_td.square().sum_dim(1).sqrt();
+            norm_t1.into_data().iter().collect()
+        })
+        .collect()
 }
 
 fn add<B: Backend>(

@@ -82,6 +82,7 @@ impl<B: MoeAutodiffBackend> Learner<'_, B> {
             .routing
             .iter()
             .filter_map(|routing| self.settings.balancing.loss(routing, score))
+            .chain(self.model.separation_loss(&output.routing))
             .fold(loss, |objective, loss| objective + loss);
         for (layer, routing) in output.routing.iter().enumerate() {
             match sums.loads.get_mut(layer) {

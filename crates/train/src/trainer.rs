@@ -224,7 +224,7 @@ struct Stepper<'a, B: MoeAutodiffBackend> {
 
 /// What a checkpoint carries and training does not touch.
 struct Rest {
-    lineage: Vec<upcycle_moe::ExpertSources>,
+    lineage: Vec<upcycle_moe::Lineage>,
     data: String,
     tokenizer: Option<String>,
 }
@@ -289,6 +289,7 @@ impl<'a, B: MoeAutodiffBackend> Stepper<'a, B> {
         let lr = spec.schedule.lr(self.step);
         self.learner = self.learner.update(gradients, lr);
         self.step += 1;
+        self.learner.model = self.learner.model.at_step(self.step);
         self.tokens += spec.batch.tokens();
         let line = MetricsLine::Step {
             step: self.step,

@@ -3,15 +3,14 @@
 use burn::module::{AutodiffModule, Module};
 use serde::{Deserialize, Serialize};
 use upcycle_kernels::MoeAutodiffBackend;
-use upcycle_lm::Lm;
-use upcycle_moe::ExpertSources;
-use upcycle_operator::{ReplicationPlan, Upcycle};
+use upcycle_moe::Lineage;
+use upcycle_operator::{ReplicationPlan, Source, Upcycle, Verification, verify};
 
 use crate::{
     checkpoint::{Checkpoint, check_optimizer, load_model},
     engine::UpcycleJob,
     error::TrainError,
-    evaluate::{Evaluation, evaluate},
+    evaluate::{Evaluation, evaluate, tensors},
     evidence,
 };
 
@@ -28,7 +27,14 @@ pub struct UpcycleOutcome {
     pub after: Evaluation,
     /// What was copied.
     pub plan: ReplicationPlan,
+    /// Utility of every expert of every MoE layer; empty for selections without scores.
+    pub scores: Vec<Vec<f64>>,
+    /// Logits and sources before and after, on some of the validation tokens.
+    pub verification: Verification,
 }
+
+/// Sequences on which logits are compared.
+const VERIFICATION_ROWS: usize = 16;
 
 /// Applies the operator to a checkpoint and writes the grown model as another.
 pub fn upcycle<B: MoeAutodiffBackend>(
@@ -36,19 +42,31 @@ pub fn upcycle<B: MoeAutodiffBackend>(
     device: &B::Device,
 ) -> Result<UpcycleOutcome, TrainError> {
     let parent = Checkpoint::<B>::load(job.from, device)?;
-    let (mut grown, plan) = grow(job, &parent, device)?;
-    grown.tokenizer = job.data.tokenizer_json();
+    let Grown {
+        mut checkpoint,
+        plan,
+        scores,
+    } = grow(job, &parent, device)?;
+    checkpoint.tokenizer = job.data.tokenizer_json();
     let outcome = UpcycleOutcome {
         step: parent.step,
         tokens: parent.tokens,
-        before: evaluate_now(&parent.model, &parent.lineage, job, device)?,
-        after: evaluate_now(&grown.model, &grown.lineage, job, device)?,
+        before: evaluate_now(&parent, job, device)?,
+        after: evaluate_now(&checkpoint, job, device)?,
+        verification: verify_now(&parent, &checkpoint, &plan, job, device)?,
         plan,
+        scores,
     };
     if let Some(to) = job.to {
-        grown.save(to)?;
+        checkpoint.save(to)?;
     }
     Ok(outcome)
+}
+
+struct Grown<B: MoeAutodiffBackend> {
+    checkpoint: Checkpoint<B>,
+    plan: ReplicationPlan,
+    scores: Vec<Vec<f64>>,
 }
 
 /// Applies the operator to a checkpoint.
@@ -56,59 +74,90 @@ fn grow<B: MoeAutodiffBackend>(
     job: &UpcycleJob,
     parent: &Checkpoint<B>,
     device: &B::Device,
-) -> Result<(Checkpoint<B>, ReplicationPlan), TrainError> {
+) -> Result<Grown<B>, TrainError> {
     let spec = job.spec;
-    let evidence = evidence::gather(&parent.model, job.data, spec, device)?;
+    let evidence = evidence::gather(parent, job.data, spec, device)?;
     let operator = Upcycle {
         recipe: spec.recipe.clone(),
         target_experts: spec.target_experts,
         seed: spec.seed,
     };
-    let upcycled = operator.apply(
-        parent.model.config(),
-        parent.model.clone().into_record(),
-        parent.optimizer.clone(),
-        &evidence,
-        device,
-    )?;
+    let source = Source {
+        config: parent.model.config().clone(),
+        model: parent.model.clone().into_record(),
+        optimizer: parent.optimizer.clone(),
+        step: parent.step,
+    };
+    let upcycled = operator.apply(source, &evidence, device)?;
     let broken = |problem| TrainError::Checkpoint {
         path: job.from.to_owned(),
         problem,
     };
     let model = load_model(&upcycled.config, upcycled.model, device).map_err(broken)?;
     check_optimizer(&model, &upcycled.optimizer).map_err(broken)?;
-    let lineage = upcycled
-        .plan
-        .layers
-        .iter()
-        .zip(&parent.lineage)
-        .filter_map(|(plan, before)| plan.lineage(before))
-        .collect();
-    let grown = Checkpoint {
-        model,
-        optimizer: upcycled.optimizer,
-        step: parent.step,
-        tokens: parent.tokens,
-        lineage,
-        data: parent.data.clone(),
-        tokenizer: parent.tokenizer.clone(),
-    };
-    Ok((grown, upcycled.plan))
+    let layers = upcycled.plan.layers.iter().enumerate();
+    let lineage = layers
+        .map(|(layer, plan)| {
+            let before = parent.lineage.get(layer).cloned();
+            let before = before.unwrap_or_else(|| Lineage::new(plan.experts()));
+            before.grown(plan.sources()).ok_or_else(|| {
+                broken(format!(
+                    "its lineage of MoE layer {layer} does not end at its experts"
+                ))
+            })
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Grown {
+        checkpoint: Checkpoint {
+            model,
+            optimizer: upcycled.optimizer,
+            step: parent.step,
+            tokens: parent.tokens,
+            lineage,
+            data: parent.data.clone(),
+            tokenizer: parent.tokenizer.clone(),
+        },
+        plan: upcycled.plan,
+        scores: upcycled.scores,
+    })
+}
+
+fn verify_now<B: MoeAutodiffBackend>(
+    before: &Checkpoint<B>,
+    after: &Checkpoint<B>,
+    plan: &ReplicationPlan,
+    job: &UpcycleJob,
+    device: &B::Device,
+) -> Result<Verification, TrainError> {
+    let context = job.spec.batch.context;
+    let rows = job.data.validation_rows(context, VERIFICATION_ROWS);
+    let batches = (0..rows)
+        .map(|row| {
+            let batch = job.data.validation_batch(row, 1, context)?;
+            Ok(tensors(&batch, device))
+        })
+        .collect::<Result<Vec<_>, TrainError>>()?;
+    Ok(verify(
+        &before.model.valid(),
+        &after.model.valid(),
+        plan,
+        batches,
+        job.spec.precision,
+    ))
 }
 
 fn evaluate_now<B: MoeAutodiffBackend>(
-    model: &Lm<B>,
-    lineage: &[ExpertSources],
+    checkpoint: &Checkpoint<B>,
     job: &UpcycleJob,
     device: &B::Device,
 ) -> Result<Evaluation, TrainError> {
     let spec = job.spec;
     evaluate(
-        &model.valid(),
+        &checkpoint.model.valid(),
         job.data,
         spec.batch.context,
         spec.evaluation_rows,
-        lineage,
+        &checkpoint.lineage,
         spec.precision,
         device,
     )

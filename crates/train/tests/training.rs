@@ -2,13 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use burn::backend::Autodiff;
 use burn_flex::{Flex, FlexDevice};
+use serde_json::json;
 use upcycle_data::{DataConfig, Dataset};
 use upcycle_lm::LmConfig;
-use upcycle_operator::{OptimizerPolicy, Recipe, RouterExtension, Selection, TieBreakKind};
 use upcycle_train::*;
 
 type B = Autodiff<Flex>;
@@ -183,18 +187,11 @@ fn training_lowers_the_loss_of_every_variant() {
     }
 }
 
-fn upcycle_spec(router: RouterExtension, optimizer: OptimizerPolicy) -> UpcycleSpec {
+/// A recipe with these sections, growing 4 experts to `target_experts`.
+fn upcycle_spec(recipe: serde_json::Value, target_experts: usize) -> UpcycleSpec {
     UpcycleSpec {
-        recipe: Recipe {
-            name: "test".into(),
-            selection: match router {
-                RouterExtension::BiasNoise { .. } => Selection::GradientSquared { cap: 3 },
-                RouterExtension::TwoLevel { .. } => Selection::Uniform {},
-            },
-            router,
-            optimizer,
-        },
-        target_experts: 8,
+        recipe: serde_json::from_value(recipe).unwrap(),
+        target_experts,
         seed: 1,
         evidence_batches: 3,
         data_seed: 0,
@@ -204,41 +201,69 @@ fn upcycle_spec(router: RouterExtension, optimizer: OptimizerPolicy) -> UpcycleS
     }
 }
 
+fn recipe(
+    selection: serde_json::Value,
+    router: serde_json::Value,
+    optimizer: &str,
+) -> serde_json::Value {
+    json!({
+        "name": "test", "selection": selection, "router": router,
+        "optimizer": { "kind": optimizer },
+    })
+}
+
+fn two_level() -> serde_json::Value {
+    json!({ "kind": "two-level", "tie_break": "centroids", "strength": 0.3 })
+}
+
+/// A checkpoint after 15 steps.
+fn parent(dir: &Path) -> PathBuf {
+    train(dir, &spec(15), &initial()).unwrap();
+    StageCheckpoints::new(dir).latest().unwrap()
+}
+
+fn upcycle(spec: &UpcycleSpec, from: &Path, to: &Path) -> UpcycleOutcome {
+    let data = data();
+    let job = UpcycleJob {
+        spec,
+        from,
+        to: Some(to),
+        data: &data,
+    };
+    engine().upcycle(&job).unwrap()
+}
+
 #[test]
 fn recipes_grow_a_checkpoint_that_trains_on() {
     let dir = tempfile::tempdir().unwrap();
-    train(dir.path(), &spec(15), &initial()).unwrap();
-    let parent = StageCheckpoints::new(dir.path()).latest().unwrap();
-    let exact = RouterExtension::TwoLevel {
-        tie_break: TieBreakKind::Centroids,
-        strength: 0.3,
-    };
-    let paper = RouterExtension::BiasNoise { half_width: 1e-3 };
-    for (name, router, optimizer) in [
-        ("exact", exact, OptimizerPolicy::Copy),
-        ("paper", paper, OptimizerPolicy::Reset),
+    let parent = parent(dir.path());
+    let greedy = json!({ "kind": "greedy", "score": "gradient-squared", "cap": 3 });
+    for (name, recipe) in [
+        (
+            "exact",
+            recipe(json!({ "kind": "uniform" }), two_level(), "copy"),
+        ),
+        (
+            "paper",
+            recipe(greedy, json!({ "kind": "bias-noise" }), "reset"),
+        ),
     ] {
         let to = dir.path().join(name);
-        let spec_up = upcycle_spec(router, optimizer);
-        let data = data();
-        let job = UpcycleJob {
-            spec: &spec_up,
-            from: &parent,
-            to: Some(&to),
-            data: &data,
-        };
-        let outcome = engine().upcycle(&job).unwrap();
+        let outcome = upcycle(&upcycle_spec(recipe, 8), &parent, &to);
         let jump = outcome.after.loss - outcome.before.loss;
+        let verified = &outcome.verification;
         if name == "exact" {
             assert!(jump.abs() < 1e-5, "{jump}");
             assert_eq!(outcome.after.routing[0].distinct_sources, 2.0);
+            assert!(verified.largest_logit_difference < 1e-4);
         } else {
             assert!(jump.abs() > 1e-3, "{jump}");
             assert!(outcome.after.routing[0].twin_coselection > 0.1);
+            assert!(verified.largest_logit_difference > 1e-2);
         }
         let info = CheckpointInfo::read(&to).unwrap();
         assert_eq!(info.model.experts, 8);
-        assert_eq!(info.lineage[1].count(), 4);
+        assert_eq!(info.lineage[1].origins().count(), 4);
 
         let on = dir.path().join(format!("{name}-on"));
         train(&on, &spec(30), &Start::Checkpoint(to)).unwrap();
@@ -246,6 +271,96 @@ fn recipes_grow_a_checkpoint_that_trains_on() {
         assert_eq!(losses.len(), 15);
         assert!(losses.iter().all(|loss| loss.is_finite()));
     }
+}
+
+#[test]
+fn a_model_grows_twice_by_every_score() {
+    let dir = tempfile::tempdir().unwrap();
+    let parent = parent(dir.path());
+    for score in [
+        "gradient-squared",
+        "saliency",
+        "weight-norm",
+        "fisher",
+        "load",
+        "gate-mass",
+        "output-norm",
+        "random",
+    ] {
+        let recipe = recipe(
+            json!({ "kind": "proportional", "score": score }),
+            two_level(),
+            "copy",
+        );
+        let first = dir.path().join(format!("{score}-1"));
+        let outcome = upcycle(&upcycle_spec(recipe.clone(), 6), &parent, &first);
+        assert_eq!(outcome.scores.len(), 2);
+        assert!(outcome.scores[0].iter().all(|score| *score > 0.0));
+        let on = dir.path().join(format!("{score}-on"));
+        train(&on, &spec(18), &Start::Checkpoint(first)).unwrap();
+        let middle = StageCheckpoints::new(&on).latest().unwrap();
+        let second = dir.path().join(format!("{score}-2"));
+        let outcome = upcycle(&upcycle_spec(recipe, 12), &middle, &second);
+        assert!(
+            outcome.verification.largest_logit_difference < 1e-4,
+            "{score}"
+        );
+        let info = CheckpointInfo::read(&second).unwrap();
+        let lineage = &info.lineage[0];
+        assert_eq!((lineage.growths().len(), lineage.experts()), (2, 12));
+        assert_eq!(lineage.origins().count(), 4);
+    }
+}
+
+#[test]
+fn loads_of_experts_are_those_of_the_routing_statistics() {
+    let dir = tempfile::tempdir().unwrap();
+    let parent = parent(dir.path());
+    let scores = |score: &str| {
+        let selection = json!({ "kind": "proportional", "score": score });
+        let recipe = recipe(selection, json!({ "kind": "copy" }), "reset");
+        let to = dir.path().join(score);
+        upcycle(&upcycle_spec(recipe, 8), &parent, &to).scores
+    };
+    let (load, gate_mass, output) = (scores("load"), scores("gate-mass"), scores("output-norm"));
+    for layer in 0..2 {
+        let sum = |scores: &[Vec<f64>]| scores[layer].iter().sum::<f64>();
+        assert!((sum(&load) - 1.0).abs() < 1e-9);
+        // Gates of a token sum to 1.
+        assert!((sum(&gate_mass) - 1.0).abs() < 1e-4);
+        for expert in 0..4 {
+            assert!(gate_mass[layer][expert] <= 2.0 * load[layer][expert]);
+            assert!(output[layer][expert] > 0.0);
+        }
+    }
+}
+
+#[test]
+fn a_release_frees_twins_and_resumes_exactly() {
+    let dir = tempfile::tempdir().unwrap();
+    let parent = parent(dir.path());
+    let mut router = two_level();
+    // 40 % of the 15 steps before: free at step 21.
+    router["release"] = json!({ "shape": "linear", "over": 0.4, "separation": 0.5 });
+    let recipe = recipe(json!({ "kind": "uniform" }), router, "copy");
+    let to = dir.path().join("grown");
+    upcycle(&upcycle_spec(recipe, 8), &parent, &to);
+    let start = Start::Checkpoint(to);
+
+    let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
+    let outcome = train(&whole, &spec(24), &start).unwrap();
+    // The same stage, stopped in the middle of the release.
+    let killed =
+        std::panic::catch_unwind(|| train_until(&parts, &spec(24), &start, Duration::ZERO, 18));
+    assert!(killed.is_err());
+    let info = CheckpointInfo::read(&StageCheckpoints::new(&parts).latest().unwrap()).unwrap();
+    assert!(info.model.two_level.is_some());
+    let resumed = train(&parts, &spec(24), &start).unwrap();
+    assert_eq!(resumed.evaluation, outcome.evaluation);
+    assert_eq!(step_losses(&parts), step_losses(&whole));
+    let info = CheckpointInfo::read(&StageCheckpoints::new(&parts).latest().unwrap()).unwrap();
+    assert!(info.model.two_level.is_none());
+    assert!(outcome.evaluation.routing[0].twin_coselection > 0.0);
 }
 
 #[test]

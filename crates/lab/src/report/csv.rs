@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::results::{Cell, Results};
 
-const COLUMNS: [&str; 23] = [
+const COLUMNS: [&str; 27] = [
     "scale",
     "backend",
     "data",
@@ -23,6 +23,10 @@ const COLUMNS: [&str; 23] = [
     "loss_fixed_me",
     "loss_before",
     "loss_after",
+    "logit_difference",
+    "largest_logit_difference",
+    "changed_sources",
+    "twin_coselection",
     "gap_closure",
     "train_flops",
     "train_flops_fixed_me",
@@ -66,6 +70,10 @@ fn fields(cell: &Cell) -> [String; COLUMNS.len()] {
         cell.loss_fixed_me.to_string(),
         cell.loss_before.to_string(),
         cell.loss_after.to_string(),
+        cell.logit_difference.to_string(),
+        cell.largest_logit_difference.to_string(),
+        cell.changed_sources.to_string(),
+        cell.twin_coselection.to_string(),
         cell.gap_closure
             .map_or(String::new(), |eta| eta.to_string()),
         cell.train_flops.to_string(),
@@ -98,7 +106,7 @@ mod tests {
             let fields: Vec<&str> = line.split(',').collect();
             assert_eq!(fields.len(), COLUMNS.len());
             assert_eq!(fields[14].parse::<f64>().unwrap(), cell.loss_upcycled);
-            assert_eq!(fields[19].parse::<f64>().unwrap(), cell.train_flops);
+            assert_eq!(fields[23].parse::<f64>().unwrap(), cell.train_flops);
         }
     }
 
@@ -106,6 +114,7 @@ mod tests {
     fn header_is_a_promise() {
         let header = "scale,backend,data,protocol,experts,multiplier,target_experts,top_k,cpt_fraction,recipe,seed,\
                       pretrain_tokens,cpt_tokens,loss_fixed_e,loss_upcycled,loss_fixed_me,loss_before,loss_after,\
+                      logit_difference,largest_logit_difference,changed_sources,twin_coselection,\
                       gap_closure,train_flops,train_flops_fixed_me,wall_seconds,wall_seconds_fixed_me\n";
         assert_eq!(csv(&sample::empty()), header);
     }

@@ -82,10 +82,19 @@ pub(crate) fn losses(group: &Group, palette: &Palette) -> Table {
 /// The loss right before and after the operator. The CPT budgets of a seed share the operator, so a seed counts once.
 pub(crate) fn jumps(group: &Group, palette: &Palette) -> Table {
     let caption = format!(
-        "Validation loss right before and after the operator, nats a token: {}",
+        "Right before and after the operator, validation loss in nats a token: {}",
         group.label
     );
-    let head = ["recipe", "before", "after", "jump", "seeds"];
+    let head = [
+        "recipe",
+        "before",
+        "after",
+        "jump",
+        "change of logits",
+        "tokens with other sources",
+        "tokens with twins",
+        "seeds",
+    ];
     let mut table = Table::new(caption, 1, head);
     for recipe in group.recipes() {
         let mut cells: Vec<&Cell> = Vec::new();
@@ -98,11 +107,17 @@ pub(crate) fn jumps(group: &Group, palette: &Palette) -> Table {
             let values: Vec<f64> = cells.iter().map(|c| quantity(c)).collect();
             mean_sd(&summarize(&values), 1.0, 4).into()
         };
+        let mean = |quantity: fn(&Cell) -> f64| {
+            cells.iter().map(|c| quantity(c)).sum::<f64>() / cells.len() as f64
+        };
         table.row([
             Html::model(recipe, palette.look(Model::Upcycled(recipe))),
             loss(|c| c.loss_before),
             loss(|c| c.loss_after),
             loss(|c| c.loss_after - c.loss_before),
+            percent(mean(|c| c.logit_difference)).into(),
+            percent(mean(|c| c.changed_sources)).into(),
+            percent(mean(|c| c.twin_coselection)).into(),
             cells.len().to_string().into(),
         ]);
     }

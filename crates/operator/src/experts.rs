@@ -1,0 +1,331 @@
+//! What the weights of a replica are, given those of its source.
+
+mod drop;
+mod noise;
+mod orthogonal;
+mod sparse_code;
+mod svd;
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+pub use drop::Initialization;
+pub(crate) use noise::{deviation, normal};
+pub(crate) use orthogonal::orthogonal;
+pub(crate) use svd::perturb;
+
+use crate::{experts::sparse_code::Dictionary, plan::LayerPlan};
+
+/// How the weights of a replica come from its source. The originals keep theirs.
+///
+/// The neighbour of a source is the next expert of the layer; that of the last is the first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ExpertInit {
+    /// The same weights (the paper).
+    Copy {},
+    /// `w + std * rms(w) * N(0, 1)`.
+    Noise {
+        /// Standard deviation of the noise, in units of the matrix's root mean square.
+        std: f32,
+    },
+    /// Drop-upcycling ([Nakamura et al., 2025](https://arxiv.org/abs/2502.19261)): a share of the intermediate neurons
+    /// starts anew, the same in gate, up and down.
+    Drop {
+        /// Share of neurons.
+        share: f32,
+        /// Distribution of their new weights.
+        init: Initialization,
+    },
+    /// A share of the intermediate neurons changes places, the same in gate, up and down: the function is kept.
+    Shuffle {
+        /// Share of neurons.
+        share: f32,
+    },
+    /// `(1 - weight) * w + weight * w_neighbour`.
+    Interpolate {
+        /// Weight of the neighbour.
+        weight: f32,
+    },
+    /// A random matrix without the part along the source, at the source's norm; for each matrix.
+    Orthogonal {},
+    /// `factor * w`.
+    Scale {
+        /// The factor.
+        factor: f32,
+    },
+    /// The singular value decomposition `U S V^T` of each matrix, perturbed.
+    SvdPerturb {
+        /// Relative noise of singular values.
+        #[serde(default)]
+        values: f32,
+        /// Angle of a random rotation among the singular vectors of either side, about this many radians.
+        #[serde(default)]
+        vectors: f32,
+        /// Share of the components that is left out, smallest first.
+        #[serde(default)]
+        drop: f32,
+    },
+    /// The leading singular components of the source, and the trailing ones of its neighbour.
+    SvdMix {
+        /// Share of components that are the neighbour's.
+        weight: f32,
+    },
+    /// Neurons in a sparse code over a dictionary that is learned from the layer's neurons; the code moves towards that
+    /// of the neighbour's neuron, and what the code does not explain is kept.
+    SparseCode {
+        /// Dictionary entries.
+        #[serde(default = "atoms")]
+        atoms: usize,
+        /// Weight of the L1 norm of codes, in units of the largest correlation of a neuron with an entry.
+        #[serde(default = "sparsity")]
+        sparsity: f32,
+        /// Weight of the neighbour's code.
+        #[serde(default = "mix")]
+        mix: f32,
+        /// Steps of the learning and of the coding.
+        #[serde(default = "iterations")]
+        iterations: usize,
+    },
+}
+
+fn atoms() -> usize {
+    512
+}
+
+fn sparsity() -> f32 {
+    0.1
+}
+
+fn mix() -> f32 {
+    0.3
+}
+
+fn iterations() -> usize {
+    100
+}
+
+impl Default for ExpertInit {
+    fn default() -> Self {
+        Self::Copy {}
+    }
+}
+
+/// The experts of a layer, row-major.
+#[derive(Debug, Clone, Copy)]
+pub struct ExpertMatrices<'a> {
+    /// Gate projections, `[E, D, F]`.
+    pub gate: &'a [f32],
+    /// Up projections, `[E, D, F]`.
+    pub up: &'a [f32],
+    /// Down projections, `[E, F, D]`.
+    pub down: &'a [f32],
+    /// Model width, D.
+    pub d: usize,
+    /// Hidden width, F.
+    pub f: usize,
+}
+
+/// One matrix of an expert, row-major.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    pub values: &'a [f32],
+    pub rows: usize,
+    pub columns: usize,
+}
+
+/// Gate, up and down of one expert.
+type Replica<'a> = [&'a mut [f32]; 3];
+
+impl<'a> ExpertMatrices<'a> {
+    /// Gate, up and down of expert `e`.
+    fn expert(&self, e: usize) -> [Matrix<'a>; 3] {
+        let (d, f) = (self.d, self.f);
+        let matrix = |values: &'a [f32], rows, columns| Matrix {
+            values: &values[e * d * f..][..d * f],
+            rows,
+            columns,
+        };
+        [
+            matrix(self.gate, d, f),
+            matrix(self.up, d, f),
+            matrix(self.down, f, d),
+        ]
+    }
+
+    fn experts(&self) -> usize {
+        self.gate.len() / (self.d * self.f).max(1)
+    }
+}
+
+impl ExpertInit {
+    /// Checks the values of all fields.
+    pub(crate) fn validate(&self) -> Result<(), (&'static str, &'static str)> {
+        let share = |value: f32| (0.0..=1.0).contains(&value);
+        let positive = |value: f32| value.is_finite() && value >= 0.0;
+        let checks: &[(bool, &str, &str)] = match self {
+            Self::Copy {} | Self::Orthogonal {} => &[],
+            Self::Noise { std } => &[(
+                positive(*std),
+                "experts.std",
+                "must be zero or a positive number",
+            )],
+            Self::Drop { share: s, .. } | Self::Shuffle { share: s } => {
+                &[(share(*s), "experts.share", "must lie between 0 and 1")]
+            }
+            Self::Interpolate { weight } | Self::SvdMix { weight } => {
+                &[(share(*weight), "experts.weight", "must lie between 0 and 1")]
+            }
+            Self::Scale { factor } => &[(
+                factor.is_finite() && *factor > 0.0,
+                "experts.factor",
+                "must be a positive number",
+            )],
+            Self::SvdPerturb {
+                values,
+                vectors,
+                drop,
+            } => &[
+                (
+                    positive(*values),
+                    "experts.values",
+                    "must be zero or a positive number",
+                ),
+                (
+                    positive(*vectors),
+                    "experts.vectors",
+                    "must be zero or a positive number",
+                ),
+                (
+                    (0.0..1.0).contains(drop),
+                    "experts.drop",
+                    "must be at least 0 and below 1",
+                ),
+            ],
+            Self::SparseCode {
+                atoms,
+                sparsity,
+                mix,
+                iterations,
+            } => &[
+                (*atoms > 0, "experts.atoms", "must be at least 1"),
+                (
+                    (0.0..1.0).contains(sparsity),
+                    "experts.sparsity",
+                    "must be at least 0 and below 1",
+                ),
+                (share(*mix), "experts.mix", "must lie between 0 and 1"),
+                (*iterations > 0, "experts.iterations", "must be at least 1"),
+            ],
+        };
+        match checks.iter().find(|(holds, ..)| !holds) {
+            Some((_, field, problem)) => Err((field, problem)),
+            None => Ok(()),
+        }
+    }
+
+    /// Gate, up and down projections of the grown layer, `[mE, D, F]`, `[mE, D, F]` and `[mE, F, D]`.
+    ///
+    /// Every replica has a stream of random numbers of its own, so that the result depends on the seed alone.
+    pub fn grow(&self, source: ExpertMatrices, plan: &LayerPlan, seed: u64) -> [Vec<f32>; 3] {
+        let size = source.d * source.f;
+        let mut grown = [source.gate, source.up, source.down].map(|values| {
+            let mut grown = Vec::with_capacity(plan.source_of().len() * size);
+            for &source in plan.source_of() {
+                grown.extend_from_slice(&values[source * size..][..size]);
+            }
+            grown
+        });
+        let dictionary = match *self {
+            Self::Copy {} => return grown,
+            Self::SparseCode {
+                atoms,
+                sparsity,
+                iterations,
+                ..
+            } => Some(Dictionary::learn(source, atoms, sparsity, iterations, seed)),
+            _ => None,
+        };
+        let [gate, up, down] = &mut grown;
+        let first = plan.first_replica();
+        gate.par_chunks_mut(size)
+            .zip(up.par_chunks_mut(size))
+            .zip(down.par_chunks_mut(size))
+            .enumerate()
+            .skip(first)
+            .for_each(|(expert, ((gate, up), down))| {
+                let mut rng = ChaCha8Rng::seed_from_u64(seed);
+                rng.set_stream(expert as u64 + 1);
+                self.change(
+                    [gate, up, down],
+                    source,
+                    plan.source_of()[expert],
+                    dictionary.as_ref(),
+                    &mut rng,
+                );
+            });
+        grown
+    }
+
+    /// Turns a copy of `source` into what the initialisation says.
+    fn change(
+        &self,
+        replica: Replica,
+        layer: ExpertMatrices,
+        source: usize,
+        dictionary: Option<&Dictionary>,
+        rng: &mut ChaCha8Rng,
+    ) {
+        let own = layer.expert(source);
+        let neighbour = layer.expert((source + 1) % layer.experts());
+        match *self {
+            Self::Copy {} => {}
+            Self::Noise { std } => {
+                for (to, matrix) in replica.into_iter().zip(own) {
+                    let std = std * deviation(matrix.values);
+                    to.iter_mut().for_each(|value| *value += std * normal(rng));
+                }
+            }
+            Self::Drop { share, init } => drop::drop_neurons(replica, own, share, init, rng),
+            Self::Shuffle { share } => drop::shuffle_neurons(replica, own, share, rng),
+            Self::Interpolate { weight } => {
+                for (to, other) in replica.into_iter().zip(neighbour) {
+                    for (to, other) in to.iter_mut().zip(other.values) {
+                        *to += weight * (other - *to);
+                    }
+                }
+            }
+            Self::Orthogonal {} => {
+                for (to, matrix) in replica.into_iter().zip(own) {
+                    orthogonal(to, matrix.values, rng);
+                }
+            }
+            Self::Scale { factor } => {
+                for to in replica {
+                    to.iter_mut().for_each(|value| *value *= factor);
+                }
+            }
+            Self::SvdPerturb {
+                values,
+                vectors,
+                drop,
+            } => {
+                for (to, matrix) in replica.into_iter().zip(own) {
+                    perturb(to, matrix, [values, vectors, drop], rng);
+                }
+            }
+            Self::SvdMix { weight } => {
+                for ((to, own), neighbour) in replica.into_iter().zip(own).zip(neighbour) {
+                    svd::mix(to, own, neighbour, weight);
+                }
+            }
+            Self::SparseCode { mix, .. } => {
+                if let Some(dictionary) = dictionary {
+                    dictionary.mix(replica, own, neighbour, mix);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! Router rows and selection biases of replicas.
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use upcycle_lm::ReleaseShape;
+
+use crate::{
+    experts::{Matrix, deviation, normal, orthogonal, perturb},
+    plan::LayerPlan,
+};
+
+/// What the router does with replicas: rows `w` of its weight and selection biases `b`. Biases are always copied,
+/// never zeroed; what a kind does not name is copied.
+///
+/// The neighbour of a source is the next expert of the layer; that of the last is the first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum RouterExtension {
+    /// The same rows and biases.
+    Copy {},
+    /// `w + std * rms(w) * N(0, 1)`.
+    Noise {
+        /// Standard deviation of the noise, in units of the root mean square of all rows.
+        std: f32,
+        /// Which rows.
+        #[serde(default)]
+        on: Rows,
+    },
+    /// `(1 - weight) * w + weight * w_neighbour`, on replicas.
+    Interpolate {
+        /// Weight of the neighbour.
+        weight: f32,
+        /// Whether the last expert has the first as neighbour; it has none otherwise, and its replicas are copies.
+        #[serde(default = "yes")]
+        circular: bool,
+    },
+    /// `b + shift + U(-half_width, half_width)` on replicas (the paper, section 3).
+    ///
+    /// Not function-preserving for K > 1: twins have equal scores, so both win.
+    BiasNoise {
+        /// Half-width of the noise.
+        #[serde(default = "half_width")]
+        half_width: f32,
+        /// Added to all replicas.
+        #[serde(default)]
+        shift: f32,
+    },
+    /// `factor * w`, on replicas. The published code has this twice, as "scaled copy" and as "temperature".
+    #[serde(alias = "temperature")]
+    Scale {
+        /// The factor.
+        factor: f32,
+    },
+    /// A random row orthogonal to the source's, at its norm, on replicas.
+    Orthogonal {},
+    /// `(1 - strength) * w + strength * mean of all rows`, on replicas.
+    Adversarial {
+        /// Weight of the mean.
+        strength: f32,
+    },
+    /// Replica rows from a perturbed singular value decomposition of all rows, a new one for each set of replicas.
+    Svd {
+        /// Relative noise of singular values.
+        #[serde(default)]
+        values: f32,
+        /// Angle of a random rotation among singular vectors, about this many radians.
+        #[serde(default)]
+        vectors: f32,
+    },
+    /// `w + strength * v_j` with one direction a replica set j, originals included, which all experts of the set share:
+    /// each token prefers one whole set, inside which a softmax is as before (PAPER section 1).
+    ///
+    /// Close to function-preserving for a large strength, softmax gates and uniform replication, with a plain router.
+    Hyperplane {
+        /// Length of the offset: the standard deviation, in logits, of the difference between two sets.
+        strength: f32,
+    },
+    /// `b - bias` on replicas: they are not selected until balancing has raised their bias again.
+    ///
+    /// Exact where `bias` is above the range of the scores (1 for sigmoid and softmax) and gates are made of the selected
+    /// experts alone; replicas get no gradient until they wake.
+    Dormant {
+        /// How far behind they start.
+        bias: f32,
+    },
+    /// Two-level selection: K distinct sources, then one replica of each by a token-dependent tie-break. Exact at tau.
+    TwoLevel {
+        /// Where the tie-break's directions come from.
+        tie_break: TieBreakKind,
+        /// Weight `c` of the tie-break `c * tanh(v . x + o)`.
+        strength: f32,
+        /// When it ends; it is kept for good without.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        release: Option<ReleaseRecipe>,
+    },
+}
+
+/// Rows that are changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rows {
+    /// Those of new replicas.
+    #[default]
+    Replicas,
+    /// All, originals included.
+    All,
+}
+
+/// Where the directions of a tie-break come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TieBreakKind {
+    /// Random directions: replicas of a source split its tokens by random hyperplanes.
+    Random,
+    /// Centroids of the tokens that were routed to the source: replicas split them by content.
+    Centroids,
+}
+
+/// When two-level selection becomes a plain top K.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseRecipe {
+    /// How the hold on twins ends.
+    pub shape: ReleaseShape,
+    /// Duration, as a share of the steps before the operator (the unit of CPT fractions).
+    pub over: f64,
+    /// Weight of the loss that teaches the router the split of the tie-break meanwhile.
+    #[serde(default)]
+    pub separation: f32,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn half_width() -> f32 {
+    1e-3
+}
+
+/// The rows and selection biases of a router.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RouterRows {
+    /// Rows, `[E, D]`.
+    pub weight: Vec<f32>,
+    /// Selection biases, `[E]`.
+    pub bias: Vec<f32>,
+    /// Width of a row, D.
+    pub d: usize,
+}
+
+impl RouterRows {
+    fn row(&self, expert: usize) -> &[f32] {
+        &self.weight[expert * self.d..][..self.d]
+    }
+}
+
+impl RouterExtension {
+    /// Checks the values of all fields.
+    pub(crate) fn validate(&self) -> Result<(), (&'static str, &'static str)> {
+        let not_negative = |value: f32| value.is_finite() && value >= 0.0;
+        let share = |value: f32| (0.0..=1.0).contains(&value);
+        const NOT_NEGATIVE: &str = "must be zero or a positive number";
+        const SHARE: &str = "must lie between 0 and 1";
+        let checks: &[(bool, &str, &str)] = match self {
+            Self::Copy {} | Self::Orthogonal {} => &[],
+            Self::Noise { std, .. } => &[(not_negative(*std), "router.std", NOT_NEGATIVE)],
+            Self::Interpolate { weight, .. } => &[(share(*weight), "router.weight", SHARE)],
+            Self::BiasNoise { half_width, shift } => &[
+                (not_negative(*half_width), "router.half_width", NOT_NEGATIVE),
+                (shift.is_finite(), "router.shift", "must be a number"),
+            ],
+            Self::Scale { factor } => &[(
+                factor.is_finite() && *factor > 0.0,
+                "router.factor",
+                "must be a positive number",
+            )],
+            Self::Adversarial { strength } => &[(share(*strength), "router.strength", SHARE)],
+            Self::Svd { values, vectors } => &[
+                (not_negative(*values), "router.values", NOT_NEGATIVE),
+                (not_negative(*vectors), "router.vectors", NOT_NEGATIVE),
+            ],
+            Self::Hyperplane { strength } => {
+                &[(not_negative(*strength), "router.strength", NOT_NEGATIVE)]
+            }
+            Self::Dormant { bias } => &[(not_negative(*bias), "router.bias", NOT_NEGATIVE)],
+            Self::TwoLevel {
+                strength, release, ..
+            } => &[
+                (not_negative(*strength), "router.strength", NOT_NEGATIVE),
+                (
+                    release.is_none_or(|release| release.over.is_finite() && release.over > 0.0),
+                    "router.release.over",
+                    "must be a positive share of the steps before the operator",
+                ),
+                (
+                    release.is_none_or(|release| not_negative(release.separation)),
+                    "router.release.separation",
+                    NOT_NEGATIVE,
+                ),
+            ],
+        };
+        match checks.iter().find(|(holds, ..)| !holds) {
+            Some((_, field, problem)) => Err((field, problem)),
+            None => Ok(()),
+        }
+    }
+
+    /// The rows and biases of the grown layer.
+    pub fn extend(&self, source: &RouterRows, plan: &LayerPlan, seed: u64) -> RouterRows {
+        let d = source.d;
+        let mut grown = RouterRows {
+            weight: Vec::with_capacity(plan.source_of().len() * d),
+            bias: Vec::with_capacity(plan.source_of().len()),
+            d,
+        };
+        for &expert in plan.source_of() {
+            grown.weight.extend_from_slice(source.row(expert));
+            grown.bias.push(source.bias[expert]);
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let first = plan.first_replica();
+        let new = first..plan.source_of().len();
+        let weight = &mut grown.weight;
+        match *self {
+            Self::Copy {} | Self::TwoLevel { .. } => {}
+            Self::Noise { std, on } => {
+                let std = std * deviation(&source.weight);
+                let first = match on {
+                    Rows::Replicas => first,
+                    Rows::All => 0,
+                };
+                for value in &mut weight[first * d..] {
+                    *value += std * normal(&mut rng);
+                }
+            }
+            Self::Interpolate {
+                weight: w,
+                circular,
+            } => {
+                for expert in new {
+                    let neighbour = plan.source_of()[expert] + 1;
+                    if circular || neighbour < plan.experts() {
+                        let other = source.row(neighbour % plan.experts());
+                        blend(&mut weight[expert * d..][..d], other, w);
+                    }
+                }
+            }
+            Self::BiasNoise { half_width, shift } => {
+                for bias in &mut grown.bias[first..] {
+                    *bias += shift;
+                    if half_width > 0.0 {
+                        *bias += rng.random_range(-half_width..half_width);
+                    }
+                }
+            }
+            Self::Scale { factor } => {
+                for value in &mut weight[first * d..] {
+                    *value *= factor;
+                }
+            }
+            Self::Orthogonal {} => {
+                for expert in new {
+                    let own = source.row(plan.source_of()[expert]);
+                    orthogonal(&mut weight[expert * d..][..d], own, &mut rng);
+                }
+            }
+            Self::Adversarial { strength } => {
+                let experts = plan.experts() as f64;
+                let mean: Vec<f32> = (0..d)
+                    .map(|i| {
+                        let column = source.weight.iter().skip(i).step_by(d);
+                        (column.map(|&w| f64::from(w)).sum::<f64>() / experts) as f32
+                    })
+                    .collect();
+                for expert in new {
+                    blend(&mut weight[expert * d..][..d], &mean, strength);
+                }
+            }
+            Self::Svd { values, vectors } => {
+                let matrix = Matrix {
+                    values: &source.weight,
+                    rows: plan.experts(),
+                    columns: d,
+                };
+                for set in 1..plan.sets() {
+                    let mut rows = source.weight.clone();
+                    perturb(&mut rows, matrix, [values, vectors, 0.0], &mut rng);
+                    for expert in plan.set(set) {
+                        let own = plan.source_of()[expert];
+                        weight[expert * d..][..d].copy_from_slice(&rows[own * d..][..d]);
+                    }
+                }
+            }
+            Self::Hyperplane { strength } => {
+                let directions = set_directions(plan.sets(), d, &mut rng);
+                for (set, direction) in directions.iter().enumerate() {
+                    for expert in plan.set(set) {
+                        let row = &mut weight[expert * d..][..d];
+                        for (w, v) in row.iter_mut().zip(direction) {
+                            *w += strength * v;
+                        }
+                    }
+                }
+            }
+            Self::Dormant { bias } => {
+                for own in &mut grown.bias[first..] {
+                    *own -= bias;
+                }
+            }
+        }
+        grown
+    }
+}
+
+/// `(1 - weight) * to + weight * other`.
+fn blend(to: &mut [f32], other: &[f32], weight: f32) {
+    for (to, other) in to.iter_mut().zip(other) {
+        *to += weight * (other - *to);
+    }
+}
+
+/// Directions of `sets` replica sets with mean 0, whose differences have about norm 1 — over inputs of unit variance
+/// the difference of two sets' logits has standard deviation 1.
+fn set_directions(sets: usize, d: usize, rng: &mut impl Rng) -> Vec<Vec<f32>> {
+    let std = (2.0 * d as f32).powf(-0.5);
+    let mut directions: Vec<Vec<f32>> = (0..sets)
+        .map(|_| (0..d).map(|_| std * normal(rng)).collect())
+        .collect();
+    for i in 0..d {
+        let mean = directions.iter().map(|v| v[i]).sum::<f32>() / sets as f32;
+        directions.iter_mut().for_each(|v| v[i] -= mean);
+    }
+    directions
+}
