@@ -8,6 +8,7 @@ pub mod inspect;
 mod limits;
 mod output;
 mod progress;
+mod recipe_args;
 pub mod report;
 pub mod sweep;
 pub mod train;

@@ -5,8 +5,8 @@ use std::{num::NonZeroUsize, path::PathBuf};
 use anyhow::{Result, bail};
 use clap::Parser;
 use upcycle_data::Dataset;
-use upcycle_lab::presets;
 use upcycle_lm::CostModel;
+use upcycle_operator::{LayerPlan, Upcycle};
 use upcycle_train::{BatchConfig, CheckpointInfo, UpcycleJob, UpcycleOutcome, UpcycleSpec};
 
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     inspect::checkpoint_of,
     limits::{Force, refusal},
     output,
+    recipe_args::RecipeArgs,
 };
 
 /// Grow the experts of a checkpoint: a bigger model at the same compute per token, ready for continued pre-training.
@@ -27,12 +28,11 @@ pub struct UpcycleArgs {
     /// Folder for the new checkpoint; must not exist.
     #[arg(long, value_name = "DIR", required_unless_present = "dry_run")]
     to: Option<PathBuf>,
-    /// Experts a layer afterwards. [default: twice as many]
+    /// Experts a layer afterwards; any number above the model's. [default: twice as many]
     #[arg(long, value_name = "N")]
     experts: Option<usize>,
-    /// Recipe: paper, uniform, exact, or a TOML file.
-    #[arg(long, value_name = "NAME|FILE", default_value = "exact")]
-    recipe: String,
+    #[command(flatten)]
+    recipe: RecipeArgs,
     /// Seed of every random choice.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -86,7 +86,24 @@ impl UpcycleArgs {
                 to.display()
             );
         }
-        let recipe = presets::recipe(&self.recipe)?;
+        let recipe = self.recipe.recipe()?;
+        let dense = info.model.moe_layers() == 0;
+        let target_experts = match self.experts {
+            Some(experts) => experts,
+            None if dense => bail!(
+                "{} is a dense model; say with --experts how many experts it is to have",
+                from.display()
+            ),
+            None => 2 * info.model.experts,
+        };
+        let operator = Upcycle {
+            recipe,
+            target_experts,
+            seed: self.seed,
+        };
+        operator.check(&info.model)?;
+        let grown = operator.shape(&info.model)?;
+        grown.validate()?;
         let data = self.data.config().unwrap_or_default();
         let data = Dataset::open(&data, &self.data_cache)?;
         if data.vocab_size() > info.model.vocab {
@@ -106,8 +123,8 @@ impl UpcycleArgs {
         }
         data.check_shape(info.model.context)?;
         let spec = UpcycleSpec {
-            recipe,
-            target_experts: self.experts.unwrap_or(2 * info.model.experts),
+            recipe: operator.recipe,
+            target_experts,
             seed: self.seed,
             evidence_batches: self.batches.get(),
             data_seed: self.seed,
@@ -119,9 +136,6 @@ impl UpcycleArgs {
             precision: Default::default(),
             evaluation_rows: EVALUATION_ROWS,
         };
-        let mut grown = info.model.clone();
-        grown.experts = spec.target_experts;
-        grown.validate()?;
         let engine = engine(self.backend)?;
         let tokens = self.rows.get() * info.model.context;
         let memory = CostModel::new(&grown).memory(tokens, info.model.context);
@@ -140,7 +154,7 @@ impl UpcycleArgs {
         if self.json {
             output::line(serde_json::to_string_pretty(&outcome)?)?;
         } else {
-            print_outcome(&outcome)?;
+            print_outcome(&outcome, self.dry_run)?;
         }
         if let Some(to) = to {
             output::note!("checkpoint: {}", to.display());
@@ -149,7 +163,7 @@ impl UpcycleArgs {
     }
 }
 
-fn print_outcome(outcome: &UpcycleOutcome) -> Result<()> {
+fn print_outcome(outcome: &UpcycleOutcome, tables: bool) -> Result<()> {
     for (index, layer) in outcome.plan.layers.iter().enumerate() {
         output::line(format!(
             "MoE layer {index}: {} -> {} experts, copies of each {:?}",
@@ -157,20 +171,59 @@ fn print_outcome(outcome: &UpcycleOutcome) -> Result<()> {
             layer.source_of().len(),
             layer.counts()
         ))?;
+        if tables {
+            let scores = outcome.scores.get(index).map_or(&[][..], Vec::as_slice);
+            print_sources(layer, scores)?;
+        }
     }
-    let sources = |routing: &[upcycle_train::RoutingStats]| {
-        routing
-            .iter()
-            .map(|stats| stats.distinct_sources)
-            .sum::<f64>()
-            / routing.len() as f64
-    };
     output::line(format!(
-        "validation loss {:.6} before, {:.6} after; distinct sources of a token {:.3} before, {:.3} after",
-        outcome.before.loss,
-        outcome.after.loss,
-        sources(&outcome.before.routing),
-        sources(&outcome.after.routing),
+        "validation loss {:.6} before, {:.6} after",
+        outcome.before.loss, outcome.after.loss
     ))?;
+    let verified = &outcome.verification;
+    output::line(format!(
+        "on {} tokens: loss {:+.2e} nats, logits {:.2e} relative and {:.2e} at most",
+        verified.tokens,
+        verified.loss_difference(),
+        verified.relative_logit_difference,
+        verified.largest_logit_difference
+    ))?;
+    for (index, layer) in verified.layers.iter().enumerate() {
+        let routing = &layer.routing;
+        let changed = match layer.changed_sources {
+            Some(share) => format!(", {:.1} % of tokens with other sources", 100.0 * share),
+            None => String::new(),
+        };
+        output::line(format!(
+            "MoE layer {index}: {:.2} distinct sources a token, twins together in {:.1} % of tokens{changed}, largest load {:.2} of the mean",
+            routing.distinct_sources,
+            100.0 * routing.twin_coselection,
+            routing.max_violation + 1.0
+        ))?;
+    }
+    Ok(())
+}
+
+/// A line for every source: its score, its copies, and the experts that it becomes.
+fn print_sources(layer: &LayerPlan, scores: &[f64]) -> Result<()> {
+    output::line(format!(
+        "  {:>6}  {:>10}  {:>6}  experts",
+        "source", "score", "copies"
+    ))?;
+    for (source, copies) in layer.counts().into_iter().enumerate() {
+        let score = match scores.get(source) {
+            Some(score) => format!("{score:.4e}"),
+            None => "-".into(),
+        };
+        let experts = layer.source_of().iter().enumerate();
+        let experts: Vec<_> = experts
+            .filter(|(_, of)| **of == source)
+            .map(|(expert, _)| expert.to_string())
+            .collect();
+        output::line(format!(
+            "  {source:>6}  {score:>10}  {copies:>6}  {}",
+            experts.join(" ")
+        ))?;
+    }
     Ok(())
 }

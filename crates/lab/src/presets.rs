@@ -2,8 +2,8 @@
 
 use std::{fs, path::Path};
 
-use serde::de::DeserializeOwned;
-use upcycle_operator::Recipe;
+use serde::{Deserialize, de::DeserializeOwned};
+use upcycle_operator::{Recipe, Selection};
 
 use crate::{error::LabError, scale::Scale, sweep::SweepConfig};
 
@@ -15,7 +15,10 @@ macro_rules! presets {
 
 const SCALES: &[(&str, &str)] = presets!("scales": "tiny", "small", "154M", "1B");
 const SWEEPS: &[(&str, &str)] = presets!("sweeps": "quick");
-const RECIPES: &[(&str, &str)] = presets!("recipes": "paper", "uniform", "exact");
+const RECIPES: &[(&str, &str)] = presets!(
+    "recipes":
+    "paper", "uniform", "exact", "hyperplane", "sparse-upcycling", "drop-upcycling", "virtual-groups",
+);
 
 /// The scale of a name, or in the TOML file of a path.
 ///
@@ -38,9 +41,43 @@ pub fn sweep(name: &str) -> Result<SweepConfig, LabError> {
 /// # Errors
 /// If there is none, or it has an error.
 pub fn recipe(name: &str) -> Result<Recipe, LabError> {
-    let recipe: Recipe = read("recipe", RECIPES, name)?;
+    let mut recipe: Recipe = read("recipe", RECIPES, name)?;
+    let folder = Path::new(name).parent().unwrap_or(Path::new(""));
+    read_counts(&mut recipe, folder)?;
     recipe.validate()?;
     Ok(recipe)
+}
+
+/// Reads the counts that a recipe names a file for; a relative path is one from `folder`.
+///
+/// The file is JSON: `{"counts": [[2, 1, ...], ...]}`, one list for all MoE layers or one for each.
+///
+/// # Errors
+/// If the file cannot be read or is something else.
+pub fn read_counts(recipe: &mut Recipe, folder: &Path) -> Result<(), LabError> {
+    let Selection::Explicit { counts, file } = &mut recipe.selection else {
+        return Ok(());
+    };
+    let Some(path) = file.take().map(|path| folder.join(path)) else {
+        return Ok(());
+    };
+    let text = fs::read_to_string(&path).map_err(|source| LabError::Io {
+        action: "read",
+        path: path.clone(),
+        source,
+    })?;
+    let read: Counts = serde_json::from_str(&text).map_err(|error| LabError::Parse {
+        place: path.display().to_string(),
+        problem: format!("{error}; it should be {{\"counts\": [[2, 1, ...], ...]}}"),
+    })?;
+    *counts = read.counts;
+    Ok(())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Counts {
+    counts: Vec<Vec<usize>>,
 }
 
 fn read<T: DeserializeOwned>(

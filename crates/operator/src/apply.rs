@@ -202,6 +202,17 @@ impl Upcycle {
         })
     }
 
+    /// The shape of the grown model, but for its two-level selection.
+    ///
+    /// # Errors
+    /// If a dense model cannot become it.
+    pub fn shape(&self, config: &LmConfig) -> Result<LmConfig, OperatorError> {
+        let mut grown = self.sharded(config)?;
+        grown.experts = self.target_experts;
+        grown.two_level = None;
+        Ok(grown)
+    }
+
     /// The configuration that is grown: the model's own, or that of a dense model with its networks cut into experts.
     fn sharded(&self, config: &LmConfig) -> Result<LmConfig, OperatorError> {
         if config.moe_layers() > 0 {
