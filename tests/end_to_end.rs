@@ -210,6 +210,98 @@ fn a_model_is_trained_upcycled_and_trained_on() {
     ];
     let dry = lab.ok("upcycle", &dry);
     assert!(dry.contains("4 -> 6 experts"), "{dry}");
+    // A table with a line for every source, and what changed.
+    let scored = dry.lines().filter(|line| line.contains("e-")).count();
+    assert!(scored >= 4 && dry.contains("distinct sources"), "{dry}");
+}
+
+#[test]
+fn every_part_of_the_operator_has_a_flag() {
+    let lab = Lab::new();
+    let train = ["--scale", "micro.toml", "--no-decay", "--out", "small"];
+    lab.ok("train", &train);
+    let grow = |from: &str, to: &str, flags: &[&str]| -> serde_json::Value {
+        let args = [&["--from", from, "--to", to, "--json"], flags].concat();
+        serde_json::from_str(&lab.ok("upcycle", &args)).unwrap()
+    };
+    let difference = |grown: &serde_json::Value| {
+        let verification = &grown["verification"];
+        verification["largest_logit_difference"].as_f64().unwrap()
+    };
+    // Grown twice, by counts of a file and by scores; the lineage has both.
+    fs::write(lab.path("counts.json"), r#"{"counts": [[1, 2, 1, 2]]}"#).unwrap();
+    let counts = ["--experts", "6", "--selection", "explicit:file=counts.json"];
+    let first = grow("small", "once", &counts);
+    let by_load = ["--selection", "proportional:score=load"];
+    let second = grow("once", "twice", &by_load);
+    assert!(difference(&first) < 1e-4 && difference(&second) < 1e-4);
+    let inspected = lab.ok("inspect", &["twice", "--json"]);
+    let inspected: serde_json::Value = serde_json::from_str(&inspected).unwrap();
+    let growths = &inspected["lineage"][0]["growths"];
+    assert_eq!(growths[0], serde_json::json!([0, 1, 2, 3, 1, 3]));
+    assert_eq!(growths[1].as_array().unwrap().len(), 12);
+
+    let plain = [
+        "--router",
+        "noise:std=0.01,on=all",
+        "--expert-init",
+        "drop:share=0.5,init=kaiming",
+        "--optimizer",
+        "scale:momentum=0.5,adaptive=true",
+    ];
+    assert!(difference(&grow("small", "plain", &plain)) > 1e-3);
+
+    // A dense model becomes one with experts, and trains on.
+    let dense = SCALE.replace(
+        "[training]",
+        "d_ffn = 8\npattern = \"all-dense\"\n[training]",
+    );
+    fs::write(lab.path("dense.toml"), dense).unwrap();
+    lab.ok(
+        "train",
+        &["--scale", "dense.toml", "--no-decay", "--out", "dense"],
+    );
+    let none = lab.fails("upcycle", &["--from", "dense", "--to", "moe"]);
+    assert!(none.contains("--experts"), "{none}");
+    let none = lab.fails(
+        "upcycle",
+        &["--from", "dense", "--to", "moe", "--experts", "8"],
+    );
+    assert!(none.contains("[dense]"), "{none}");
+    let grown = grow(
+        "dense",
+        "moe",
+        &["--experts", "8", "--recipe", "virtual-groups"],
+    );
+    assert!(difference(&grown) < 1e-4);
+    lab.ok(
+        "train",
+        &["--scale", "micro.toml", "--from", "moe", "--out", "moe-on"],
+    );
+
+    for (flags, expected) in [
+        (&["--experts", "4"][..], "above"),
+        (
+            &["--selection", "greedy:score=load,cap=1", "--experts", "9"],
+            "selection.cap",
+        ),
+        (&["--router", "two-level:strenght=1"], "strenght"),
+        (&["--expert-init", "scale:factor=-1"], "experts.factor"),
+        (
+            &["--selection", "explicit:file=counts.json"],
+            "selection.counts",
+        ),
+    ] {
+        let args = [&["--from", "small", "--to", "wrong"], flags].concat();
+        let error = lab.fails("upcycle", &args);
+        assert!(error.contains(expected), "{flags:?}: {error}");
+        assert!(!lab.path("wrong").exists());
+    }
+    let error = lab.fails(
+        "upcycle",
+        &["--from", "once", "--to", "wrong", "--recipe", "paper"],
+    );
+    assert!(error.contains("two-level"), "{error}");
 }
 
 #[test]

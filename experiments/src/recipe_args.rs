@@ -167,11 +167,11 @@ mod tests {
         assert_eq!(json("optimizer", "reset"), r#"{"kind":"reset"}"#);
         assert_eq!(
             json("router", "strength=1"),
-            r#"{"kind":"two-level","strength":1.0,"tie_break":"centroids"}"#
+            r#"{"kind":"two-level","separation":0.0,"strength":1.0,"tie_break":"centroids"}"#
         );
         assert_eq!(
             json("router", "two-level:release.shape=cosine,release.over=0.5"),
-            r#"{"kind":"two-level","release":{"over":0.5,"separation":0.0,"shape":"cosine"},"strength":0.30000001192092896,"tie_break":"centroids"}"#
+            r#"{"kind":"two-level","release":{"over":0.5,"shape":"cosine"},"separation":0.0,"strength":0.30000001192092896,"tie_break":"centroids"}"#
         );
         assert_eq!(
             json("expert-init", "drop:share=0.5,init=xavier"),

@@ -18,10 +18,11 @@ use upcycle_lab::{
     LabError, Observer, RunEvent, RunOptions, StageSpec, Store, SweepConfig, SweepPlan, collect,
     presets, run,
 };
-use upcycle_operator::{LayerPlan, ReplicationPlan, Verification};
+use upcycle_lm::LmConfig;
+use upcycle_operator::{LayerPlan, ReplicationPlan, Upcycle, Verification};
 use upcycle_train::{
-    Engine, Evaluation, OperationTimes, Sizes, Start, StepTimes, TrainError, TrainEvent, TrainJob,
-    TrainOutcome, UpcycleJob, UpcycleOutcome, Workload,
+    Engine, Evaluation, OperationTimes, OperatorTimes, Sizes, Start, StepTimes, TrainError,
+    TrainEvent, TrainJob, TrainOutcome, UpcycleJob, UpcycleOutcome, Workload,
 };
 
 fn quick() -> SweepConfig {
@@ -245,6 +246,19 @@ impl Engine for Fake {
         Ok(StepTimes {
             gradients: Vec::new(),
             update: Vec::new(),
+        })
+    }
+
+    fn measure_operator(
+        &self,
+        _: &LmConfig,
+        _: &Upcycle,
+        _: usize,
+    ) -> Result<OperatorTimes, TrainError> {
+        Ok(OperatorTimes {
+            bytes: 0.0,
+            seconds: Vec::new(),
+            copy_seconds: Vec::new(),
         })
     }
 

@@ -88,6 +88,10 @@ fn embedding_std() -> f32 {
 pub struct TwoLevel {
     /// What was grown with it, first growth first.
     pub growths: Vec<TwoLevelGrowth>,
+    /// Weight of the loss that teaches the router the split of the tie-breaks, see
+    /// [`Router::separation_loss`](upcycle_moe::Router::separation_loss).
+    #[serde(default)]
+    pub separation: f32,
     /// When it ends; it is kept for good without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<Release>,
@@ -113,10 +117,6 @@ pub struct Release {
     pub from: u64,
     /// Steps until twins are free.
     pub steps: u64,
-    /// Weight of the loss that teaches the router the split of the tie-break before it goes, see
-    /// [`Router::separation_loss`](upcycle_moe::Router::separation_loss).
-    #[serde(default)]
-    pub separation: f32,
 }
 
 /// How the hold on twins goes from 1 to 0.

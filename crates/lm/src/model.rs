@@ -181,13 +181,13 @@ impl<B: MoeBackend> Lm<B> {
     }
 
     /// Weighted [separation loss](Router::separation_loss) of a forward pass, averaged over MoE layers, `[1]`; none
-    /// unless a release asks for it.
+    /// without two-level selection that asks for it.
     pub fn separation_loss(&self, routing: &[Routing<B>]) -> Option<Tensor<B, 1>> {
-        let release = self.config.two_level.as_ref()?.release?;
-        if release.separation <= 0.0 {
+        let separation = self.config.two_level.as_ref()?.separation;
+        if separation <= 0.0 {
             return None;
         }
-        let weight = release.separation / routing.len() as f32;
+        let weight = separation / routing.len() as f32;
         self.moe_layers()
             .zip(routing)
             .filter_map(|(moe, routing)| moe.router.separation_loss(routing))

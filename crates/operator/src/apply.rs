@@ -235,7 +235,10 @@ impl Upcycle {
     ) -> Result<Option<TwoLevel>, OperatorError> {
         let before = config.two_level.clone();
         let RouterExtension::TwoLevel {
-            strength, release, ..
+            strength,
+            separation,
+            release,
+            ..
         } = self.recipe.router
         else {
             return match before {
@@ -255,6 +258,7 @@ impl Upcycle {
             sources: plan.layers.iter().map(LayerPlan::sources).collect(),
             strength,
         });
+        two_level.separation = separation;
         if let Some(recipe) = release {
             let steps = (recipe.over * step as f64).round() as u64;
             if steps == 0 {
@@ -264,7 +268,6 @@ impl Upcycle {
                 shape: recipe.shape,
                 from: step,
                 steps,
-                separation: recipe.separation,
             });
         }
         Ok(Some(two_level))

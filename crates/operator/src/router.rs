@@ -90,6 +90,10 @@ pub enum RouterExtension {
         tie_break: TieBreakKind,
         /// Weight `c` of the tie-break `c * tanh(v . x + o)`.
         strength: f32,
+        /// Weight of the loss that teaches the router the split of the tie-break, so that it can be released: the mean
+        /// of `sigmoid(l_other - l_chosen)` over the replicas of selected sources.
+        #[serde(default)]
+        separation: f32,
         /// When it ends; it is kept for good without.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         release: Option<ReleaseRecipe>,
@@ -125,9 +129,6 @@ pub struct ReleaseRecipe {
     pub shape: ReleaseShape,
     /// Duration, as a share of the steps before the operator (the unit of CPT fractions).
     pub over: f64,
-    /// Weight of the loss that teaches the router the split of the tie-break meanwhile.
-    #[serde(default)]
-    pub separation: f32,
 }
 
 fn yes() -> bool {
@@ -185,7 +186,10 @@ impl RouterExtension {
             }
             Self::Dormant { bias } => &[(not_negative(*bias), "router.bias", NOT_NEGATIVE)],
             Self::TwoLevel {
-                strength, release, ..
+                strength,
+                separation,
+                release,
+                ..
             } => &[
                 (not_negative(*strength), "router.strength", NOT_NEGATIVE),
                 (
@@ -193,11 +197,7 @@ impl RouterExtension {
                     "router.release.over",
                     "must be a positive share of the steps before the operator",
                 ),
-                (
-                    release.is_none_or(|release| not_negative(release.separation)),
-                    "router.release.separation",
-                    NOT_NEGATIVE,
-                ),
+                (not_negative(*separation), "router.separation", NOT_NEGATIVE),
             ],
         };
         match checks.iter().find(|(holds, ..)| !holds) {

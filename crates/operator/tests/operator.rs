@@ -136,11 +136,11 @@ fn a_released_model_is_a_plain_top_k_model() {
     let release = ReleaseRecipe {
         shape: ReleaseShape::Linear,
         over: 0.5,
-        separation: 0.1,
     };
     let router = RouterExtension::TwoLevel {
         tie_break: TieBreakKind::Random,
         strength: 0.3,
+        separation: 0.1,
         release: Some(release),
     };
     let recipe = recipe(Selection::Uniform {}, router, OptimizerPolicy::Copy {});

@@ -4,11 +4,13 @@ use std::{marker::PhantomData, path::Path, time::Duration};
 
 use upcycle_data::Dataset;
 use upcycle_kernels::{MoeAutodiffBackend, MoeBackend, cases::Sizes};
+use upcycle_lm::LmConfig;
+use upcycle_operator::Upcycle;
 
 use crate::{
     config::{TrainSpec, UpcycleSpec},
     error::TrainError,
-    measure::{self, OperationTimes, StepTimes, Workload},
+    measure::{self, OperationTimes, OperatorTimes, StepTimes, Workload},
     trainer::{self, Start, TrainEvent, TrainOutcome},
     upcycler::{self, UpcycleOutcome},
 };
@@ -42,6 +44,17 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// If the model cannot be built, or the device fails.
     fn measure(&self, workload: &Workload) -> Result<StepTimes, TrainError>;
+
+    /// Measures growing a new model of this shape, for some rounds; writes nothing.
+    ///
+    /// # Errors
+    /// If the model cannot be built or grown, or the device fails.
+    fn measure_operator(
+        &self,
+        model: &LmConfig,
+        operator: &Upcycle,
+        rounds: usize,
+    ) -> Result<OperatorTimes, TrainError>;
 
     /// Measures every operation of the models at these sizes.
     fn measure_operations(&self, sizes: Sizes) -> Vec<OperationTimes>;
@@ -122,6 +135,17 @@ impl<B: MoeAutodiffBackend> Engine for BurnEngine<B> {
 
     fn measure(&self, workload: &Workload) -> Result<StepTimes, TrainError> {
         B::InnerBackend::run(|| measure::measure::<B>(workload, &self.device))
+    }
+
+    fn measure_operator(
+        &self,
+        model: &LmConfig,
+        operator: &Upcycle,
+        rounds: usize,
+    ) -> Result<OperatorTimes, TrainError> {
+        B::InnerBackend::run(|| {
+            measure::measure_operator::<B>(model, operator, rounds, &self.device)
+        })
     }
 
     fn measure_operations(&self, sizes: Sizes) -> Vec<OperationTimes> {

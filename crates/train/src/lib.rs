@@ -27,7 +27,7 @@ pub use engine::{BurnEngine, Engine, TrainJob, UpcycleJob};
 pub use error::TrainError;
 pub use evaluate::Evaluation;
 pub use files::write_atomically;
-pub use measure::{OperationTimes, StepTimes, Workload};
+pub use measure::{OperationTimes, OperatorTimes, StepTimes, Workload};
 pub use metrics::{MetricsLine, read_metrics};
 pub use schedule::Schedule;
 pub use trainer::{Start, TrainEvent, TrainOutcome};

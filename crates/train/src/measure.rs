@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use burn::tensor::{ElementConversion, Tensor, backend::Backend};
+use burn::{
+    module::Module,
+    tensor::{ElementConversion, Tensor, backend::Backend},
+};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 use upcycle_data::Batch;
@@ -10,13 +13,15 @@ use upcycle_kernels::{
     MoeAutodiffBackend, Precision,
     cases::{Run, Sizes, cases},
 };
-use upcycle_lm::LmConfig;
+use upcycle_lm::{Lm, LmConfig};
+use upcycle_operator::{Evidence, Source, Upcycle};
 
 use crate::{
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, load_model},
     config::BatchConfig,
     error::TrainError,
     learner::{Learner, Settings, StepSums},
+    shapes::parameter_shapes,
 };
 
 /// Training steps to measure: a new model on random tokens.
@@ -83,6 +88,71 @@ pub fn measure<B: MoeAutodiffBackend>(
         }
     }
     Ok(times)
+}
+
+/// Seconds of growing a model, and of a plain copy of as many bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OperatorTimes {
+    /// Bytes of the grown model's parameters.
+    pub bytes: f64,
+    /// Seconds of the operator, round by round.
+    pub seconds: Vec<f64>,
+    /// Seconds of copying the bytes of every grown parameter to new memory of the host, by one thread.
+    pub copy_seconds: Vec<f64>,
+}
+
+/// Measures the operator on a new model without optimizer state, alternating with a plain copy.
+pub fn measure_operator<B: MoeAutodiffBackend>(
+    model: &LmConfig,
+    operator: &Upcycle,
+    rounds: usize,
+    device: &B::Device,
+) -> Result<OperatorTimes, TrainError> {
+    let small: Lm<B> = model.init(0, device)?;
+    let mut times = OperatorTimes {
+        bytes: 0.0,
+        seconds: Vec::new(),
+        copy_seconds: Vec::new(),
+    };
+    let mut sizes = Vec::new();
+    // The first round warms up.
+    for round in 0..=rounds {
+        let source = Source {
+            config: model.clone(),
+            model: small.clone().into_record(),
+            optimizer: Default::default(),
+            step: 1,
+        };
+        wait::<B>(device)?;
+        let started = Instant::now();
+        let grown = operator.apply(source, &Evidence::default(), device)?;
+        wait::<B>(device)?;
+        let seconds = started.elapsed().as_secs_f64();
+        if round == 0 {
+            let big = load_model(&grown.config, grown.model, device);
+            let big = big.map_err(TrainError::Device)?;
+            let shapes = parameter_shapes(&big).into_iter();
+            sizes = shapes
+                .map(|shape| 4 * shape.dims.iter().product::<usize>())
+                .collect();
+            times.bytes = sizes.iter().sum::<usize>() as f64;
+            continue;
+        }
+        drop(grown);
+        times.seconds.push(seconds);
+        times.copy_seconds.push(copy_seconds(&sizes));
+    }
+    Ok(times)
+}
+
+/// Seconds of copying this many bytes each to new memory, all of which is held until the end.
+fn copy_seconds(sizes: &[usize]) -> f64 {
+    let source = vec![1_u8; sizes.iter().copied().max().unwrap_or(0)];
+    let started = Instant::now();
+    let copies: Vec<Vec<u8>> = sizes.iter().map(|&size| source[..size].to_vec()).collect();
+    let seconds = started.elapsed().as_secs_f64();
+    drop(std::hint::black_box(copies));
+    seconds
 }
 
 /// Waits until the device has done all of its work.

@@ -341,7 +341,8 @@ fn a_release_frees_twins_and_resumes_exactly() {
     let parent = parent(dir.path());
     let mut router = two_level();
     // 40 % of the 15 steps before: free at step 21.
-    router["release"] = json!({ "shape": "linear", "over": 0.4, "separation": 0.5 });
+    router["separation"] = json!(0.5);
+    router["release"] = json!({ "shape": "linear", "over": 0.4 });
     let recipe = recipe(json!({ "kind": "uniform" }), router, "copy");
     let to = dir.path().join("grown");
     upcycle(&upcycle_spec(recipe, 8), &parent, &to);

@@ -2,6 +2,7 @@
 
 mod model;
 mod operations;
+mod operator;
 mod process;
 mod scaling;
 mod steps;
@@ -84,6 +85,8 @@ enum What {
     Operations,
     /// Model S with more experts at the same top-K.
     Scaling,
+    /// Growing a model with 1 GB of parameters, beside a plain copy of the result.
+    Operator,
 }
 
 /// Everything measured.
@@ -97,6 +100,8 @@ struct Figures {
     operations: Vec<operations::Table>,
     #[serde(skip_serializing_if = "Option::is_none")]
     scaling: Option<scaling::Table>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operator: Option<operator::Table>,
 }
 
 impl BenchArgs {
@@ -136,6 +141,11 @@ impl BenchArgs {
                     let table = scaling::measure(&self)?;
                     self.show(|| table.lines())?;
                     figures.scaling = Some(table);
+                }
+                What::Operator => {
+                    let table = operator::measure(self.rounds.into(), engine.as_ref())?;
+                    self.show(|| table.lines())?;
+                    figures.operator = Some(table);
                 }
             }
         }

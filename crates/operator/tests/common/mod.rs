@@ -47,6 +47,7 @@ pub fn exact(strength: f32) -> RouterExtension {
     RouterExtension::TwoLevel {
         tie_break: TieBreakKind::Random,
         strength,
+        separation: 0.0,
         release: None,
     }
 }
