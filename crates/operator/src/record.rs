@@ -35,10 +35,8 @@ pub(crate) fn replace<B: MoeAutodiffBackend, const D: usize>(
 /// The values of a tensor, row-major.
 pub(crate) fn host<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
     let data = tensor.into_data().convert::<f32>();
-    match data.clone().into_vec::<f32>() {
-        Ok(values) => values,
-        Err(_) => data.iter::<f32>().collect(),
-    }
+    let values = data.into_vec();
+    values.unwrap_or_else(|error| unreachable!("the data was converted to f32: {error:?}"))
 }
 
 /// A tensor of these values.
