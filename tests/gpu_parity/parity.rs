@@ -18,18 +18,19 @@ use upcycle_kernels::{
 };
 use upcycle_lm::LmConfig;
 use upcycle_train::{
-    BatchConfig, DataSchedule, EvaluationConfig, MetricsLine, Schedule, Start, TrainJob, TrainSpec,
-    read_metrics,
+    BatchConfig, DataSchedule, EvaluationConfig, MetricsLine, Schedule, StageCheckpoints, Start,
+    TrainJob, TrainSpec, UpcycleJob, UpcycleSpec, read_metrics,
 };
 
-/// Losses of some steps of a small model, and the final validation loss.
+/// Losses of some steps of a small model, and of more steps after it has grown: with two-level selection, while that is
+/// released, and after; each with the validation loss at the end.
 fn losses(backend: BackendKind) -> Vec<f64> {
     let model = serde_json::json!({
         "vocab": 144, "context": 64, "d_model": 32, "layers": 2, "heads": 2, "kv_heads": 1,
         "d_ffn": 48, "pattern": { "list": [1] }, "experts": 8, "top_k": 2, "d_expert": 16,
     });
     let model: LmConfig = serde_json::from_value(model).unwrap();
-    let spec = TrainSpec {
+    let mut spec = TrainSpec {
         schedule: Schedule {
             peak_lr: 3e-3,
             warmup_from: 0,
@@ -57,30 +58,67 @@ fn losses(backend: BackendKind) -> Vec<f64> {
     let dir = tempfile::tempdir().unwrap();
     let data = Dataset::open(&DataConfig::default(), Path::new("unused")).unwrap();
     let engine = engine(backend).unwrap();
-    let job = TrainJob {
-        spec: &spec,
-        start: &Start::Initial {
-            model: Box::new(model),
-            seed: 0,
-        },
-        dir: dir.path(),
-        data: &data,
-        checkpoint_interval: Duration::from_secs(3600),
+    let train = |spec: &TrainSpec, start: Start, dir: &Path| -> Vec<f64> {
+        let job = TrainJob {
+            spec,
+            start: &start,
+            dir,
+            data: &data,
+            checkpoint_interval: Duration::from_secs(3600),
+        };
+        engine.train(&job, &mut |_| ()).unwrap();
+        read_metrics(&dir.join("metrics.jsonl"))
+            .unwrap()
+            .iter()
+            .map(|line| match line {
+                MetricsLine::Step { loss, .. } | MetricsLine::Evaluation { loss, .. } => *loss,
+            })
+            .collect()
     };
-    engine.train(&job, &mut |_| ()).unwrap();
-    read_metrics(&dir.path().join("metrics.jsonl"))
-        .unwrap()
-        .iter()
-        .map(|line| match line {
-            MetricsLine::Step { loss, .. } | MetricsLine::Evaluation { loss, .. } => *loss,
+    let start = Start::Initial {
+        model: Box::new(model),
+        seed: 0,
+    };
+    let (small, grown) = (dir.path().join("small"), dir.path().join("grown"));
+    let mut losses = train(&spec, start, &small);
+
+    let recipe = serde_json::json!({
+        "name": "test",
+        "selection": { "kind": "greedy", "score": "gradient-squared" },
+        "router": {
+            "kind": "two-level", "tie_break": "centroids", "strength": 0.3, "separation": 0.1,
+            "release": { "shape": "linear", "over": 0.5 },
+        },
+        "optimizer": { "kind": "copy" },
+    });
+    let outcome = engine
+        .upcycle(&UpcycleJob {
+            spec: &UpcycleSpec {
+                recipe: serde_json::from_value(recipe).unwrap(),
+                target_experts: 12,
+                seed: 0,
+                evidence_batches: 2,
+                data_seed: 0,
+                batch: spec.batch.clone(),
+                precision: Default::default(),
+                evaluation_rows: 4,
+            },
+            from: &StageCheckpoints::new(&small).latest().unwrap(),
+            to: Some(&grown),
+            data: &data,
         })
-        .collect()
+        .unwrap();
+    assert!(outcome.verification.largest_logit_difference < 1e-3);
+    spec.schedule.end = 16;
+    losses.push(outcome.after.loss);
+    losses.extend(train(&spec, Start::Checkpoint(grown), &dir.path().join("on")));
+    losses
 }
 
 #[test]
 fn losses_match_the_cpu() {
     let (cpu, gpu) = (losses(BackendKind::Cpu), losses(KIND));
-    assert_eq!(cpu.len(), 9);
+    assert_eq!(cpu.len(), 19);
     for (cpu, gpu) in cpu.iter().zip(&gpu) {
         assert!((cpu - gpu).abs() < 1e-3, "cpu {cpu}, gpu {gpu}");
     }
