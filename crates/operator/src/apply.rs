@@ -262,7 +262,7 @@ impl Upcycle {
         if let Some(recipe) = release {
             let steps = (recipe.over * step as f64).round() as u64;
             if steps == 0 {
-                return Err(OperatorError::ReleaseWithoutSteps);
+                return Err(OperatorError::ReleaseWithoutSteps { step });
             }
             two_level.release = Some(Release {
                 shape: recipe.shape,

@@ -91,11 +91,14 @@ pub enum OperatorError {
         /// The step.
         until: u64,
     },
-    /// A release in units of nothing.
+    /// A release that would last no step.
     #[error(
-        "recipe field `router.release.over` is a share of the steps before the operator, and the model was trained for none"
+        "recipe field `router.release.over`: its share of the {step} steps before the operator is not one step; raise it, or train the model first"
     )]
-    ReleaseWithoutSteps,
+    ReleaseWithoutSteps {
+        /// Steps that the model was trained for.
+        step: u64,
+    },
     /// Model record and configuration disagree.
     #[error("the model's record does not fit its configuration: {0}")]
     RecordMismatch(String),

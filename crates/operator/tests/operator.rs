@@ -475,6 +475,25 @@ fn what_cannot_be_done_is_said() {
         operator(greedy, 16).plan(&config, &evidence),
         Err(OperatorError::EvidenceMismatch { found: 1, .. })
     ));
+    // A checkpoint of another model.
+    let mut other = source(&trained(&config));
+    other.config.experts = 6;
+    assert!(matches!(
+        operator(uniform(NOISE), 16).apply(other, &Evidence::default(), &FlexDevice),
+        Err(OperatorError::RecordMismatch(_))
+    ));
+    // A release that would last no step.
+    let mut brief = exact(0.3);
+    if let RouterExtension::TwoLevel { release, .. } = &mut brief {
+        *release = Some(ReleaseRecipe {
+            shape: ReleaseShape::AtOnce,
+            over: 1e-3,
+        });
+    }
+    assert_eq!(
+        apply(uniform(brief), 16, &config, None),
+        OperatorError::ReleaseWithoutSteps { step: 100 }
+    );
     // A plain recipe on a two-level model.
     let pair = grow(uniform(exact(0.3)), 16, &config, &Evidence::default());
     assert!(matches!(
