@@ -11,7 +11,7 @@ use upcycle_operator::Recipe;
 /// A recipe, and changes to its sections.
 #[derive(Debug, Args)]
 pub struct RecipeArgs {
-    /// Recipe: paper, uniform, exact, hyperplane; for dense models sparse-upcycling, drop-upcycling, virtual-groups; or a
+    /// Recipe: paper, uniform, exact, separated, released, hyperplane; for dense models sparse-upcycling, drop-upcycling, virtual-groups; or a
     /// TOML file.
     #[arg(
         long,
@@ -20,7 +20,8 @@ pub struct RecipeArgs {
         help_heading = "Operator"
     )]
     recipe: String,
-    /// Which experts are copied: uniform, greedy, proportional, sampled, random, explicit; such as
+    /// Which experts are copied. As with the flags below, another kind replaces what the recipe says, and the same kind or
+    /// none changes the named fields. Kinds: uniform, greedy, proportional, sampled, random, explicit; such as
     /// greedy:score=gradient-squared,cap=3 or explicit:file=counts.json.
     #[arg(long, value_name = "KIND:KEY=VALUE,..", help_heading = "Operator")]
     selection: Option<String>,

@@ -101,9 +101,8 @@ impl UpcycleArgs {
             target_experts,
             seed: self.seed,
         };
-        operator.check(&info.model)?;
+        operator.check(&info.model, info.step)?;
         let grown = operator.shape(&info.model)?;
-        grown.validate()?;
         let data = self.data.config().unwrap_or_default();
         let data = Dataset::open(&data, &self.data_cache)?;
         if data.vocab_size() > info.model.vocab {

@@ -199,7 +199,7 @@ impl Planner<'_> {
             target_experts: target,
             seed,
         };
-        operator.check(&scale.model)?;
+        operator.check(&scale.model, tau)?;
 
         let budgets = budgets(tau, &config.cpt)?;
         let mut cuts: Vec<u64> = budgets.iter().map(|budget| budget.decay_from).collect();

@@ -53,6 +53,12 @@ impl BalancingConfig {
 }
 
 impl<B: Backend> Routing<B> {
+    /// The experts of every token on the host, flat `[T * K]`.
+    pub fn host_experts(&self) -> Vec<usize> {
+        let experts = self.experts_tk.clone().into_data();
+        experts.iter::<i64>().map(|index| index as usize).collect()
+    }
+
     /// Number of tokens routed to every expert, `[E]`.
     pub fn load_e(&self) -> Tensor<B, 1> {
         let [t, k] = self.experts_tk.dims();

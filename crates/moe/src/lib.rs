@@ -17,6 +17,6 @@ pub use experts::{Experts, ExpertsRecord};
 pub use init::Initializer;
 pub use layer::{MoeLayer, MoeLayerConfig, MoeLayerRecord};
 pub use router::{Router, RouterConfig, RouterRecord, Routing, ScoreFunction};
-pub use sources::{ExpertSources, Lineage};
+pub use sources::{ExpertSources, Lineage, index_tensor};
 pub use statistics::{RoutingCounter, RoutingStats};
 pub use two_level::{Growth, TieBreak, TieBreakRecord, TwoLevelConfig};

@@ -7,8 +7,16 @@ use serde::{Deserialize, Serialize};
 ///
 /// Sources are numbered `0..G`; a layer that was never upcycled has every expert as its own source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "Vec<usize>")]
 pub struct ExpertSources(Vec<usize>);
+
+impl TryFrom<Vec<usize>> for ExpertSources {
+    type Error = &'static str;
+
+    fn try_from(source_of: Vec<usize>) -> Result<Self, Self::Error> {
+        Self::new(source_of).ok_or("a source of experts is missing")
+    }
+}
 
 impl ExpertSources {
     /// Every expert is its own source.
@@ -18,9 +26,22 @@ impl ExpertSources {
 
     /// From the source of every expert; none if a source in `0..=max` has no expert.
     pub fn new(source_of: Vec<usize>) -> Option<Self> {
-        let count = source_of.iter().max()? + 1;
-        let complete = (0..count).all(|source| source_of.contains(&source));
+        let count = source_of.iter().max()?.checked_add(1)?;
+        let complete = count <= source_of.len() && (0..count).all(|s| source_of.contains(&s));
         complete.then_some(Self(source_of))
+    }
+
+    /// From the number of experts that each source becomes; a source always keeps itself.
+    ///
+    /// The sources come first. Replicas follow set by set: first the second copy of every source that has one, then the
+    /// third, so that with equal counts each set is a complete copy of the layer.
+    pub fn of_counts(counts: &[usize]) -> Self {
+        let sets = counts.iter().copied().max().unwrap_or(0);
+        let mut source_of: Vec<usize> = (0..counts.len()).collect();
+        for set in 1..sets {
+            source_of.extend((0..counts.len()).filter(|&source| counts[source] > set));
+        }
+        Self(source_of)
     }
 
     /// The sources of the sources: what every expert comes from, given what its source comes from.
@@ -67,6 +88,14 @@ impl ExpertSources {
             table.extend((0..width).map(|replica| row.get(replica).copied().unwrap_or(row[0])));
         }
         (table, width)
+    }
+
+    /// For the table of [`members`](Self::members), 1 for an expert and 0 where a shorter row repeats one.
+    pub(crate) fn members_mask(&self) -> Vec<usize> {
+        let replicas = self.replicas();
+        let width = replicas.iter().copied().max().unwrap_or(0);
+        let row = |count: usize| (0..width).map(move |place| usize::from(place < count));
+        replicas.into_iter().flat_map(row).collect()
     }
 
     /// The source of every expert on `device`, `[E]`.
@@ -133,7 +162,7 @@ impl Lineage {
 }
 
 /// Indices as an integer tensor, `[n]`.
-pub(crate) fn index_tensor<B: Backend>(indices: &[usize], device: &B::Device) -> Tensor<B, 1, Int> {
+pub fn index_tensor<B: Backend>(indices: &[usize], device: &B::Device) -> Tensor<B, 1, Int> {
     let values: Vec<i32> = indices.iter().map(|&index| index as i32).collect();
     Tensor::from_data(TensorData::new(values, [indices.len()]), device)
 }

@@ -186,8 +186,9 @@ impl<B: MoeBackend> Router<B> {
         self
     }
 
-    /// How far the replicas that a token's sources did not choose are from lagging behind the chosen one: the mean of
-    /// `sigmoid(l_other - l_chosen)` over tokens and replicas, `[1]`; none without two-level selection.
+    /// How far replicas are from lagging behind the one that their source chose: the mean of `sigmoid(l_e - l_chosen)`
+    /// over tokens, the sources they select and all replicas of these, `[1]`; the chosen one counts too, with its constant
+    /// 1/2. None without two-level selection.
     ///
     /// Its gradient teaches router rows the split that the tie-break makes, so that it can be released.
     pub fn separation_loss(&self, routing: &Routing<B>) -> Option<Tensor<B, 1>> {
@@ -198,11 +199,14 @@ impl<B: MoeBackend> Router<B> {
         let source_tk = origins
             .source_of_tensor::<B>(&device)
             .gather(0, routing.experts_tk.clone().reshape([t * k]));
-        let member_tkr = groups
-            .members_gr
-            .reshape([origins.count(), groups.width])
-            .select(0, source_tk)
-            .reshape([t, k * groups.width]);
+        let of_sources = |table_gr: Tensor<B, 1, Int>| {
+            table_gr
+                .reshape([origins.count(), groups.width])
+                .select(0, source_tk.clone())
+                .reshape([t, k * groups.width])
+        };
+        let member_tkr = of_sources(groups.members_gr.clone());
+        let counts_tkr = of_sources(index_tensor(&origins.members_mask(), &device)).float();
         let others_tkr = routing.logits_te.clone().gather(1, member_tkr);
         let chosen_tkr = routing
             .logits_te
@@ -211,7 +215,8 @@ impl<B: MoeBackend> Router<B> {
             .reshape([t, k, 1])
             .expand([t, k, groups.width])
             .reshape([t, k * groups.width]);
-        Some(sigmoid(others_tkr - chosen_tkr).mean())
+        let loss_tkr = sigmoid(others_tkr - chosen_tkr) * counts_tkr.clone();
+        Some(loss_tkr.sum() / counts_tkr.sum())
     }
 }
 

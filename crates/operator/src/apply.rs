@@ -9,10 +9,11 @@ use upcycle_lm::{FeedForwardRecord, LmConfig, LmRecord, Release, TwoLevel, TwoLe
 use upcycle_moe::{ExpertsRecord, MoeLayerRecord, TieBreakRecord};
 
 use crate::{
+    dense::DenseSource,
     error::OperatorError,
     evidence::{Evidence, LayerEvidence},
     experts::{ExpertInit, ExpertMatrices},
-    optimizer::{OptimizerPolicy, indices},
+    optimizer::OptimizerPolicy,
     plan::{LayerPlan, ReplicationPlan},
     recipe::Recipe,
     record::{device as on_device, host, replace},
@@ -28,7 +29,7 @@ pub struct Upcycle {
     pub recipe: Recipe,
     /// Experts a layer afterwards, mE.
     pub target_experts: usize,
-    /// Source of all randomness.
+    /// Source of all randomness; every growth of a model should have its own, or replicas of replicas split as they did.
     pub seed: u64,
 }
 
@@ -68,20 +69,15 @@ pub struct Choice {
 }
 
 impl Upcycle {
-    /// Checks all that can be said without evidence: the recipe's fields, the target, the model's kind.
+    /// Checks all that can be said of a model after `step` steps without evidence: the recipe's fields, the target, the
+    /// grown model.
     ///
     /// # Errors
     /// The first thing that cannot be, with what would be right.
-    pub fn check(&self, config: &LmConfig) -> Result<(), OperatorError> {
-        self.recipe.validate()?;
-        let config = self.sharded(config)?;
-        let alike = vec![1.0; config.experts];
-        for layer in 0..config.moe_layers() {
-            let selection = &self.recipe.selection;
-            selection.counts(layer, config.experts, self.target_experts, &alike, 0)?;
-        }
-        let plan = ReplicationPlan { layers: Vec::new() };
-        self.two_level(&config, &plan, u64::MAX).map(|_| ())
+    pub fn check(&self, config: &LmConfig, step: u64) -> Result<(), OperatorError> {
+        let experts = self.checked_source(config)?.experts;
+        let plan = self.plan_by(config, |_| Ok(vec![1.0; experts]))?.plan;
+        self.grown(config, &plan, step).map(|_| ())
     }
 
     /// Decides which experts are copied.
@@ -89,36 +85,45 @@ impl Upcycle {
     /// # Errors
     /// If the target cannot be reached, or the recipe needs evidence that is missing or of another model.
     pub fn plan(&self, config: &LmConfig, evidence: &Evidence) -> Result<Choice, OperatorError> {
-        self.recipe.validate()?;
-        let dense = config.moe_layers() == 0;
-        let config = self.sharded(config)?;
+        let source = self.checked_source(config)?;
+        self.plan_by(config, |layer| match self.recipe.selection.utility() {
+            Some(utility) => {
+                let evidence = self.layer_evidence(evidence, layer)?;
+                let seed = self.layer_seed(layer, "score");
+                utility
+                    .scores(evidence, source.experts, seed)
+                    .map_err(|missing| self.missing(missing))
+            }
+            None => Ok(Vec::new()),
+        })
+    }
+
+    fn plan_by(
+        &self,
+        config: &LmConfig,
+        scores: impl Fn(usize) -> Result<Vec<f64>, OperatorError>,
+    ) -> Result<Choice, OperatorError> {
+        let source = self.sharded(config)?;
+        let dense = self.recipe.dense.as_ref();
+        let dense = dense.filter(|_| config.moe_layers() == 0);
+        let selection = &self.recipe.selection;
+        selection.check_layers(source.moe_layers())?;
         let mut choice = Choice {
             plan: ReplicationPlan { layers: Vec::new() },
             scores: Vec::new(),
         };
-        for layer in 0..config.moe_layers() {
-            let scores = match self.recipe.selection.utility() {
-                Some(utility) => {
-                    let evidence = self.layer_evidence(evidence, layer)?;
-                    let seed = self.layer_seed(layer, "score");
-                    utility
-                        .scores(evidence, config.experts, seed)
-                        .map_err(|missing| self.missing(missing))?
-                }
-                None => Vec::new(),
-            };
-            let counts = self.recipe.selection.counts(
-                layer,
-                config.experts,
-                self.target_experts,
-                &scores,
-                self.layer_seed(layer, "selection"),
-            )?;
+        for layer in 0..source.moe_layers() {
+            let scores = scores(layer)?;
+            let seed = self.layer_seed(layer, "selection");
+            let target = self.target_experts;
+            let counts = selection.counts(layer, source.experts, target, &scores, seed)?;
             let plan = LayerPlan::from_counts(&counts);
-            choice.plan.layers.push(if dense {
-                plan.without_originals()
-            } else {
-                plan
+            choice.plan.layers.push(match dense {
+                Some(dense) => {
+                    dense.check_counts(&counts)?;
+                    plan.without_originals()
+                }
+                None => plan,
             });
             choice.scores.push(scores);
         }
@@ -143,16 +148,15 @@ impl Upcycle {
             step,
         } = source;
         let Choice { plan, scores } = self.plan(&config, evidence)?;
-        let mut grown = self.sharded(&config)?;
+        let grown = self.grown(&config, &plan, step)?;
         if matches!(self.recipe.optimizer, OptimizerPolicy::Reset {}) {
             optimizer.clear();
         }
         if config.moe_layers() == 0
             && let Some(dense) = &self.recipe.dense
         {
-            dense.cut(&grown, &mut model, &mut optimizer, device)?;
+            dense.cut(&self.sharded(&config)?, &mut model, &mut optimizer, device)?;
         }
-        let two_level = self.two_level(&config, &plan, step)?;
 
         let mut records = model
             .blocks
@@ -188,11 +192,13 @@ impl Upcycle {
             }
         }
 
-        grown.experts = self.target_experts;
-        grown.two_level = two_level;
-        grown
-            .validate()
-            .map_err(|error| OperatorError::RecordMismatch(error.to_string()))?;
+        if records.next().is_some() {
+            return Err(OperatorError::RecordMismatch(format!(
+                "it has more MoE layers than {}",
+                plan.layers.len()
+            )));
+        }
+
         Ok(Upcycled {
             config: grown,
             model,
@@ -211,6 +217,34 @@ impl Upcycle {
         grown.experts = self.target_experts;
         grown.two_level = None;
         Ok(grown)
+    }
+
+    /// The configuration of the grown model.
+    fn grown(
+        &self,
+        config: &LmConfig,
+        plan: &ReplicationPlan,
+        step: u64,
+    ) -> Result<LmConfig, OperatorError> {
+        let mut grown = self.shape(config)?;
+        grown.two_level = self.two_level(config, plan, step)?;
+        grown
+            .validate()
+            .map_err(|error| OperatorError::GrownModel(error.to_string()))?;
+        Ok(grown)
+    }
+
+    /// The configuration that is grown, once the recipe and the target make sense.
+    fn checked_source(&self, config: &LmConfig) -> Result<LmConfig, OperatorError> {
+        self.recipe.validate()?;
+        if config.moe_layers() == 0 && self.recipe.dense.is_some() {
+            DenseSource::check(&self.recipe)?;
+        }
+        // A target beyond all models is better said before copies are shared out.
+        self.shape(config)?
+            .validate()
+            .map_err(|error| OperatorError::GrownModel(error.to_string()))?;
+        self.sharded(config)
     }
 
     /// The configuration that is grown: the model's own, or that of a dense model with its networks cut into experts.
@@ -255,7 +289,11 @@ impl Upcycle {
             });
         }
         two_level.growths.push(TwoLevelGrowth {
-            sources: plan.layers.iter().map(LayerPlan::sources).collect(),
+            sources: plan
+                .layers
+                .iter()
+                .map(|layer| layer.sources().clone())
+                .collect(),
             strength,
         });
         two_level.separation = separation;
@@ -290,7 +328,7 @@ impl Upcycle {
         let before = weights.each_ref().map(|weight| weight.val().inner());
         let [_, d, f] = before[0].dims();
         let after = if self.recipe.experts == (ExpertInit::Copy {}) {
-            let source_of = indices(plan.source_of().to_vec(), device);
+            let source_of = plan.sources().source_of_tensor(device);
             before
                 .clone()
                 .map(|weight| weight.select(0, source_of.clone()))

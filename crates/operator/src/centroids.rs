@@ -1,31 +1,18 @@
 //! Clusters of the tokens routed to one source (Lloyd's algorithm).
 
-use rand::{Rng, SeedableRng, seq::index::sample};
+use rand::{SeedableRng, seq::index::sample};
 use rand_chacha::ChaCha8Rng;
 
 /// Rounds of Lloyd's algorithm: the clusters only start the replicas off, they need not be optimal.
 const ROUNDS: usize = 10;
 
-/// `count` centroids `[count][D]` of the points `[n][D]`.
-///
-/// With fewer distinct points than centroids the missing ones are random points near the mean.
+/// `count` centroids `[count][D]` of at least as many points `[n][D]`.
 pub fn centroids(points: &[&[f32]], count: usize, d: usize, seed: u64) -> Vec<Vec<f32>> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut centroids: Vec<Vec<f32>> = if points.len() >= count {
-        sample(&mut rng, points.len(), count)
-            .into_iter()
-            .map(|index| points[index].to_vec())
-            .collect()
-    } else {
-        let mean = mean(points.iter().copied(), d);
-        (0..count)
-            .map(|_| {
-                mean.iter()
-                    .map(|m| m + rng.random_range(-1.0..1.0))
-                    .collect()
-            })
-            .collect()
-    };
+    let mut centroids: Vec<Vec<f32>> = sample(&mut rng, points.len(), count)
+        .into_iter()
+        .map(|index| points[index].to_vec())
+        .collect();
     for _ in 0..ROUNDS {
         let nearest: Vec<usize> = points
             .iter()

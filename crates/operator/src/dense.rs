@@ -6,11 +6,11 @@ use burn::{
     tensor::{Tensor, backend::Backend},
 };
 use serde::{Deserialize, Serialize};
-use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend, adamw::state_of_rank};
+use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend};
 use upcycle_lm::{FeedForwardRecord, LayerKind, LayerPattern, LmConfig, LmRecord, SwiGluRecord};
 use upcycle_moe::{ExpertsRecord, MoeLayerRecord, RouterRecord, ScoreFunction};
 
-use crate::error::OperatorError;
+use crate::{error::OperatorError, optimizer::moments, recipe::Recipe, router::RouterExtension};
 
 /// How the feed-forward networks of a dense model become experts.
 ///
@@ -22,8 +22,8 @@ use crate::error::OperatorError;
 /// - `shards = 1`, experts `drop`: drop-upcycling ([Nakamura et al., 2025](https://arxiv.org/abs/2502.19261)).
 /// - `shards > 1`: fine-grained experts in virtual groups ([He et al., 2024](https://arxiv.org/abs/2410.07524)).
 ///
-/// With copied experts and renormalised gates the function is kept: gates sum to 1 over `top_k` networks, and are
-/// scaled by `shards`.
+/// With copied experts, renormalised gates and the router `hyperplane` the function is kept: gates sum to 1 over `top_k`
+/// networks, and are scaled by `shards`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DenseSource {
@@ -53,6 +53,35 @@ impl DenseSource {
         Ok(())
     }
 
+    /// What a recipe may ask of a dense model: it has no experts to measure, and router rows of zero to start from.
+    pub(crate) fn check(recipe: &Recipe) -> Result<(), OperatorError> {
+        let fail = |problem: &str| Err(OperatorError::Dense(problem.into()));
+        if !matches!(
+            recipe.router,
+            RouterExtension::Hyperplane { .. } | RouterExtension::TwoLevel { .. }
+        ) {
+            return fail(
+                "its router starts from zero, from which only `router.kind` = `hyperplane` or `two-level` tell experts apart",
+            );
+        }
+        if !recipe.measurements().is_empty() {
+            return fail(
+                "it has no experts whose use could be measured; take a selection without score (`uniform`), and the router `hyperplane` or a random tie-break",
+            );
+        }
+        Ok(())
+    }
+
+    /// Every network must be there as a whole as often as any of its shards.
+    pub(crate) fn check_counts(&self, counts: &[usize]) -> Result<(), OperatorError> {
+        if counts.iter().all(|&count| count == counts[0]) {
+            return Ok(());
+        }
+        Err(OperatorError::Dense(
+            "its shards would be copied unevenly; take the selection `uniform`".into(),
+        ))
+    }
+
     /// The configuration with one copy of every network, cut into experts; `target` is that of the grown model.
     pub(crate) fn config(
         &self,
@@ -66,12 +95,14 @@ impl DenseSource {
                 dense.d_ffn, self.shards
             ));
         }
-        if !target.is_multiple_of(self.shards) || target < self.top_k * self.shards {
+        let top_k = self.top_k.checked_mul(self.shards);
+        let Some(top_k) = top_k.filter(|&k| k <= target && target.is_multiple_of(self.shards))
+        else {
             return fail(format!(
                 "{target} experts are not a multiple of `dense.shards` = {} of at least `dense.top_k` = {} networks",
                 self.shards, self.top_k
             ));
-        }
+        };
         if !dense.renormalize && dense.score != ScoreFunction::TopKSoftmax {
             return fail("its gates would not sum to 1; set `renormalize = true`".into());
         }
@@ -79,8 +110,8 @@ impl DenseSource {
         config.pattern = self.layers.clone();
         config.experts = self.shards;
         config.d_expert = dense.d_ffn / self.shards;
-        config.top_k = self.top_k * self.shards;
-        config.gate_scale = dense.gate_scale * self.shards as f32;
+        config.top_k = top_k;
+        config.gate_scale = self.shards as f32;
         if config.moe_layers() == 0 {
             return fail("`dense.layers` names no layer".into());
         }
@@ -132,15 +163,8 @@ impl DenseSource {
             |size: usize| Param::initialized(ParamId::new(), Tensor::<B, 1>::zeros([size], device));
         let mut time = None;
         let mut cut = |weight: &Param<Tensor<B, 2>>, hidden: usize| {
-            if let Some(moments) = optimizer.remove(&weight.id) {
-                let moments = state_of_rank::<B, 2>(moments)
-                    .ok_or_else(|| {
-                        OperatorError::OptimizerMismatch(format!(
-                            "the moments of a parameter of shape {:?} have another rank",
-                            weight.dims()
-                        ))
-                    })?
-                    .momentum;
+            if !optimizer.is_empty() {
+                let moments = moments::<B, 2>(optimizer, weight.id, weight.dims())?;
                 time = Some(moments.time);
                 let moments = AdaptiveMomentumState {
                     time: moments.time,

@@ -99,6 +99,9 @@ pub enum OperatorError {
         /// Steps that the model was trained for.
         step: u64,
     },
+    /// A grown model that cannot be built.
+    #[error("the grown model cannot be built: {0}")]
+    GrownModel(String),
     /// Model record and configuration disagree.
     #[error("the model's record does not fit its configuration: {0}")]
     RecordMismatch(String),

@@ -1,10 +1,10 @@
 //! What a recipe may need to know about the model at tau.
 
 use burn::tensor::{Tensor, backend::Backend};
-use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend, adamw::state_of_rank};
+use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend};
 use upcycle_lm::LmRecord;
 
-use crate::{error::OperatorError, record::moe_layers};
+use crate::{error::OperatorError, optimizer::moments, record::moe_layers, utility::Measurement};
 
 /// Measurements of the source model, for all MoE layers in order.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -89,43 +89,31 @@ fn squares<B: Backend>(matrix: Tensor<B, 3>) -> Vec<f64> {
 }
 
 impl Evidence {
-    /// Norms of weights and of Adam's second moments, from the records of a model and its optimizer.
-    ///
-    /// The moments are none where the optimizer has taken no step.
+    /// Norms of weights and of Adam's second moments as far as they are `needed`, from the records of a model and its
+    /// optimizer. The moments are none where the optimizer has taken no step.
     ///
     /// # Errors
     /// If the optimizer's record is of another model.
     pub fn of_records<B: MoeAutodiffBackend>(
         model: &LmRecord<B>,
         optimizer: &AdamWRecord<B>,
+        needed: &[Measurement],
     ) -> Result<Self, OperatorError> {
         let layers = moe_layers(&model.blocks).map(|moe| {
-            let matrices = [
-                &moe.experts.gate_edf,
-                &moe.experts.up_edf,
-                &moe.experts.down_efd,
-            ];
-            let second_moments = if optimizer.is_empty() {
-                None
-            } else {
-                let mut moments = Vec::new();
-                for matrix in matrices {
-                    let state = optimizer.get(&matrix.id).cloned();
-                    let state = state.and_then(state_of_rank::<B, 3>).ok_or_else(|| {
-                        OperatorError::OptimizerMismatch(format!(
-                            "there is no state for experts of shape {:?}",
-                            matrix.dims()
-                        ))
-                    })?;
-                    moments.push(state.momentum.moment_2);
-                }
-                moments.try_into().ok().map(Norms::of)
-            };
-            Ok(LayerEvidence {
-                weights: Some(Norms::of(matrices.map(|matrix| matrix.val().inner()))),
-                second_moments,
-                ..LayerEvidence::default()
-            })
+            let experts = &moe.experts;
+            let matrices = [&experts.gate_edf, &experts.up_edf, &experts.down_efd];
+            let mut layer = LayerEvidence::NOTHING;
+            if needed.contains(&Measurement::Weights) {
+                layer.weights = Some(Norms::of(matrices.map(|matrix| matrix.val().inner())));
+            }
+            if needed.contains(&Measurement::SecondMoments) && !optimizer.is_empty() {
+                let [gate, up, down] = matrices.map(|matrix| {
+                    moments::<B, 3>(optimizer, matrix.id, matrix.dims())
+                        .map(|moments| moments.moment_2)
+                });
+                layer.second_moments = Some(Norms::of([gate?, up?, down?]));
+            }
+            Ok(layer)
         });
         Ok(Self {
             layers: layers.collect::<Result<_, _>>()?,

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 pub use drop::Initialization;
-pub(crate) use noise::{deviation, normal};
+pub(crate) use noise::{normal, rms};
 pub(crate) use orthogonal::orthogonal;
 pub(crate) use svd::perturb;
 
@@ -28,7 +28,7 @@ pub enum ExpertInit {
     Copy {},
     /// `w + std * rms(w) * N(0, 1)`.
     Noise {
-        /// Standard deviation of the noise, in units of the matrix's root mean square.
+        /// Standard rms of the noise, in units of the matrix's root mean square.
         std: f32,
     },
     /// Drop-upcycling ([Nakamura et al., 2025](https://arxiv.org/abs/2502.19261)): a share of the intermediate neurons
@@ -284,7 +284,7 @@ impl ExpertInit {
             Self::Copy {} => {}
             Self::Noise { std } => {
                 for (to, matrix) in replica.into_iter().zip(own) {
-                    let std = std * deviation(matrix.values);
+                    let std = std * rms(matrix.values);
                     to.iter_mut().for_each(|value| *value += std * normal(rng));
                 }
             }

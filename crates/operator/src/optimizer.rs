@@ -2,24 +2,26 @@
 
 use burn::{
     module::ParamId,
-    optim::{AdamWState, record::AdaptorRecord},
-    tensor::{ElementConversion, Int, Tensor, TensorData, backend::Backend},
+    optim::{AdamWState, AdaptiveMomentumState, record::AdaptorRecord},
+    tensor::{ElementConversion, Tensor, backend::Backend},
 };
 use serde::{Deserialize, Serialize};
 use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend, adamw::state_of_rank};
+use upcycle_moe::index_tensor;
 
 use crate::{error::OperatorError, plan::LayerPlan};
 
 /// What happens to Adam's moments of a grown model.
 ///
 /// Originals keep theirs, as does everything that is not an expert's or a router's, except under `reset`. Step counts
-/// are kept with the moments, so that bias correction stays right.
+/// are kept: a parameter has one for all of its experts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum OptimizerPolicy {
     /// All moments and step counts start anew (the paper).
     Reset {},
-    /// The moments of replicas start at zero.
+    /// The moments of replicas start at zero. Their bias correction is that of the others, so the first step of a replica
+    /// is `(1 - beta_1) / sqrt(1 - beta_2)` of a usual one: 0.45 for 0.9 and 0.95.
     ResetNew {},
     /// Replicas take the moments of their source.
     Copy {},
@@ -68,8 +70,6 @@ impl OptimizerPolicy {
     }
 
     /// Grows the moments of parameter `id` along its first axis, as its weights went from `before` to `after`.
-    ///
-    /// Checks presence and shape, because Burn drops or broadcasts what does not fit without a word.
     pub(crate) fn grow<B: MoeAutodiffBackend, const D: usize>(
         &self,
         record: &mut AdamWRecord<B>,
@@ -78,17 +78,7 @@ impl OptimizerPolicy {
         after: &Tensor<B::InnerBackend, D>,
         plan: &LayerPlan,
     ) -> Result<(), OperatorError> {
-        let dims = before.dims();
-        let mismatch = |problem: &str| {
-            OperatorError::OptimizerMismatch(format!("a parameter of shape {dims:?} {problem}"))
-        };
-        let state = record.remove(&id).ok_or_else(|| mismatch("has no state"))?;
-        let mut momentum = state_of_rank::<B, D>(state)
-            .filter(|state| {
-                state.momentum.moment_1.dims() == dims && state.momentum.moment_2.dims() == dims
-            })
-            .ok_or_else(|| mismatch("has moments of another shape"))?
-            .momentum;
+        let mut momentum = moments::<B, D>(record, id, before.dims())?;
         let everywhere = |factor: f32| Some(factors(plan, |_| factor));
         let (first, second, neighbours) = match *self {
             Self::Reset {} => return Ok(()),
@@ -118,6 +108,28 @@ impl OptimizerPolicy {
     }
 }
 
+/// The moments of a parameter.
+///
+/// Checks presence and shape, because Burn drops or broadcasts what does not fit without a word.
+pub(crate) fn moments<B: MoeAutodiffBackend, const D: usize>(
+    record: &AdamWRecord<B>,
+    id: ParamId,
+    dims: [usize; D],
+) -> Result<AdaptiveMomentumState<B::InnerBackend, D>, OperatorError> {
+    let mismatch = |problem: &str| {
+        OperatorError::OptimizerMismatch(format!("a parameter of shape {dims:?} {problem}"))
+    };
+    let state = record.get(&id).ok_or_else(|| mismatch("has no state"))?;
+    let momentum = state_of_rank::<B, D>(state.clone())
+        .ok_or_else(|| mismatch("has moments of another rank"))?
+        .momentum;
+    if momentum.moment_1.dims() == dims && momentum.moment_2.dims() == dims {
+        Ok(momentum)
+    } else {
+        Err(mismatch("has moments of another shape"))
+    }
+}
+
 /// `factor_e * moment[source of e]`, and for replicas `neighbours * moment[neighbour of the source]` more.
 fn grown<B: Backend, const D: usize>(
     moment: Tensor<B, D>,
@@ -128,7 +140,7 @@ fn grown<B: Backend, const D: usize>(
     let device = moment.device();
     let copies = moment
         .clone()
-        .select(0, indices(plan.source_of().to_vec(), &device));
+        .select(0, plan.sources().source_of_tensor(&device));
     let Some(factors) = factors else {
         return copies;
     };
@@ -136,11 +148,9 @@ fn grown<B: Backend, const D: usize>(
     if neighbours == 0.0 {
         return scaled;
     }
-    let next = plan
-        .source_of()
-        .iter()
-        .map(|source| (source + 1) % plan.experts());
-    let next = moment.clone().select(0, indices(next.collect(), &device));
+    let sources = plan.source_of().iter();
+    let next: Vec<usize> = sources.map(|s| (s + 1) % plan.experts()).collect();
+    let next = moment.clone().select(0, index_tensor(&next, &device));
     let shares = (0..plan.source_of().len()).map(|expert| {
         if expert < plan.first_replica() {
             0.0
@@ -171,8 +181,8 @@ fn kept_share<B: Backend, const D: usize>(
     plan: &LayerPlan,
 ) -> Vec<f32> {
     let experts = plan.source_of().len();
-    let source = indices(plan.source_of().to_vec(), &before.device());
-    let copies = before.clone().select(0, source);
+    let source_of = plan.sources().source_of_tensor(&before.device());
+    let copies = before.clone().select(0, source_of);
     let means = |tensor: Tensor<B, D>| -> Vec<f64> {
         let size = tensor.shape().num_elements() / experts;
         let mean_e1 = tensor.abs().reshape([experts, size]).mean_dim(1);
@@ -187,12 +197,6 @@ fn kept_share<B: Backend, const D: usize>(
         .collect()
 }
 
-pub(crate) fn indices<B: Backend>(values: Vec<usize>, device: &B::Device) -> Tensor<B, 1, Int> {
-    let count = values.len();
-    let values: Vec<i32> = values.into_iter().map(|value| value as i32).collect();
-    Tensor::from_data(TensorData::new(values, [count]), device)
-}
-
 /// One number an expert, broadcast over the other axes.
 fn by_expert<B: Backend, const D: usize>(values: Vec<f32>, device: &B::Device) -> Tensor<B, D> {
     let mut shape = [1; D];
@@ -203,7 +207,7 @@ fn by_expert<B: Backend, const D: usize>(values: Vec<f32>, device: &B::Device) -
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use burn::{backend::Autodiff, optim::AdaptiveMomentumState};
+    use burn::{backend::Autodiff, tensor::TensorData};
     use burn_flex::{Flex, FlexDevice};
     use serde_json::Value;
 

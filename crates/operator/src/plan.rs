@@ -9,8 +9,7 @@ use upcycle_moe::ExpertSources;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerPlan {
     /// Source of every expert of the grown layer; the first E are the identity.
-    source_of: Vec<usize>,
-    experts: usize,
+    sources: ExpertSources,
     /// Experts from here on are new replicas.
     first_replica: usize,
 }
@@ -23,19 +22,10 @@ pub struct ReplicationPlan {
 }
 
 impl LayerPlan {
-    /// From the number of experts that each source becomes (`r_e >= 1`).
-    ///
-    /// The first E experts stay in place. Replicas follow set by set: first the second copy of every source that has
-    /// one, then the third, so that with uniform counts each set is a complete copy of the layer.
+    /// From the number of experts that each source becomes, see [`ExpertSources::of_counts`].
     pub fn from_counts(counts: &[usize]) -> Self {
-        let sets = counts.iter().copied().max().unwrap_or(0);
-        let mut source_of: Vec<usize> = (0..counts.len()).collect();
-        for set in 1..sets {
-            source_of.extend((0..counts.len()).filter(|&source| counts[source] > set));
-        }
         Self {
-            source_of,
-            experts: counts.len(),
+            sources: ExpertSources::of_counts(counts),
             first_replica: counts.len(),
         }
     }
@@ -48,12 +38,12 @@ impl LayerPlan {
 
     /// Experts before growing, E.
     pub fn experts(&self) -> usize {
-        self.experts
+        self.sources.count()
     }
 
     /// Source of every expert of the grown layer, `[mE]`.
     pub fn source_of(&self) -> &[usize] {
-        &self.source_of
+        self.sources.source_of()
     }
 
     /// The first expert of the grown layer that is a new replica; all further ones are, too.
@@ -63,7 +53,7 @@ impl LayerPlan {
 
     /// Number of experts that each source becomes, `[E]`.
     pub fn counts(&self) -> Vec<usize> {
-        self.sources().replicas()
+        self.sources.replicas()
     }
 
     /// Replica sets: the originals and the second, third, ... copies.
@@ -78,10 +68,8 @@ impl LayerPlan {
         end(set)..end(set + 1)
     }
 
-    /// The same as the sources of experts.
-    pub fn sources(&self) -> ExpertSources {
-        // Every source keeps itself, so none is missing.
-        ExpertSources::new(self.source_of.clone())
-            .unwrap_or_else(|| ExpertSources::identity(self.experts))
+    /// The source of every expert of the grown layer.
+    pub fn sources(&self) -> &ExpertSources {
+        &self.sources
     }
 }

@@ -49,11 +49,28 @@ impl Recipe {
             .and_then(|()| self.experts.validate())
             .and_then(|()| self.router.validate())
             .and_then(|()| self.optimizer.validate())
+            .and_then(|()| self.validate_shuffle())
             .and(dense)
             .map_err(|(field, problem)| OperatorError::Recipe {
                 field,
                 problem: problem.into(),
             })
+    }
+
+    /// Moments stay where they are when neurons move.
+    fn validate_shuffle(&self) -> Result<(), (&'static str, &'static str)> {
+        let moved = matches!(self.experts, ExpertInit::Shuffle { .. });
+        let anew = matches!(
+            self.optimizer,
+            OptimizerPolicy::Reset {} | OptimizerPolicy::ResetNew {}
+        );
+        if moved && !anew {
+            return Err((
+                "optimizer.kind",
+                "must be `reset` or `reset-new` with shuffled experts, whose moments would be those of other neurons",
+            ));
+        }
+        Ok(())
     }
 
     /// What has to be known of the model.

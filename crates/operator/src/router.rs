@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use upcycle_lm::ReleaseShape;
 
 use crate::{
-    experts::{Matrix, deviation, normal, orthogonal, perturb},
+    experts::{Matrix, normal, orthogonal, perturb, rms},
     plan::LayerPlan,
 };
 
@@ -21,7 +21,7 @@ pub enum RouterExtension {
     Copy {},
     /// `w + std * rms(w) * N(0, 1)`.
     Noise {
-        /// Standard deviation of the noise, in units of the root mean square of all rows.
+        /// Standard rms of the noise, in units of the root mean square of all rows.
         std: f32,
         /// Which rows.
         #[serde(default)]
@@ -73,7 +73,7 @@ pub enum RouterExtension {
     ///
     /// Close to function-preserving for a large strength, softmax gates and uniform replication, with a plain router.
     Hyperplane {
-        /// Length of the offset: the standard deviation, in logits, of the difference between two sets.
+        /// Length of the offset: the standard rms, in logits, of the difference between two sets.
         strength: f32,
     },
     /// `b - bias` on replicas: they are not selected until balancing has raised their bias again.
@@ -139,6 +139,9 @@ fn half_width() -> f32 {
     1e-3
 }
 
+/// Far above any sensible value, far below what overflows.
+const MOST: f32 = 1e6;
+
 /// The rows and selection biases of a router.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RouterRows {
@@ -168,7 +171,11 @@ impl RouterExtension {
             Self::Noise { std, .. } => &[(not_negative(*std), "router.std", NOT_NEGATIVE)],
             Self::Interpolate { weight, .. } => &[(share(*weight), "router.weight", SHARE)],
             Self::BiasNoise { half_width, shift } => &[
-                (not_negative(*half_width), "router.half_width", NOT_NEGATIVE),
+                (
+                    (0.0..=MOST).contains(half_width),
+                    "router.half_width",
+                    "must be at least 0 and at most 1e6",
+                ),
                 (shift.is_finite(), "router.shift", "must be a number"),
             ],
             Self::Scale { factor } => &[(
@@ -193,9 +200,9 @@ impl RouterExtension {
             } => &[
                 (not_negative(*strength), "router.strength", NOT_NEGATIVE),
                 (
-                    release.is_none_or(|release| release.over.is_finite() && release.over > 0.0),
+                    release.is_none_or(|r| r.over > 0.0 && r.over <= f64::from(MOST)),
                     "router.release.over",
-                    "must be a positive share of the steps before the operator",
+                    "must be a share of the steps before the operator, above 0 and at most 1e6",
                 ),
                 (not_negative(*separation), "router.separation", NOT_NEGATIVE),
             ],
@@ -225,7 +232,7 @@ impl RouterExtension {
         match *self {
             Self::Copy {} | Self::TwoLevel { .. } => {}
             Self::Noise { std, on } => {
-                let std = std * deviation(&source.weight);
+                let std = std * rms(&source.weight);
                 let first = match on {
                     Rows::Replicas => first,
                     Rows::All => 0,
@@ -321,7 +328,7 @@ fn blend(to: &mut [f32], other: &[f32], weight: f32) {
 }
 
 /// Directions of `sets` replica sets with mean 0, whose differences have about norm 1 — over inputs of unit variance
-/// the difference of two sets' logits has standard deviation 1.
+/// the difference of two sets' logits has standard rms 1.
 fn set_directions(sets: usize, d: usize, rng: &mut impl Rng) -> Vec<Vec<f32>> {
     let std = (2.0 * d as f32).powf(-0.5);
     let mut directions: Vec<Vec<f32>> = (0..sets)

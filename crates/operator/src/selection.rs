@@ -2,11 +2,7 @@
 
 use std::path::PathBuf;
 
-use rand::{
-    SeedableRng,
-    distr::{Distribution, weighted::WeightedIndex},
-    seq::SliceRandom,
-};
+use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
@@ -110,6 +106,22 @@ impl Selection {
         }
     }
 
+    /// Explicit counts must be for all layers at once or for each.
+    pub(crate) fn check_layers(&self, layers: usize) -> Result<(), OperatorError> {
+        match self {
+            Self::Explicit { counts, .. } if counts.len() > 1 && counts.len() != layers => {
+                Err(OperatorError::Recipe {
+                    field: "selection.counts",
+                    problem: format!(
+                        "has {} lists, the model has {layers} MoE layers; give one list for all layers or one for each",
+                        counts.len()
+                    ),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Number of experts that each of `experts` of MoE layer `layer` becomes; sums to `target`, at least 1 each.
     ///
     /// `scores` are those of [`utility`](Self::utility), one for each expert, or none.
@@ -143,10 +155,11 @@ impl Selection {
                 check_sum(layer, scores)?;
                 // The largest share has weight 1, so that no power underflows everywhere.
                 let best = scores.iter().fold(0.0_f64, |best, &score| best.max(score));
-                let weights = scores.iter().map(|s| (s / best).powf(1.0 / temperature));
-                Ok(draw(extra, weights.collect(), &mut rng))
+                let weight = |score: &f64| (score / best).powf(1.0 / temperature);
+                let weights: Vec<f64> = scores.iter().map(weight).collect();
+                Ok(draw(extra, &weights, &mut rng))
             }
-            Self::Random {} => Ok(draw(extra, vec![1.0; experts], &mut rng)),
+            Self::Random {} => Ok(draw(extra, &vec![1.0; experts], &mut rng)),
             Self::Explicit { counts, .. } => explicit(counts, layer, experts, target),
         }
     }
@@ -224,13 +237,24 @@ fn proportional(target: usize, scores: &[f64]) -> Vec<usize> {
     counts
 }
 
-/// One of each expert, and `extra` drawn by weight.
-fn draw(extra: usize, weights: Vec<f64>, rng: &mut ChaCha8Rng) -> Vec<usize> {
+/// One of each expert, and `extra` drawn by weights of which the largest is 1.
+fn draw(extra: usize, weights: &[f64], rng: &mut ChaCha8Rng) -> Vec<usize> {
+    let ends: Vec<f64> = weights
+        .iter()
+        .scan(0.0, |end, weight| {
+            *end += weight;
+            Some(*end)
+        })
+        .collect();
+    let total = ends.last().copied().unwrap_or(0.0);
     let mut counts = vec![1; weights.len()];
-    if let Ok(experts) = WeightedIndex::new(weights) {
-        for _ in 0..extra {
-            counts[experts.sample(rng)] += 1;
-        }
+    for _ in 0..extra {
+        let point = rng.random::<f64>() * total;
+        // Rounding may carry the point to the very end.
+        let expert = ends
+            .partition_point(|end| *end <= point)
+            .min(ends.len() - 1);
+        counts[expert] += 1;
     }
     counts
 }
@@ -251,12 +275,7 @@ fn explicit(
         [all] => all,
         each => match each.get(layer) {
             Some(counts) => counts,
-            None => {
-                return fail(format!(
-                    "has {} lists, and none for MoE layer {layer}; give one list for all layers or one for each",
-                    each.len()
-                ));
-            }
+            None => return fail(format!("has no list for MoE layer {layer}")),
         },
     };
     if counts.len() != experts {
@@ -270,7 +289,9 @@ fn explicit(
             "expert {expert} of MoE layer {layer} would be lost; every count must be at least 1"
         ));
     }
-    let sum: usize = counts.iter().sum();
+    let sum = counts
+        .iter()
+        .fold(0_usize, |sum, count| sum.saturating_add(*count));
     if sum != target {
         return fail(format!(
             "the counts of MoE layer {layer} sum to {sum}, the target is {target}"

@@ -2,9 +2,8 @@
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution, StandardNormal};
 
-use crate::{centroids::centroids, evidence::RoutedTokens, plan::LayerPlan};
+use crate::{centroids::centroids, evidence::RoutedTokens, experts::normal, plan::LayerPlan};
 
 /// Tie-break of one layer: replica e of a source prefers tokens with large `v_e . x + b_e`.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,12 +20,7 @@ impl Directions {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let std = (d as f32).powf(-0.5);
         let experts = plan.source_of().len();
-        let direction = (0..experts * d)
-            .map(|_| {
-                let sample: f32 = StandardNormal.sample(&mut rng);
-                sample * std
-            })
-            .collect();
+        let direction = (0..experts * d).map(|_| normal(&mut rng) * std).collect();
         Self {
             direction,
             offset: vec![0.0; experts],
@@ -36,11 +30,14 @@ impl Directions {
     /// Directions to the centroids of the tokens routed to each source.
     ///
     /// The nearest of centroids `c_e` has the largest `(c_e - c) . x - (|c_e|^2 - |c|^2) / 2` with their mean `c`;
-    /// scaled to unit variance over the source's tokens, so that `tanh` neither saturates nor vanishes.
+    /// scaled by one factor a source to at most unit variance over its tokens, so that `tanh` neither saturates nor
+    /// vanishes and the nearest stays the largest. A source with too few different tokens gets random directions.
     pub fn centroids(plan: &LayerPlan, tokens: &RoutedTokens, d: usize, seed: u64) -> Self {
+        let Self {
+            mut direction,
+            mut offset,
+        } = Self::random(plan, d, seed);
         let experts = plan.source_of().len();
-        let mut direction = vec![0.0; experts * d];
-        let mut offset = vec![0.0; experts];
         for source in 0..plan.experts() {
             let replicas: Vec<usize> = (0..experts)
                 .filter(|&expert| plan.source_of()[expert] == source)
@@ -55,28 +52,45 @@ impl Directions {
                 .filter(|(_, chosen)| chosen.contains(&source))
                 .map(|(input, _)| input)
                 .collect();
+            if points.len() < replicas.len() {
+                continue;
+            }
             let centres = centroids(&points, replicas.len(), d, seed.wrapping_add(source as u64));
             let mean: Vec<f32> = (0..d)
                 .map(|i| centres.iter().map(|c| c[i]).sum::<f32>() / centres.len() as f32)
                 .collect();
-            for (&expert, centre) in replicas.iter().zip(&centres) {
-                let v: Vec<f32> = centre.iter().zip(&mean).map(|(c, m)| c - m).collect();
-                let b = (dot(&mean, &mean) - dot(centre, centre)) / 2.0;
-                let scale = 1.0 / deviation(&points, &v).max(1e-6);
-                for (to, v) in direction[expert * d..][..d].iter_mut().zip(&v) {
-                    *to = v * scale;
+            let lines: Vec<(Vec<f32>, f32)> = centres
+                .iter()
+                .map(|centre| {
+                    let v = centre.iter().zip(&mean).map(|(c, m)| c - m).collect();
+                    (v, (dot(&mean, &mean) - dot(centre, centre)) / 2.0)
+                })
+                .collect();
+            let widest = lines
+                .iter()
+                .map(|(v, _)| deviation(&points, v))
+                .fold(0.0, f32::max);
+            if widest < FLAT {
+                continue;
+            }
+            for (&expert, (v, b)) in replicas.iter().zip(&lines) {
+                for (to, v) in direction[expert * d..][..d].iter_mut().zip(v) {
+                    *to = v / widest;
                 }
-                offset[expert] = b * scale;
+                offset[expert] = b / widest;
             }
         }
         Self { direction, offset }
     }
 }
 
-/// Standard deviation of `v . x` over points; 1 without points.
+/// Tokens that vary less than this along all lines between centroids are one token.
+const FLAT: f32 = 1e-6;
+
+/// Standard deviation of `v . x` over points; 0 without points.
 fn deviation(points: &[&[f32]], v: &[f32]) -> f32 {
     if points.is_empty() {
-        return 1.0;
+        return 0.0;
     }
     let values: Vec<f32> = points.iter().map(|x| dot(x, v)).collect();
     let n = values.len() as f32;
@@ -86,4 +100,60 @@ fn deviation(points: &[&[f32]], v: &[f32]) -> f32 {
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three clusters at unequal distances in the plane, all routed to source 0 of two.
+    fn tokens(spread: f32) -> RoutedTokens {
+        let centres = [[0.0, 0.0], [1.0, 0.0], [0.0, 5.0]];
+        let inputs = (0..300).flat_map(|i| {
+            let [x, y] = centres[i % 3];
+            let angle = i as f32;
+            [x + spread * angle.sin(), y + spread * angle.cos()]
+        });
+        RoutedTokens {
+            inputs: inputs.collect(),
+            experts: vec![0; 300],
+            top_k: 1,
+        }
+    }
+
+    #[test]
+    fn every_token_prefers_the_replica_of_the_nearest_centroid() {
+        let plan = LayerPlan::from_counts(&[3, 1]);
+        let tokens = tokens(0.1);
+        // Some starts of Lloyd's algorithm split a cluster instead of finding it; most do not.
+        let found = (0..10).filter(|&seed| {
+            let directions = Directions::centroids(&plan, &tokens, 2, seed);
+            let prefers = |x: &[f32]| {
+                let value =
+                    |e: usize| dot(&directions.direction[2 * e..][..2], x) + directions.offset[e];
+                [0, 2, 3]
+                    .into_iter()
+                    .max_by(|&a, &b| value(a).total_cmp(&value(b)))
+            };
+            let choices: Vec<_> = tokens.inputs.chunks(2).map(prefers).collect();
+            let of_cluster = |c: usize| choices.iter().skip(c).step_by(3);
+            let pure = (0..3).all(|c| of_cluster(c).all(|choice| *choice == choices[c]));
+            pure && choices[0] != choices[1] && choices[1] != choices[2] && choices[0] != choices[2]
+        });
+        assert!(found.count() >= 5);
+    }
+
+    #[test]
+    fn too_few_different_tokens_give_random_directions() {
+        let plan = LayerPlan::from_counts(&[3, 1]);
+        let mut same = tokens(0.0);
+        same.inputs.fill(1.0);
+        let mut few = tokens(0.1);
+        few.inputs.truncate(4);
+        few.experts.truncate(2);
+        for tokens in [same, few] {
+            let directions = Directions::centroids(&plan, &tokens, 2, 1);
+            assert_eq!(directions, Directions::random(&plan, 2, 1));
+        }
+    }
 }

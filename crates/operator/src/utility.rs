@@ -30,9 +30,9 @@ pub enum Score {
     Fisher,
     /// Share of routed rows.
     Load,
-    /// Sum of gates over tokens.
+    /// Mean gate over tokens, 0 where a token does not choose the expert.
     GateMass,
-    /// Sum over tokens of gate times norm of the expert's output.
+    /// Mean over tokens of gate times norm of the expert's output.
     OutputNorm,
     /// Random numbers: the control of every score.
     Random,

@@ -6,7 +6,7 @@ use upcycle_kernels::{MoeBackend, Precision, SoftTargets};
 use upcycle_lm::Lm;
 use upcycle_moe::{RoutingCounter, RoutingStats};
 
-use crate::plan::ReplicationPlan;
+use crate::plan::{LayerPlan, ReplicationPlan};
 
 /// A model before and after growing, on the same tokens.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,8 +63,11 @@ pub fn verify<B: MoeBackend>(
     precision: Precision,
 ) -> Verification {
     let mut sums = Sums::default();
-    let sources: Vec<_> = plan.layers.iter().map(|layer| layer.sources()).collect();
-    let mut counters: Vec<_> = sources.iter().cloned().map(RoutingCounter::new).collect();
+    let sources: Vec<_> = plan.layers.iter().map(LayerPlan::sources).collect();
+    let mut counters: Vec<_> = sources
+        .iter()
+        .map(|&of| RoutingCounter::new(of.clone()))
+        .collect();
     let mut changed = vec![None; sources.len()];
     for (tokens_bs, targets) in batches {
         let (old_tv, old_routing) = before.logits(tokens_bs.clone(), precision);
@@ -72,9 +75,9 @@ pub fn verify<B: MoeBackend>(
         sums.add(old_tv, new_tv, &targets);
         for (layer, routing) in new_routing.into_iter().enumerate() {
             let [_, k] = routing.experts_tk.dims();
-            let experts = host_indices(routing.experts_tk);
+            let experts = routing.host_experts();
             if let Some(old) = old_routing.get(layer) {
-                let old = host_indices(old.experts_tk.clone());
+                let old = old.host_experts();
                 let source_of = sources[layer].source_of();
                 let tokens = old.chunks(k).zip(experts.chunks(k));
                 let moved = tokens.filter(|(old, new)| {
@@ -118,7 +121,10 @@ impl Sums {
             *loss -= number((log_p_tj * targets.weights_tj.clone()).sum());
         }
         let difference_tv = new_tv - old_tv.clone();
-        self.largest = self.largest.max(number(difference_tv.clone().abs().max()));
+        let largest = number(difference_tv.clone().abs().max());
+        if largest.is_nan() || largest > self.largest {
+            self.largest = largest;
+        }
         self.difference += number(difference_tv.square().sum());
         self.norm += number(old_tv.square().sum());
     }
@@ -126,11 +132,6 @@ impl Sums {
 
 fn number<B: Backend>(value: Tensor<B, 1>) -> f64 {
     value.into_scalar().elem()
-}
-
-fn host_indices<B: Backend>(experts_tk: Tensor<B, 2, Int>) -> Vec<usize> {
-    let data = experts_tk.into_data();
-    data.iter::<i64>().map(|index| index as usize).collect()
 }
 
 fn distinct(experts: &[usize]) -> Vec<usize> {

@@ -77,7 +77,7 @@ fn explicit_counts_must_fit() {
     let each = vec![vec![1, 2, 3], vec![4, 1, 1]];
     assert_eq!(counts(each.clone(), 1).unwrap(), [4, 1, 1]);
     for (wrong, layer, said) in [
-        (each, 2, "none for MoE layer 2"),
+        (each, 2, "no list for MoE layer 2"),
         (vec![vec![3, 3]], 0, "has 2 counts"),
         (vec![vec![0, 3, 3]], 0, "expert 0"),
         (vec![vec![1, 2, 2]], 0, "sum to 5"),

@@ -45,7 +45,7 @@ pub fn evaluate<B: MoeBackend>(
         scored += batch.scored();
         for (counter, routing) in counters.iter_mut().zip(output.routing) {
             let top_k = routing.experts_tk.dims()[1];
-            counter.add(host_indices(routing.experts_tk), top_k);
+            counter.add(routing.host_experts(), top_k);
         }
     }
     Ok(Evaluation {
@@ -69,13 +69,4 @@ pub fn tensors<B: Backend>(
         weights_tj: Tensor::from_data(TensorData::new(batch.weights.clone(), flat), device),
     };
     (int(&batch.inputs, [batch.rows, batch.context]), targets)
-}
-
-/// Expert indices on the host, flat.
-pub fn host_indices<B: Backend>(experts_tk: Tensor<B, 2, Int>) -> Vec<usize> {
-    experts_tk
-        .into_data()
-        .iter::<i64>()
-        .map(|index| index as usize)
-        .collect()
 }

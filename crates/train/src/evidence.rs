@@ -9,12 +9,7 @@ use upcycle_kernels::{ExpertWeights, MoeAutodiffBackend, MoeBackend, Precision};
 use upcycle_moe::{Experts, MoeLayer, Routing};
 use upcycle_operator::{Evidence, ExpertUse, Measurement, Norms, RoutedTokens};
 
-use crate::{
-    checkpoint::Checkpoint,
-    config::UpcycleSpec,
-    error::TrainError,
-    evaluate::{host_indices, tensors},
-};
+use crate::{checkpoint::Checkpoint, config::UpcycleSpec, error::TrainError, evaluate::tensors};
 
 /// Tokens kept for each layer: centroids need no more.
 const ROUTED_TOKENS: usize = 8192;
@@ -32,7 +27,7 @@ pub fn gather<B: MoeAutodiffBackend>(
     let mut evidence = Evidence::default();
     if needs(Measurement::Weights) || needs(Measurement::SecondMoments) {
         let record = burn::module::Module::into_record(model.clone());
-        evidence = Evidence::of_records(&record, &parent.optimizer)?;
+        evidence = Evidence::of_records(&record, &parent.optimizer, &needed)?;
     }
     let [gradients, use_, tokens] = [
         Measurement::Gradients,
@@ -47,6 +42,9 @@ pub fn gather<B: MoeAutodiffBackend>(
     let mut layers: Vec<LayerSums<B>> = Vec::new();
     layers.resize_with(model.config().moe_layers(), LayerSums::default);
     for index in 0..spec.evidence_batches as u64 {
+        if !(gradients || use_) && layers.iter().all(LayerSums::has_tokens) {
+            break;
+        }
         let batch = data.batch(
             Split::Cpt,
             spec.data_seed,
@@ -138,12 +136,21 @@ impl<B: MoeAutodiffBackend> LayerSums<B> {
             experts: Vec::new(),
             top_k,
         });
-        if kept.experts.len() < ROUTED_TOKENS * top_k {
-            kept.inputs
-                .extend(routing.input_td.clone().into_data().iter::<f32>());
+        let [tokens, d] = routing.input_td.dims();
+        let more = tokens.min(ROUTED_TOKENS - kept.experts.len() / top_k);
+        if more > 0 {
+            let inputs = routing.input_td.clone().narrow(0, 0, more).into_data();
+            kept.inputs.reserve(more * d);
+            kept.inputs.extend(inputs.iter::<f32>());
             kept.experts
-                .extend(host_indices(routing.experts_tk.clone()));
+                .extend(routing.host_experts().into_iter().take(more * top_k));
         }
+    }
+
+    /// Whether more tokens would not be kept.
+    fn has_tokens(&self) -> bool {
+        let kept = self.tokens.as_ref();
+        kept.is_some_and(|kept| kept.experts.len() == ROUTED_TOKENS * kept.top_k)
     }
 
     fn count_use(&mut self, moe: &MoeLayer<B>, routing: &Routing<B>, precision: Precision) {
@@ -156,7 +163,7 @@ impl<B: MoeAutodiffBackend> LayerSums<B> {
             tokens: 0,
         });
         sums.tokens += tokens;
-        let chosen = host_indices(routing.experts_tk.clone());
+        let chosen = routing.host_experts();
         let gates: Vec<f64> = routing.gates_tk.clone().into_data().iter().collect();
         let norms = output_norms::<B::InnerBackend, B>(moe, routing, precision);
         for (row, &expert) in chosen.iter().enumerate() {

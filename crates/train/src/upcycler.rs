@@ -57,6 +57,13 @@ pub fn upcycle<B: MoeAutodiffBackend>(
         plan,
         scores,
     };
+    if !outcome.after.loss.is_finite() {
+        return Err(TrainError::NotFinite {
+            what: "the loss of the grown model",
+            step: parent.step,
+            kept: "nothing was written".into(),
+        });
+    }
     if let Some(to) = job.to {
         checkpoint.save(to)?;
     }
@@ -80,7 +87,7 @@ fn grow<B: MoeAutodiffBackend>(
     let operator = Upcycle {
         recipe: spec.recipe.clone(),
         target_experts: spec.target_experts,
-        seed: spec.seed,
+        seed: seed_of_growth(spec.seed, &parent.lineage),
     };
     let source = Source {
         config: parent.model.config().clone(),
@@ -100,7 +107,7 @@ fn grow<B: MoeAutodiffBackend>(
         .map(|(layer, plan)| {
             let before = parent.lineage.get(layer).cloned();
             let before = before.unwrap_or_else(|| Lineage::new(plan.experts()));
-            before.grown(plan.sources()).ok_or_else(|| {
+            before.grown(plan.sources().clone()).ok_or_else(|| {
                 broken(format!(
                     "its lineage of MoE layer {layer} does not end at its experts"
                 ))
@@ -120,6 +127,12 @@ fn grow<B: MoeAutodiffBackend>(
         plan: upcycled.plan,
         scores: upcycled.scores,
     })
+}
+
+/// Another seed for each growth of a model: the first growth's is `seed` itself.
+fn seed_of_growth(seed: u64, lineage: &[Lineage]) -> u64 {
+    let growths = lineage.first().map_or(0, |lineage| lineage.growths().len());
+    seed.wrapping_add((growths as u64) << 32)
 }
 
 fn verify_now<B: MoeAutodiffBackend>(

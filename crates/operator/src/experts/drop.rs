@@ -6,7 +6,7 @@ use rand::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Matrix, Replica, deviation, normal};
+use super::{Matrix, Replica, normal, rms};
 
 /// Distribution of new weights, all normal with mean 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,7 +26,7 @@ impl Initialization {
         match self {
             Self::Xavier => (2.0 / (inputs + outputs)).sqrt(),
             Self::Kaiming => (2.0 / inputs).sqrt(),
-            Self::Normal => deviation(matrix.values),
+            Self::Normal => rms(matrix.values),
         }
     }
 }

@@ -11,7 +11,7 @@ use burn::{
 use burn_flex::{Flex, FlexDevice};
 use upcycle_kernels::{AdamW, AdamWRecord, Precision, SoftTargets};
 use upcycle_lm::{Lm, LmConfig};
-use upcycle_moe::ScoreFunction;
+use upcycle_moe::{BalancingConfig, ScoreFunction};
 use upcycle_operator::*;
 
 pub type B = Autodiff<Flex>;
@@ -77,10 +77,8 @@ pub fn step(model: Lm<B>, record: AdamWRecord<B>) -> (Lm<B>, AdamWRecord<B>) {
         ids_tj: tokens().reshape([b * s, 1]),
         weights_tj: Tensor::ones([b * s, 1], &FlexDevice),
     };
-    let loss = model
-        .forward(tokens(), targets, Precision::F32)
-        .loss_t
-        .mean();
+    let output = model.forward(tokens(), targets, Precision::F32);
+    let loss = output.loss_t.mean();
     let grads = GradientsParams::from_grads(loss.backward(), &model);
     let optimizer = AdamW {
         beta_1: 0.9,
@@ -92,7 +90,13 @@ pub fn step(model: Lm<B>, record: AdamWRecord<B>) -> (Lm<B>, AdamWRecord<B>) {
     let mut optimizer = OptimizerAdaptor::<AdamW, Lm<B>, B>::from(optimizer).load_record(record);
     let model = optimizer.step(1e-2, model, grads);
     let record = optimizer.to_record();
-    (model, record)
+    // Balancing at a high rate, so that no bias is zero.
+    let balancing = BalancingConfig {
+        bias_rate: 0.03,
+        ..BalancingConfig::default()
+    };
+    let loads = output.routing.iter().map(|routing| routing.load_e());
+    (model.balance(loads.collect(), &balancing), record)
 }
 
 /// A grown model beside its source.
