@@ -281,6 +281,7 @@ fn every_part_of_the_operator_has_a_flag() {
 
     for (flags, expected) in [
         (&["--experts", "4"][..], "above"),
+        (&["--experts", "1"], "above"),
         (
             &["--selection", "greedy:score=load,cap=1", "--experts", "9"],
             "selection.cap",

@@ -240,11 +240,16 @@ impl Upcycle {
         if config.moe_layers() == 0 && self.recipe.dense.is_some() {
             DenseSource::check(&self.recipe)?;
         }
+        let source = self.sharded(config)?;
+        let (target, experts) = (self.target_experts, source.experts);
+        if target <= experts {
+            return Err(OperatorError::TargetNotAbove { target, experts });
+        }
         // A target beyond all models is better said before copies are shared out.
         self.shape(config)?
             .validate()
             .map_err(|error| OperatorError::GrownModel(error.to_string()))?;
-        self.sharded(config)
+        Ok(source)
     }
 
     /// The configuration that is grown: the model's own, or that of a dense model with its networks cut into experts.
