@@ -74,7 +74,7 @@ pub struct SweepArgs {
         help_heading = "Axes"
     )]
     cpt: Option<Vec<f64>>,
-    /// Recipes: paper, uniform, exact, or TOML files.
+    /// Recipes: paper, uniform, exact, separated, released, hyperplane, or TOML files.
     #[arg(
         long,
         value_delimiter = ',',
