@@ -44,7 +44,7 @@ pub struct RecipeArgs {
 impl RecipeArgs {
     /// The recipe with all changes.
     pub fn recipe(&self) -> Result<Recipe> {
-        let recipe = presets::recipe(&self.recipe)?;
+        let mut recipe = presets::recipe(&self.recipe)?;
         let sections = [
             ("selection", "selection", &self.selection),
             ("expert-init", "experts", &self.expert_init),
@@ -60,10 +60,9 @@ impl RecipeArgs {
             let after = section_of(text, before).with_context(|| format!("--{flag} {text}"))?;
             table.insert(section.to_owned(), Value::Table(after));
             // One at a time, so that an error is of this flag.
-            Recipe::try_from_table(&table).with_context(|| format!("--{flag} {text}"))?;
+            recipe = recipe_of(&table).with_context(|| format!("--{flag} {text}"))?;
             changed = true;
         }
-        let mut recipe = Recipe::try_from_table(&table)?;
         if changed {
             recipe.name.push_str("-changed");
         }
@@ -73,15 +72,9 @@ impl RecipeArgs {
     }
 }
 
-trait TryFromTable: Sized {
-    fn try_from_table(table: &Table) -> Result<Self>;
-}
-
-impl TryFromTable for Recipe {
-    fn try_from_table(table: &Table) -> Result<Self> {
-        let recipe = table.clone().try_into();
-        recipe.map_err(|error: toml::de::Error| anyhow!("{}", error.message()))
-    }
+fn recipe_of(table: &Table) -> Result<Recipe> {
+    let recipe = table.clone().try_into();
+    recipe.map_err(|error: toml::de::Error| anyhow!("{}", error.message()))
 }
 
 /// `KIND:KEY=VALUE,..` as a section of a recipe. Without a kind, or with the kind that it has, the section keeps its

@@ -79,15 +79,15 @@ impl ExpertSources {
     /// Experts of every source as a flat `[G * R]` table and `R`, the largest number of replicas; shorter rows
     /// repeat their first expert, which changes no maximum.
     pub fn members(&self) -> (Vec<usize>, usize) {
-        let width = self.replicas().into_iter().max().unwrap_or(0);
-        let mut table = Vec::with_capacity(self.count() * width);
-        for source in 0..self.count() {
-            let row: Vec<_> = (0..self.experts())
-                .filter(|&e| self.0[e] == source)
-                .collect();
-            table.extend((0..width).map(|replica| row.get(replica).copied().unwrap_or(row[0])));
+        let mut rows = vec![Vec::new(); self.count()];
+        for (expert, &source) in self.0.iter().enumerate() {
+            rows[source].push(expert);
         }
-        (table, width)
+        let width = rows.iter().map(Vec::len).max().unwrap_or(0);
+        for row in &mut rows {
+            row.resize(width, row[0]);
+        }
+        (rows.concat(), width)
     }
 
     /// For the table of [`members`](Self::members), 1 for an expert and 0 where a shorter row repeats one.

@@ -2,11 +2,11 @@
 
 use burn::{
     module::{Param, ParamId},
-    tensor::{Tensor, backend::Backend},
+    tensor::backend::Backend,
 };
 use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend};
-use upcycle_lm::{FeedForwardRecord, LmConfig, LmRecord, Release, TwoLevel, TwoLevelGrowth};
-use upcycle_moe::{ExpertsRecord, MoeLayerRecord, TieBreakRecord};
+use upcycle_lm::{LmConfig, LmRecord, Release, TwoLevel, TwoLevelGrowth};
+use upcycle_moe::{ExpertsRecord, Initializer, MoeLayerRecord, TieBreakRecord};
 
 use crate::{
     dense::DenseSource,
@@ -16,7 +16,7 @@ use crate::{
     optimizer::OptimizerPolicy,
     plan::{LayerPlan, ReplicationPlan},
     recipe::Recipe,
-    record::{device as on_device, host, replace},
+    record::{device as on_device, host, moe_layers_mut, replace},
     router::{RouterExtension, RouterRows, TieBreakKind},
     tie_break::Directions,
     utility::Measurement,
@@ -53,10 +53,8 @@ pub struct Upcycled<B: MoeAutodiffBackend> {
     pub model: LmRecord<B>,
     /// The state of its optimizer.
     pub optimizer: AdamWRecord<B>,
-    /// What was copied.
-    pub plan: ReplicationPlan,
-    /// Utility of every expert of every MoE layer; empty for selections without scores.
-    pub scores: Vec<Vec<f64>>,
+    /// What was copied, and why.
+    pub choice: Choice,
 }
 
 /// Which experts are copied, and why.
@@ -104,8 +102,7 @@ impl Upcycle {
         scores: impl Fn(usize) -> Result<Vec<f64>, OperatorError>,
     ) -> Result<Choice, OperatorError> {
         let source = self.sharded(config)?;
-        let dense = self.recipe.dense.as_ref();
-        let dense = dense.filter(|_| config.moe_layers() == 0);
+        let dense = config.moe_layers() == 0;
         let selection = &self.recipe.selection;
         selection.check_layers(source.moe_layers())?;
         let mut choice = Choice {
@@ -118,12 +115,11 @@ impl Upcycle {
             let target = self.target_experts;
             let counts = selection.counts(layer, source.experts, target, &scores, seed)?;
             let plan = LayerPlan::from_counts(&counts);
-            choice.plan.layers.push(match dense {
-                Some(dense) => {
-                    dense.check_counts(&counts)?;
-                    plan.without_originals()
-                }
-                None => plan,
+            choice.plan.layers.push(if dense {
+                DenseSource::check_counts(&counts)?;
+                plan.without_originals()
+            } else {
+                plan
             });
             choice.scores.push(scores);
         }
@@ -147,8 +143,8 @@ impl Upcycle {
             mut optimizer,
             step,
         } = source;
-        let Choice { plan, scores } = self.plan(&config, evidence)?;
-        let grown = self.grown(&config, &plan, step)?;
+        let choice = self.plan(&config, evidence)?;
+        let grown = self.grown(&config, &choice.plan, step)?;
         if matches!(self.recipe.optimizer, OptimizerPolicy::Reset {}) {
             optimizer.clear();
         }
@@ -158,14 +154,8 @@ impl Upcycle {
             dense.cut(&self.sharded(&config)?, &mut model, &mut optimizer, device)?;
         }
 
-        let mut records = model
-            .blocks
-            .iter_mut()
-            .filter_map(|block| match &mut block.ffn {
-                FeedForwardRecord::Moe(moe) => Some(moe),
-                FeedForwardRecord::Dense(_) => None,
-            });
-        for (index, layer) in plan.layers.iter().enumerate() {
+        let mut records = moe_layers_mut(&mut model.blocks);
+        for (index, layer) in choice.plan.layers.iter().enumerate() {
             let record = records.next().ok_or_else(|| {
                 OperatorError::RecordMismatch(format!("it has {index} MoE layers, not more"))
             })?;
@@ -195,16 +185,16 @@ impl Upcycle {
         if records.next().is_some() {
             return Err(OperatorError::RecordMismatch(format!(
                 "it has more MoE layers than {}",
-                plan.layers.len()
+                choice.plan.layers.len()
             )));
         }
 
+        drop(records);
         Ok(Upcycled {
             config: grown,
             model,
             optimizer,
-            plan,
-            scores,
+            choice,
         })
     }
 
@@ -355,7 +345,8 @@ impl Upcycle {
             ]
         };
         for ((weight, before), after) in weights.into_iter().zip(before).zip(after) {
-            self.grow_moments(optimizer, weight.id, &before, &after, plan)?;
+            let policy = &self.recipe.optimizer;
+            policy.grow(optimizer, weight.id, &before, &after, plan)?;
             replace(weight, after);
         }
         Ok(())
@@ -381,28 +372,12 @@ impl Upcycle {
         let grown = self.recipe.router.extend(&rows, plan, seed);
         let experts = plan.source_of().len();
         let after = on_device(grown.weight, [experts, d], device);
-        self.grow_moments(optimizer, router.weight_ed.id, &before, &after, plan)?;
+        let policy = &self.recipe.optimizer;
+        policy.grow(optimizer, router.weight_ed.id, &before, &after, plan)?;
         replace(&mut router.weight_ed, after);
         let bias = on_device(grown.bias, [experts], device);
         replace(&mut router.selection_bias_e, bias);
         Ok(())
-    }
-
-    fn grow_moments<B: MoeAutodiffBackend, const D: usize>(
-        &self,
-        optimizer: &mut AdamWRecord<B>,
-        id: ParamId,
-        before: &Tensor<B::InnerBackend, D>,
-        after: &Tensor<B::InnerBackend, D>,
-        plan: &LayerPlan,
-    ) -> Result<(), OperatorError> {
-        // An optimizer that starts anew, or has taken no step yet, has nothing to grow.
-        if optimizer.is_empty() {
-            return Ok(());
-        }
-        self.recipe
-            .optimizer
-            .grow(optimizer, id, before, after, plan)
     }
 
     /// The tie-break of one layer; none if the recipe has none.
@@ -473,13 +448,11 @@ fn tie_break_record<B: Backend>(
     device: &B::Device,
 ) -> TieBreakRecord<B> {
     let experts = directions.offset.len();
-    let state = |values: Vec<f32>| Tensor::<B, 1>::from_floats(values.as_slice(), device);
+    let direction_ed = on_device(directions.direction, [experts, d], device);
+    let offset_e = on_device(directions.offset, [experts], device);
     TieBreakRecord {
-        direction_ed: Param::initialized(
-            ParamId::new(),
-            state(directions.direction).reshape([experts, d]),
-        ),
-        offset_e: Param::initialized(ParamId::new(), state(directions.offset)),
-        replica_bias_e: Param::initialized(ParamId::new(), Tensor::zeros([experts], device)),
+        direction_ed: Param::initialized(ParamId::new(), direction_ed),
+        offset_e: Param::initialized(ParamId::new(), offset_e),
+        replica_bias_e: Initializer::state([experts], device),
     }
 }

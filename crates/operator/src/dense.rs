@@ -8,9 +8,15 @@ use burn::{
 use serde::{Deserialize, Serialize};
 use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend};
 use upcycle_lm::{FeedForwardRecord, LayerKind, LayerPattern, LmConfig, LmRecord, SwiGluRecord};
-use upcycle_moe::{ExpertsRecord, MoeLayerRecord, RouterRecord, ScoreFunction};
+use upcycle_moe::{ExpertsRecord, Initializer, MoeLayerRecord, RouterRecord, ScoreFunction};
 
-use crate::{error::OperatorError, optimizer::moments, recipe::Recipe, router::RouterExtension};
+use crate::{
+    check::{Fault, at_least_one},
+    error::OperatorError,
+    optimizer::moments,
+    recipe::Recipe,
+    router::RouterExtension,
+};
 
 /// How the feed-forward networks of a dense model become experts.
 ///
@@ -43,14 +49,9 @@ fn one() -> usize {
 }
 
 impl DenseSource {
-    pub(crate) fn validate(&self) -> Result<(), (&'static str, &'static str)> {
-        if self.top_k == 0 {
-            return Err(("dense.top_k", "must be at least 1"));
-        }
-        if self.shards == 0 {
-            return Err(("dense.shards", "must be at least 1"));
-        }
-        Ok(())
+    pub(crate) fn validate(&self) -> Result<(), Fault> {
+        at_least_one("dense.top_k", self.top_k)?;
+        at_least_one("dense.shards", self.shards)
     }
 
     /// What a recipe may ask of a dense model: it has no experts to measure, and router rows of zero to start from.
@@ -73,7 +74,7 @@ impl DenseSource {
     }
 
     /// Every network must be there as a whole as often as any of its shards.
-    pub(crate) fn check_counts(&self, counts: &[usize]) -> Result<(), OperatorError> {
+    pub(crate) fn check_counts(counts: &[usize]) -> Result<(), OperatorError> {
         if counts.iter().all(|&count| count == counts[0]) {
             return Ok(());
         }
@@ -159,8 +160,6 @@ impl DenseSource {
             ParamId::new(),
             Tensor::zeros([self.shards, d], device).require_grad(),
         );
-        let state =
-            |size: usize| Param::initialized(ParamId::new(), Tensor::<B, 1>::zeros([size], device));
         let mut time = None;
         let mut cut = |weight: &Param<Tensor<B, 2>>, hidden: usize| {
             if !optimizer.is_empty() {
@@ -198,7 +197,7 @@ impl DenseSource {
         Ok(MoeLayerRecord {
             router: RouterRecord {
                 weight_ed,
-                selection_bias_e: state(self.shards),
+                selection_bias_e: Initializer::state([self.shards], device),
                 tie_breaks: Vec::new(),
                 config: Default::default(),
             },

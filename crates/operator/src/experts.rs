@@ -16,7 +16,11 @@ pub(crate) use noise::{normal, rms};
 pub(crate) use orthogonal::orthogonal;
 pub(crate) use svd::perturb;
 
-use crate::{experts::sparse_code::Dictionary, plan::LayerPlan};
+use crate::{
+    check::{Fault, at_least_one, below_one, not_negative, positive, share},
+    experts::sparse_code::Dictionary,
+    plan::LayerPlan,
+};
 
 /// How the weights of a replica come from its source. The originals keep theirs.
 ///
@@ -28,7 +32,7 @@ pub enum ExpertInit {
     Copy {},
     /// `w + std * rms(w) * N(0, 1)`.
     Noise {
-        /// Standard rms of the noise, in units of the matrix's root mean square.
+        /// Standard deviation of the noise, in units of the matrix's root mean square.
         std: f32,
     },
     /// Drop-upcycling ([Nakamura et al., 2025](https://arxiv.org/abs/2502.19261)): a share of the intermediate neurons
@@ -162,67 +166,35 @@ impl<'a> ExpertMatrices<'a> {
 
 impl ExpertInit {
     /// Checks the values of all fields.
-    pub(crate) fn validate(&self) -> Result<(), (&'static str, &'static str)> {
-        let share = |value: f32| (0.0..=1.0).contains(&value);
-        let positive = |value: f32| value.is_finite() && value >= 0.0;
-        let checks: &[(bool, &str, &str)] = match self {
-            Self::Copy {} | Self::Orthogonal {} => &[],
-            Self::Noise { std } => &[(
-                positive(*std),
-                "experts.std",
-                "must be zero or a positive number",
-            )],
-            Self::Drop { share: s, .. } | Self::Shuffle { share: s } => {
-                &[(share(*s), "experts.share", "must lie between 0 and 1")]
-            }
+    pub(crate) fn validate(&self) -> Result<(), Fault> {
+        match *self {
+            Self::Copy {} | Self::Orthogonal {} => Ok(()),
+            Self::Noise { std } => not_negative("experts.std", std),
+            Self::Drop { share: s, .. } | Self::Shuffle { share: s } => share("experts.share", s),
             Self::Interpolate { weight } | Self::SvdMix { weight } => {
-                &[(share(*weight), "experts.weight", "must lie between 0 and 1")]
+                share("experts.weight", weight)
             }
-            Self::Scale { factor } => &[(
-                factor.is_finite() && *factor > 0.0,
-                "experts.factor",
-                "must be a positive number",
-            )],
+            Self::Scale { factor } => positive("experts.factor", factor),
             Self::SvdPerturb {
                 values,
                 vectors,
                 drop,
-            } => &[
-                (
-                    positive(*values),
-                    "experts.values",
-                    "must be zero or a positive number",
-                ),
-                (
-                    positive(*vectors),
-                    "experts.vectors",
-                    "must be zero or a positive number",
-                ),
-                (
-                    (0.0..1.0).contains(drop),
-                    "experts.drop",
-                    "must be at least 0 and below 1",
-                ),
-            ],
+            } => {
+                not_negative("experts.values", values)?;
+                not_negative("experts.vectors", vectors)?;
+                below_one("experts.drop", drop)
+            }
             Self::SparseCode {
                 atoms,
                 sparsity,
                 mix,
                 iterations,
-            } => &[
-                (*atoms > 0, "experts.atoms", "must be at least 1"),
-                (
-                    (0.0..1.0).contains(sparsity),
-                    "experts.sparsity",
-                    "must be at least 0 and below 1",
-                ),
-                (share(*mix), "experts.mix", "must lie between 0 and 1"),
-                (*iterations > 0, "experts.iterations", "must be at least 1"),
-            ],
-        };
-        match checks.iter().find(|(holds, ..)| !holds) {
-            Some((_, field, problem)) => Err((field, problem)),
-            None => Ok(()),
+            } => {
+                at_least_one("experts.atoms", atoms)?;
+                below_one("experts.sparsity", sparsity)?;
+                share("experts.mix", mix)?;
+                at_least_one("experts.iterations", iterations)
+            }
         }
     }
 
@@ -292,9 +264,7 @@ impl ExpertInit {
             Self::Shuffle { share } => drop::shuffle_neurons(replica, own, share, rng),
             Self::Interpolate { weight } => {
                 for (to, other) in replica.into_iter().zip(neighbour) {
-                    for (to, other) in to.iter_mut().zip(other.values) {
-                        *to += weight * (other - *to);
-                    }
+                    blend(to, other.values, weight);
                 }
             }
             Self::Orthogonal {} => {
@@ -327,5 +297,12 @@ impl ExpertInit {
                 }
             }
         }
+    }
+}
+
+/// `(1 - weight) * to + weight * other`.
+pub(crate) fn blend(to: &mut [f32], other: &[f32], weight: f32) {
+    for (to, other) in to.iter_mut().zip(other) {
+        *to += weight * (other - *to);
     }
 }

@@ -8,6 +8,7 @@
 
 mod apply;
 mod centroids;
+mod check;
 mod dense;
 mod error;
 mod evidence;

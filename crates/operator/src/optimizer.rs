@@ -9,7 +9,11 @@ use serde::{Deserialize, Serialize};
 use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend, adamw::state_of_rank};
 use upcycle_moe::index_tensor;
 
-use crate::{error::OperatorError, plan::LayerPlan};
+use crate::{
+    check::{Fault, not_negative, share},
+    error::OperatorError,
+    plan::LayerPlan,
+};
 
 /// What happens to Adam's moments of a grown model.
 ///
@@ -53,23 +57,21 @@ const EPSILON: f64 = 1e-8;
 
 impl OptimizerPolicy {
     /// Checks the values of all fields.
-    pub(crate) fn validate(&self) -> Result<(), (&'static str, &'static str)> {
-        let factor = |value: f32| value.is_finite() && value >= 0.0;
+    pub(crate) fn validate(&self) -> Result<(), Fault> {
         match *self {
-            Self::Scale { momentum, .. } if !factor(momentum) => {
-                Err(("optimizer.momentum", "must be zero or a positive number"))
+            Self::Scale {
+                momentum, variance, ..
+            } => {
+                not_negative("optimizer.momentum", momentum)?;
+                not_negative("optimizer.variance", variance)
             }
-            Self::Scale { variance, .. } if !factor(variance) => {
-                Err(("optimizer.variance", "must be zero or a positive number"))
-            }
-            Self::Interpolate { weight } if !(0.0..=1.0).contains(&weight) => {
-                Err(("optimizer.weight", "must lie between 0 and 1"))
-            }
+            Self::Interpolate { weight } => share("optimizer.weight", weight),
             _ => Ok(()),
         }
     }
 
-    /// Grows the moments of parameter `id` along its first axis, as its weights went from `before` to `after`.
+    /// Grows the moments of parameter `id` along its first axis, as its weights went from `before` to `after`. An
+    /// optimizer that starts anew, or has taken no step yet, has nothing to grow.
     pub(crate) fn grow<B: MoeAutodiffBackend, const D: usize>(
         &self,
         record: &mut AdamWRecord<B>,
@@ -78,6 +80,9 @@ impl OptimizerPolicy {
         after: &Tensor<B::InnerBackend, D>,
         plan: &LayerPlan,
     ) -> Result<(), OperatorError> {
+        if record.is_empty() {
+            return Ok(());
+        }
         let mut momentum = moments::<B, D>(record, id, before.dims())?;
         let everywhere = |factor: f32| Some(factors(plan, |_| factor));
         let (first, second, neighbours) = match *self {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    check::{Fault, that},
     dense::DenseSource,
     error::OperatorError,
     experts::ExpertInit,
@@ -39,11 +40,11 @@ impl Recipe {
     /// The first field with an impossible value.
     pub fn validate(&self) -> Result<(), OperatorError> {
         let name_is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        let name = if self.name.is_empty() || !self.name.chars().all(name_is_plain) {
-            Err(("name", "must be letters, digits, `-`, `_` and `.`"))
-        } else {
-            Ok(())
-        };
+        let name = that(
+            !self.name.is_empty() && self.name.chars().all(name_is_plain),
+            "name",
+            "must be letters, digits, `-`, `_` and `.`",
+        );
         let dense = self.dense.as_ref().map_or(Ok(()), DenseSource::validate);
         name.and_then(|()| self.selection.validate())
             .and_then(|()| self.experts.validate())
@@ -58,19 +59,17 @@ impl Recipe {
     }
 
     /// Moments stay where they are when neurons move.
-    fn validate_shuffle(&self) -> Result<(), (&'static str, &'static str)> {
+    fn validate_shuffle(&self) -> Result<(), Fault> {
         let moved = matches!(self.experts, ExpertInit::Shuffle { .. });
         let anew = matches!(
             self.optimizer,
             OptimizerPolicy::Reset {} | OptimizerPolicy::ResetNew {}
         );
-        if moved && !anew {
-            return Err((
-                "optimizer.kind",
-                "must be `reset` or `reset-new` with shuffled experts, whose moments would be those of other neurons",
-            ));
-        }
-        Ok(())
+        that(
+            anew || !moved,
+            "optimizer.kind",
+            "must be `reset` or `reset-new` with shuffled experts, whose moments would be those of other neurons",
+        )
     }
 
     /// What has to be known of the model.

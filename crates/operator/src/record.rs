@@ -18,6 +18,16 @@ pub(crate) fn moe_layers<B: MoeAutodiffBackend>(
     })
 }
 
+/// The same, to be changed.
+pub(crate) fn moe_layers_mut<B: MoeAutodiffBackend>(
+    blocks: &mut [BlockRecord<B>],
+) -> impl Iterator<Item = &mut MoeLayerRecord<B>> {
+    blocks.iter_mut().filter_map(|block| match &mut block.ffn {
+        FeedForwardRecord::Moe(moe) => Some(moe),
+        FeedForwardRecord::Dense(_) => None,
+    })
+}
+
 /// Replaces a parameter's value, keeping its id and whether it is trained.
 ///
 /// The new value is made on the inner backend and tracked afresh: Burn rejects a parameter that is not a leaf, and

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use upcycle_lm::ReleaseShape;
 
 use crate::{
-    experts::{Matrix, normal, orthogonal, perturb, rms},
+    check::{Fault, not_negative, positive, share, that},
+    experts::{Matrix, blend, normal, orthogonal, perturb, rms},
     plan::LayerPlan,
 };
 
@@ -21,7 +22,7 @@ pub enum RouterExtension {
     Copy {},
     /// `w + std * rms(w) * N(0, 1)`.
     Noise {
-        /// Standard rms of the noise, in units of the root mean square of all rows.
+        /// Standard deviation of the noise, in units of the root mean square of all rows.
         std: f32,
         /// Which rows.
         #[serde(default)]
@@ -73,7 +74,7 @@ pub enum RouterExtension {
     ///
     /// Close to function-preserving for a large strength, softmax gates and uniform replication, with a plain router.
     Hyperplane {
-        /// Length of the offset: the standard rms, in logits, of the difference between two sets.
+        /// Length of the offset: the standard deviation, in logits, of the difference between two sets.
         strength: f32,
     },
     /// `b - bias` on replicas: they are not selected until balancing has raised their bias again.
@@ -161,55 +162,41 @@ impl RouterRows {
 
 impl RouterExtension {
     /// Checks the values of all fields.
-    pub(crate) fn validate(&self) -> Result<(), (&'static str, &'static str)> {
-        let not_negative = |value: f32| value.is_finite() && value >= 0.0;
-        let share = |value: f32| (0.0..=1.0).contains(&value);
-        const NOT_NEGATIVE: &str = "must be zero or a positive number";
-        const SHARE: &str = "must lie between 0 and 1";
-        let checks: &[(bool, &str, &str)] = match self {
-            Self::Copy {} | Self::Orthogonal {} => &[],
-            Self::Noise { std, .. } => &[(not_negative(*std), "router.std", NOT_NEGATIVE)],
-            Self::Interpolate { weight, .. } => &[(share(*weight), "router.weight", SHARE)],
-            Self::BiasNoise { half_width, shift } => &[
-                (
-                    (0.0..=MOST).contains(half_width),
+    pub(crate) fn validate(&self) -> Result<(), Fault> {
+        match *self {
+            Self::Copy {} | Self::Orthogonal {} => Ok(()),
+            Self::Noise { std, .. } => not_negative("router.std", std),
+            Self::Interpolate { weight, .. } => share("router.weight", weight),
+            Self::BiasNoise { half_width, shift } => {
+                that(
+                    (0.0..=MOST).contains(&half_width),
                     "router.half_width",
                     "must be at least 0 and at most 1e6",
-                ),
-                (shift.is_finite(), "router.shift", "must be a number"),
-            ],
-            Self::Scale { factor } => &[(
-                factor.is_finite() && *factor > 0.0,
-                "router.factor",
-                "must be a positive number",
-            )],
-            Self::Adversarial { strength } => &[(share(*strength), "router.strength", SHARE)],
-            Self::Svd { values, vectors } => &[
-                (not_negative(*values), "router.values", NOT_NEGATIVE),
-                (not_negative(*vectors), "router.vectors", NOT_NEGATIVE),
-            ],
-            Self::Hyperplane { strength } => {
-                &[(not_negative(*strength), "router.strength", NOT_NEGATIVE)]
+                )?;
+                that(shift.is_finite(), "router.shift", "must be a number")
             }
-            Self::Dormant { bias } => &[(not_negative(*bias), "router.bias", NOT_NEGATIVE)],
+            Self::Scale { factor } => positive("router.factor", factor),
+            Self::Adversarial { strength } => share("router.strength", strength),
+            Self::Svd { values, vectors } => {
+                not_negative("router.values", values)?;
+                not_negative("router.vectors", vectors)
+            }
+            Self::Hyperplane { strength } => not_negative("router.strength", strength),
+            Self::Dormant { bias } => not_negative("router.bias", bias),
             Self::TwoLevel {
                 strength,
                 separation,
                 release,
                 ..
-            } => &[
-                (not_negative(*strength), "router.strength", NOT_NEGATIVE),
-                (
+            } => {
+                not_negative("router.strength", strength)?;
+                that(
                     release.is_none_or(|r| r.over > 0.0 && r.over <= f64::from(MOST)),
                     "router.release.over",
                     "must be a share of the steps before the operator, above 0 and at most 1e6",
-                ),
-                (not_negative(*separation), "router.separation", NOT_NEGATIVE),
-            ],
-        };
-        match checks.iter().find(|(holds, ..)| !holds) {
-            Some((_, field, problem)) => Err((field, problem)),
-            None => Ok(()),
+                )?;
+                not_negative("router.separation", separation)
+            }
         }
     }
 
@@ -320,15 +307,8 @@ impl RouterExtension {
     }
 }
 
-/// `(1 - weight) * to + weight * other`.
-fn blend(to: &mut [f32], other: &[f32], weight: f32) {
-    for (to, other) in to.iter_mut().zip(other) {
-        *to += weight * (other - *to);
-    }
-}
-
 /// Directions of `sets` replica sets with mean 0, whose differences have about norm 1 — over inputs of unit variance
-/// the difference of two sets' logits has standard rms 1.
+/// the difference of two sets' logits has standard deviation 1.
 fn set_directions(sets: usize, d: usize, rng: &mut impl Rng) -> Vec<Vec<f32>> {
     let std = (2.0 * d as f32).powf(-0.5);
     let mut directions: Vec<Vec<f32>> = (0..sets)

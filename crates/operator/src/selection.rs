@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    check::Fault,
     error::OperatorError,
     utility::{Projections, Score, Utility},
 };
@@ -81,7 +82,7 @@ impl Selection {
     }
 
     /// Checks the values of all fields.
-    pub(crate) fn validate(&self) -> Result<(), (&'static str, &'static str)> {
+    pub(crate) fn validate(&self) -> Result<(), Fault> {
         if let Some(utility) = self.utility()
             && !utility.score.of_matrices()
             && utility.on != Projections::Average

@@ -1,6 +1,7 @@
 //! Measures what a recipe needs to know about a model.
 
 use burn::{
+    module::Module,
     optim::GradientsParams,
     tensor::{Tensor, backend::Backend},
 };
@@ -26,7 +27,7 @@ pub fn gather<B: MoeAutodiffBackend>(
     let model = &parent.model;
     let mut evidence = Evidence::default();
     if needs(Measurement::Weights) || needs(Measurement::SecondMoments) {
-        let record = burn::module::Module::into_record(model.clone());
+        let record = model.clone().into_record();
         evidence = Evidence::of_records(&record, &parent.optimizer, &needed)?;
     }
     let [gradients, use_, tokens] = [

@@ -4,7 +4,7 @@ use burn::module::{AutodiffModule, Module};
 use serde::{Deserialize, Serialize};
 use upcycle_kernels::MoeAutodiffBackend;
 use upcycle_moe::Lineage;
-use upcycle_operator::{ReplicationPlan, Source, Upcycle, Verification, verify};
+use upcycle_operator::{Choice, ReplicationPlan, Source, Upcycle, Verification, verify};
 
 use crate::{
     checkpoint::{Checkpoint, check_optimizer, load_model},
@@ -42,20 +42,16 @@ pub fn upcycle<B: MoeAutodiffBackend>(
     device: &B::Device,
 ) -> Result<UpcycleOutcome, TrainError> {
     let parent = Checkpoint::<B>::load(job.from, device)?;
-    let Grown {
-        mut checkpoint,
-        plan,
-        scores,
-    } = grow(job, &parent, device)?;
+    let (mut checkpoint, choice) = grow(job, &parent, device)?;
     checkpoint.tokenizer = job.data.tokenizer_json();
     let outcome = UpcycleOutcome {
         step: parent.step,
         tokens: parent.tokens,
         before: evaluate_now(&parent, job, device)?,
         after: evaluate_now(&checkpoint, job, device)?,
-        verification: verify_now(&parent, &checkpoint, &plan, job, device)?,
-        plan,
-        scores,
+        verification: verify_now(&parent, &checkpoint, &choice.plan, job, device)?,
+        plan: choice.plan,
+        scores: choice.scores,
     };
     if !outcome.after.loss.is_finite() {
         return Err(TrainError::NotFinite {
@@ -70,18 +66,12 @@ pub fn upcycle<B: MoeAutodiffBackend>(
     Ok(outcome)
 }
 
-struct Grown<B: MoeAutodiffBackend> {
-    checkpoint: Checkpoint<B>,
-    plan: ReplicationPlan,
-    scores: Vec<Vec<f64>>,
-}
-
 /// Applies the operator to a checkpoint.
 fn grow<B: MoeAutodiffBackend>(
     job: &UpcycleJob,
     parent: &Checkpoint<B>,
     device: &B::Device,
-) -> Result<Grown<B>, TrainError> {
+) -> Result<(Checkpoint<B>, Choice), TrainError> {
     let spec = job.spec;
     let evidence = evidence::gather(parent, job.data, spec, device)?;
     let operator = Upcycle {
@@ -102,7 +92,7 @@ fn grow<B: MoeAutodiffBackend>(
     };
     let model = load_model(&upcycled.config, upcycled.model, device).map_err(broken)?;
     check_optimizer(&model, &upcycled.optimizer).map_err(broken)?;
-    let layers = upcycled.plan.layers.iter().enumerate();
+    let layers = upcycled.choice.plan.layers.iter().enumerate();
     let lineage = layers
         .map(|(layer, plan)| {
             let before = parent.lineage.get(layer).cloned();
@@ -114,19 +104,16 @@ fn grow<B: MoeAutodiffBackend>(
             })
         })
         .collect::<Result<_, _>>()?;
-    Ok(Grown {
-        checkpoint: Checkpoint {
-            model,
-            optimizer: upcycled.optimizer,
-            step: parent.step,
-            tokens: parent.tokens,
-            lineage,
-            data: parent.data.clone(),
-            tokenizer: parent.tokenizer.clone(),
-        },
-        plan: upcycled.plan,
-        scores: upcycled.scores,
-    })
+    let grown = Checkpoint {
+        model,
+        optimizer: upcycled.optimizer,
+        step: parent.step,
+        tokens: parent.tokens,
+        lineage,
+        data: parent.data.clone(),
+        tokenizer: parent.tokenizer.clone(),
+    };
+    Ok((grown, upcycled.choice))
 }
 
 /// Another seed for each growth of a model: the first growth's is `seed` itself.

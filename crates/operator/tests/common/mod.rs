@@ -139,7 +139,7 @@ pub fn grow_model(
     Pair {
         small: parent.0.clone(),
         big: big.load_record(grown.model),
-        plan: grown.plan,
+        plan: grown.choice.plan,
         optimizer: [parent.1.clone(), grown.optimizer],
     }
 }
