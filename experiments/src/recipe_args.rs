@@ -9,17 +9,13 @@ use upcycle_lab::presets;
 use upcycle_operator::Recipe;
 
 /// A recipe, and changes to its sections.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct RecipeArgs {
-    /// Recipe: paper, uniform, exact, separated, released, hyperplane; for dense models sparse-upcycling, drop-upcycling, virtual-groups; or a
-    /// TOML file.
-    #[arg(
-        long,
-        value_name = "NAME|FILE",
-        default_value = "exact",
-        help_heading = "Operator"
-    )]
-    recipe: String,
+    /// Recipe: paper, uniform, exact, separated, released, hyperplane, dormant; for dense models sparse-upcycling,
+    /// drop-upcycling, virtual-groups; or a TOML file. [default: exact; for Hugging Face checkpoints hyperplane or
+    /// dormant, whichever fits the family's router]
+    #[arg(long, value_name = "NAME|FILE", help_heading = "Operator")]
+    recipe: Option<String>,
     /// Which experts are copied. As with the flags below, another kind replaces what the recipe says, and the same kind or
     /// none changes the named fields. Kinds: uniform, greedy, proportional, sampled, random, explicit; such as
     /// greedy:score=gradient-squared,cap=3 or explicit:file=counts.json.
@@ -42,9 +38,9 @@ pub struct RecipeArgs {
 }
 
 impl RecipeArgs {
-    /// The recipe with all changes.
-    pub fn recipe(&self) -> Result<Recipe> {
-        let mut recipe = presets::recipe(&self.recipe)?;
+    /// The recipe with all changes; the one named `default` if the flags name none.
+    pub fn recipe(&self, default: &str) -> Result<Recipe> {
+        let mut recipe = presets::recipe(self.recipe.as_deref().unwrap_or(default))?;
         let sections = [
             ("selection", "selection", &self.selection),
             ("expert-init", "experts", &self.expert_init),
@@ -69,6 +65,24 @@ impl RecipeArgs {
         presets::read_counts(&mut recipe, Path::new(""))?;
         recipe.validate()?;
         Ok(recipe)
+    }
+
+    /// The recipe named `default`, with its router changed and then all changes of the flags.
+    pub fn with_router(&self, default: &str, router: &str) -> Result<Recipe> {
+        let changed = Self {
+            router: Some(router.to_owned()),
+            ..self.clone()
+        };
+        let recipe = changed.recipe(default)?;
+        Ok(Recipe {
+            name: default.to_owned(),
+            ..recipe
+        })
+    }
+
+    /// Whether the flags say nothing of recipe and router.
+    pub fn router_is_open(&self) -> bool {
+        self.recipe.is_none() && self.router.is_none()
     }
 }
 
@@ -128,7 +142,7 @@ mod tests {
 
     fn changed(section: &str, text: &str) -> Result<Recipe> {
         let mut args = RecipeArgs {
-            recipe: "exact".into(),
+            recipe: None,
             selection: None,
             expert_init: None,
             router: None,
@@ -143,7 +157,7 @@ mod tests {
             _ => &mut args.dense,
         };
         *field = Some(text.into());
-        args.recipe()
+        args.recipe("exact")
     }
 
     fn json(section: &str, text: &str) -> String {

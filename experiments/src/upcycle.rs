@@ -1,5 +1,7 @@
 //! `upcycle`: grows the experts of a checkpoint.
 
+mod hf;
+
 use std::{num::NonZeroUsize, path::PathBuf};
 
 use anyhow::{Result, bail};
@@ -16,15 +18,19 @@ use crate::{
     limits::{Force, refusal},
     output,
     recipe_args::RecipeArgs,
+    sources,
 };
 
 /// Grow the experts of a checkpoint: a bigger model at the same compute per token, ready for continued pre-training.
+///
+/// The checkpoint is one of this program's or a public one in the layout of Hugging Face's transformers, which is
+/// copied shard by shard in little memory.
 #[derive(Debug, Parser)]
 #[command(name = "upcycle", version)]
 pub struct UpcycleArgs {
-    /// The checkpoint to grow, or the folder of a training run.
-    #[arg(long, value_name = "DIR")]
-    from: PathBuf,
+    /// The checkpoint to grow, the folder of a training run, or a model of the Hugging Face hub.
+    #[arg(long, value_name = "DIR|hf:ORG/NAME[@REVISION]")]
+    from: String,
     /// Folder for the new checkpoint; must not exist.
     #[arg(long, value_name = "DIR", required_unless_present = "dry_run")]
     to: Option<PathBuf>,
@@ -33,6 +39,8 @@ pub struct UpcycleArgs {
     experts: Option<usize>,
     #[command(flatten)]
     recipe: RecipeArgs,
+    #[command(flatten)]
+    hf: hf::HfArgs,
     /// Seed of every random choice.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -58,7 +66,7 @@ pub struct UpcycleArgs {
     /// Where to compute.
     #[arg(long, value_enum, default_value_t)]
     backend: BackendKind,
-    /// Print what would be copied and the losses before and after; write nothing.
+    /// Print what would be copied and what that would change; write nothing.
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -77,7 +85,12 @@ impl UpcycleArgs {
     /// # Errors
     /// With a sentence on what is wrong and what to do.
     pub fn run(self) -> Result<()> {
-        let from = checkpoint_of(&self.from);
+        let from = sources::folder(&self.from)?;
+        if sources::is_hugging_face(&from) {
+            return self.run_hf(&from);
+        }
+        self.hf.refuse(&from)?;
+        let from = checkpoint_of(&from);
         let info = CheckpointInfo::read(&from)?;
         let to = self.to.as_deref().filter(|_| !self.dry_run);
         if let Some(to) = to.filter(|to| to.exists()) {
@@ -86,7 +99,7 @@ impl UpcycleArgs {
                 to.display()
             );
         }
-        let recipe = self.recipe.recipe()?;
+        let recipe = self.recipe.recipe("exact")?;
         let dense = info.model.moe_layers() == 0;
         let target_experts = match self.experts {
             Some(experts) => experts,

@@ -17,7 +17,7 @@ const SCALES: &[(&str, &str)] = presets!("scales": "tiny", "small", "154M", "1B"
 const SWEEPS: &[(&str, &str)] = presets!("sweeps": "quick");
 const RECIPES: &[(&str, &str)] = presets!(
     "recipes":
-    "paper", "uniform", "exact", "separated", "released", "hyperplane", "sparse-upcycling", "drop-upcycling", "virtual-groups",
+    "paper", "uniform", "exact", "separated", "released", "hyperplane", "dormant", "sparse-upcycling", "drop-upcycling", "virtual-groups",
 );
 
 /// The scale of a name, or in the TOML file of a path.

@@ -29,6 +29,7 @@ fn every_recipe_can_be_carried_out() {
         weight: values(experts * d),
         bias: values(experts),
         d,
+        input_rms: 1.0,
     };
     let plan = LayerPlan::from_counts(&[2, 1, 3, 1]);
     let mut seen = 0;

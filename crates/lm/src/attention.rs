@@ -7,7 +7,10 @@ use burn::{
 use upcycle_kernels::{MoeBackend, Precision, RotaryAngles};
 use upcycle_moe::Initializer;
 
-use crate::{config::LmConfig, norm::RmsNorm};
+use crate::{
+    config::{LmConfig, QkNorm},
+    norm::RmsNorm,
+};
 
 /// Grouped-query attention ([Ainslie et al., 2023](https://arxiv.org/abs/2305.13245)) without biases.
 #[derive(Module, Debug)]
@@ -20,9 +23,9 @@ pub struct Attention<B: Backend> {
     pub value: Param<Tensor<B, 2>>,
     /// Output projection, `[H * C, D]`.
     pub output: Param<Tensor<B, 2>>,
-    /// Norm of each query head, over C.
+    /// Norm of queries, over C or `H * C`.
     pub query_norm: Option<RmsNorm<B>>,
-    /// Norm of each key head, over C.
+    /// Norm of keys, over C or `G * C`.
     pub key_norm: Option<RmsNorm<B>>,
     heads: usize,
     kv_heads: usize,
@@ -43,18 +46,21 @@ impl<B: Backend> Attention<B> {
             let std = scale * (shape[0] as f32).powf(-0.5);
             initializer.normal(&format!("{name}.{part}"), shape, std, device)
         };
-        let norm = || {
-            config
-                .qk_norm
-                .then(|| RmsNorm::init(c, config.norm_eps, device))
+        let norm = |width: usize| {
+            let over = match config.qk_norm {
+                QkNorm::None => return None,
+                QkNorm::Head => c,
+                QkNorm::AllHeads => width,
+            };
+            Some(RmsNorm::init(over, config.norm_eps, device))
         };
         Self {
             query: normal("query", [d, q], 1.0),
             key: normal("key", [d, kv], 1.0),
             value: normal("value", [d, kv], 1.0),
             output: normal("output", [q, d], residual_scale),
-            query_norm: norm(),
-            key_norm: norm(),
+            query_norm: norm(q),
+            key_norm: norm(kv),
             heads: config.heads,
             kv_heads: config.kv_heads,
         }
@@ -72,11 +78,14 @@ impl<B: MoeBackend> Attention<B> {
     ) -> Tensor<B, 2> {
         let heads = |weight: &Param<Tensor<B, 2>>, n: usize, norm: &Option<RmsNorm<B>>| {
             let flat = B::project(x_td.clone(), weight.val(), precision);
-            let c = flat.dims()[1] / n;
+            let [t, width] = flat.dims();
+            let c = width / n;
             let flat = match norm {
-                Some(norm) => norm
-                    .forward(flat.reshape([b * s * n, c]))
-                    .reshape([b * s, n * c]),
+                Some(norm) => {
+                    let [over] = norm.scale_d.dims();
+                    let rows = flat.reshape([t * width / over, over]);
+                    norm.forward(rows).reshape([t, width])
+                }
                 None => flat,
             };
             flat.reshape([b, s, n, c])

@@ -21,6 +21,9 @@ pub struct LmConfig {
     pub heads: usize,
     /// Key-value heads, G; `heads` is a multiple of it.
     pub kv_heads: usize,
+    /// Width of a head, C. 0, or left out, is `d_model / heads`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub d_head: usize,
     /// Hidden width of dense layers; unused where every layer is MoE.
     #[serde(default)]
     pub d_ffn: usize,
@@ -44,7 +47,7 @@ pub struct LmConfig {
     pub gate_scale: f32,
     /// RMSNorm of queries and keys before the rotary embedding.
     #[serde(default)]
-    pub qk_norm: bool,
+    pub qk_norm: QkNorm,
     /// Base of the rotary frequencies.
     #[serde(default = "rope_theta")]
     pub rope_theta: f32,
@@ -61,6 +64,10 @@ pub struct LmConfig {
 
 /// Largest size of anything: far above any model, far below what overflows.
 const MOST: usize = 1 << 24;
+
+fn is_zero(value: &usize) -> bool {
+    *value == 0
+}
 
 fn yes() -> bool {
     true
@@ -145,6 +152,19 @@ impl Release {
     }
 }
 
+/// What RMSNorm of queries and keys is taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum QkNorm {
+    /// There is none (Mixtral).
+    #[default]
+    None,
+    /// Each head, over C (Qwen3-MoE).
+    Head,
+    /// All heads at once, over `H * C` and `G * C` (OLMoE).
+    AllHeads,
+}
+
 /// Which layers are dense and which are MoE.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -207,7 +227,10 @@ impl LmConfig {
 
     /// Width of a head, C.
     pub fn head_dim(&self) -> usize {
-        self.d_model / self.heads
+        match self.d_head {
+            0 => self.d_model / self.heads,
+            width => width,
+        }
     }
 
     /// The router of MoE layer `layer` (counted among MoE layers).
@@ -256,6 +279,7 @@ impl LmConfig {
             ("context", self.context),
             ("d_model", self.d_model),
             ("layers", self.layers),
+            ("d_head", self.d_head),
             ("d_ffn", self.d_ffn),
             ("experts", self.experts),
             ("d_expert", self.d_expert),
@@ -264,11 +288,15 @@ impl LmConfig {
                 return fail(field, format!("{value} is more than {MOST}"));
             }
         }
-        if !self.d_model.is_multiple_of(self.heads) || !self.head_dim().is_multiple_of(2) {
+        if !self.d_head.is_multiple_of(2) {
+            return fail("d_head", format!("{} must be even", self.d_head));
+        }
+        let whole = self.d_model.is_multiple_of(self.heads) && self.head_dim().is_multiple_of(2);
+        if self.d_head == 0 && !whole {
             return fail(
                 "heads",
                 format!(
-                    "d_model {} over {} heads must be an even whole number",
+                    "d_model {} over {} heads must be an even whole number; or give d_head",
                     self.d_model, self.heads
                 ),
             );

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{LayerKind, LmConfig};
+use crate::config::{LayerKind, LmConfig, QkNorm};
 
 /// Costs of a model, from its configuration alone.
 #[derive(Debug, Clone, Copy)]
@@ -84,7 +84,11 @@ impl<'a> CostModel<'a> {
         let layers = config.layers as u64;
         let moe_layers = config.moe_layers() as u64;
         let expert = 3 * d * config.d_expert as u64;
-        let qk_norms = if config.qk_norm { 2 * c } else { 0 };
+        let qk_norms = match config.qk_norm {
+            QkNorm::None => 0,
+            QkNorm::Head => 2 * c,
+            QkNorm::AllHeads => c * (config.heads + config.kv_heads) as u64,
+        };
         ParameterCount {
             embeddings: 2 * config.vocab as u64 * d,
             attention: layers * 2 * d * c * (config.heads + config.kv_heads) as u64,
@@ -103,7 +107,8 @@ impl<'a> CostModel<'a> {
     /// only with the third, which is small (0.7 to 1.4 %).
     pub fn train_flops_per_token(&self, context: usize) -> f64 {
         let parameters = self.parameters();
-        let attention = self.config.layers * context * self.config.d_model;
+        let width = self.config.heads * self.config.head_dim();
+        let attention = self.config.layers * context * width;
         6.0 * parameters.active_non_embedding() as f64
             + 6.0 * attention as f64
             + 8.0 * parameters.routers as f64

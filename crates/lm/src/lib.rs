@@ -14,7 +14,8 @@ mod norm;
 pub use attention::Attention;
 pub use block::{Block, BlockRecord, FeedForward, FeedForwardRecord};
 pub use config::{
-    ConfigError, LayerKind, LayerPattern, LmConfig, Release, ReleaseShape, TwoLevel, TwoLevelGrowth,
+    ConfigError, LayerKind, LayerPattern, LmConfig, QkNorm, Release, ReleaseShape, TwoLevel,
+    TwoLevelGrowth,
 };
 pub use cost::{CostModel, MemoryEstimate, ParameterCount};
 pub use feed_forward::{SwiGlu, SwiGluRecord};

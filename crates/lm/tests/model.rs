@@ -8,7 +8,7 @@ use burn::{
 };
 use burn_flex::{Flex, FlexDevice};
 use upcycle_kernels::Precision;
-use upcycle_lm::{CostModel, LayerKind, LayerPattern, LmConfig};
+use upcycle_lm::{CostModel, LayerKind, LayerPattern, LmConfig, QkNorm};
 
 fn config() -> LmConfig {
     LmConfig {
@@ -18,6 +18,7 @@ fn config() -> LmConfig {
         layers: 3,
         heads: 4,
         kv_heads: 2,
+        d_head: 0,
         d_ffn: 20,
         pattern: LayerPattern::DenseEnds,
         experts: 6,
@@ -26,7 +27,7 @@ fn config() -> LmConfig {
         score: Default::default(),
         renormalize: true,
         gate_scale: 1.0,
-        qk_norm: true,
+        qk_norm: QkNorm::Head,
         rope_theta: 10_000.0,
         norm_eps: 1e-5,
         embedding_std: 0.5,
@@ -135,7 +136,7 @@ fn paper(
         experts,
         top_k,
         d_expert,
-        qk_norm: false,
+        qk_norm: QkNorm::None,
         ..config()
     }
 }

@@ -102,25 +102,46 @@ impl Upcycle {
         scores: impl Fn(usize) -> Result<Vec<f64>, OperatorError>,
     ) -> Result<Choice, OperatorError> {
         let source = self.sharded(config)?;
-        let dense = config.moe_layers() == 0;
+        let mut choice = self.choose(source.moe_layers(), source.experts, 1, scores)?;
+        if config.moe_layers() == 0 {
+            for plan in &mut choice.plan.layers {
+                DenseSource::check_counts(&plan.counts())?;
+                *plan = plan.clone().without_originals();
+            }
+        }
+        Ok(choice)
+    }
+
+    /// Decides which experts are copied in a model of so many MoE layers and experts a layer, from the scores of each
+    /// layer, see [`Selection::utility`](crate::Selection::utility).
+    ///
+    /// With more than one of `groups`, of which each is `experts / groups` consecutive experts, every group grows alike
+    /// by copies of its own.
+    ///
+    /// # Errors
+    /// If the target cannot be reached, with these scores or these groups.
+    pub fn choose<E: From<OperatorError>>(
+        &self,
+        layers: usize,
+        experts: usize,
+        groups: usize,
+        scores: impl Fn(usize) -> Result<Vec<f64>, E>,
+    ) -> Result<Choice, E> {
         let selection = &self.recipe.selection;
-        selection.check_layers(source.moe_layers())?;
+        selection.check_layers(layers)?;
         let mut choice = Choice {
             plan: ReplicationPlan { layers: Vec::new() },
             scores: Vec::new(),
         };
-        for layer in 0..source.moe_layers() {
+        for layer in 0..layers {
             let scores = scores(layer)?;
             let seed = self.layer_seed(layer, "selection");
             let target = self.target_experts;
-            let counts = selection.counts(layer, source.experts, target, &scores, seed)?;
-            let plan = LayerPlan::from_counts(&counts);
-            choice.plan.layers.push(if dense {
-                DenseSource::check_counts(&counts)?;
-                plan.without_originals()
-            } else {
-                plan
-            });
+            let counts = match groups {
+                1 => selection.counts(layer, experts, target, &scores, seed)?,
+                _ => selection.counts_in_groups(layer, [experts, target, groups], &scores, seed)?,
+            };
+            choice.plan.layers.push(LayerPlan::from_counts(&counts));
             choice.scores.push(scores);
         }
         Ok(choice)
@@ -368,6 +389,8 @@ impl Upcycle {
             weight: host(before.clone()),
             bias: host(router.selection_bias_e.val()),
             d,
+            // A norm without or with a young scale.
+            input_rms: 1.0,
         };
         let grown = self.recipe.router.extend(&rows, plan, seed);
         let experts = plan.source_of().len();
@@ -404,7 +427,7 @@ impl Upcycle {
     }
 
     /// A seed of its own for each layer and purpose.
-    fn layer_seed(&self, layer: usize, purpose: &str) -> u64 {
+    pub fn layer_seed(&self, layer: usize, purpose: &str) -> u64 {
         let purpose = purpose.bytes().fold(0_u64, |hash, byte| {
             hash.wrapping_mul(131).wrapping_add(byte.into())
         });

@@ -21,6 +21,16 @@ pub enum OperatorError {
     /// A dense model and a target that its recipe cannot reach.
     #[error("a dense model cannot become this MoE model: {0}")]
     Dense(String),
+    /// Groups of experts that would not be equal.
+    #[error(
+        "target of {target} experts: the router chooses among {groups} groups, which must stay equal; choose a multiple of {groups}"
+    )]
+    UnevenGroups {
+        /// Experts asked for.
+        target: usize,
+        /// Groups.
+        groups: usize,
+    },
     /// Greedy selection cannot reach the target.
     #[error(
         "recipe field `selection.cap` = {cap}: {experts} experts with at most {cap} extra copies each give no more than {most}, the target is {target}; raise the cap or lower the target"

@@ -228,30 +228,40 @@ impl ExpertInit {
             .enumerate()
             .skip(first)
             .for_each(|(expert, ((gate, up), down))| {
-                let mut rng = ChaCha8Rng::seed_from_u64(seed);
-                rng.set_stream(expert as u64 + 1);
-                self.change(
-                    [gate, up, down],
-                    source,
-                    plan.source_of()[expert],
-                    dictionary.as_ref(),
-                    &mut rng,
-                );
+                let mut rng = replica_rng(seed, expert);
+                let own = plan.source_of()[expert];
+                let neighbour = source.expert((own + 1) % source.experts());
+                let matrices = [source.expert(own), neighbour];
+                self.change([gate, up, down], matrices, dictionary.as_ref(), &mut rng);
             });
         grown
     }
 
-    /// Turns a copy of `source` into what the initialisation says.
+    /// Gate, up and down of one replica, the grown layer's expert `expert`, from its source and the source's neighbour,
+    /// of one expert each: the same as of [`grow`](Self::grow), but for sparse codes, which need the whole layer.
+    pub fn replica(
+        &self,
+        source: ExpertMatrices,
+        neighbour: ExpertMatrices,
+        expert: usize,
+        seed: u64,
+    ) -> [Vec<f32>; 3] {
+        let mut replica = [source.gate, source.up, source.down].map(<[f32]>::to_vec);
+        let [gate, up, down] = &mut replica;
+        let mut rng = replica_rng(seed, expert);
+        let matrices = [source.expert(0), neighbour.expert(0)];
+        self.change([gate, up, down], matrices, None, &mut rng);
+        replica
+    }
+
+    /// Turns a copy of a source into what the initialisation says.
     fn change(
         &self,
         replica: Replica,
-        layer: ExpertMatrices,
-        source: usize,
+        [own, neighbour]: [[Matrix; 3]; 2],
         dictionary: Option<&Dictionary>,
         rng: &mut ChaCha8Rng,
     ) {
-        let own = layer.expert(source);
-        let neighbour = layer.expert((source + 1) % layer.experts());
         match *self {
             Self::Copy {} => {}
             Self::Noise { std } => {
@@ -298,6 +308,13 @@ impl ExpertInit {
             }
         }
     }
+}
+
+/// Every replica has random numbers of its own.
+fn replica_rng(seed: u64, expert: usize) -> ChaCha8Rng {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(expert as u64 + 1);
+    rng
 }
 
 /// `(1 - weight) * to + weight * other`.

@@ -72,6 +72,11 @@ impl Recipe {
         )
     }
 
+    /// Whether replicas get no tokens before balancing has raised their biases.
+    pub fn sleeps(&self) -> bool {
+        matches!(self.router, RouterExtension::Dormant { .. })
+    }
+
     /// What has to be known of the model.
     pub fn measurements(&self) -> Vec<Measurement> {
         let scores = self.selection.utility().into_iter();

@@ -73,6 +73,7 @@ pub enum RouterExtension {
     /// each token prefers one whole set, inside which a softmax is as before (PAPER section 1).
     ///
     /// Close to function-preserving for a large strength, softmax gates and uniform replication, with a plain router.
+    /// With K = 1 and gates that do not depend on the other experts, a small strength is enough.
     Hyperplane {
         /// Length of the offset: the standard deviation, in logits, of the difference between two sets.
         strength: f32,
@@ -152,6 +153,8 @@ pub struct RouterRows {
     pub bias: Vec<f32>,
     /// Width of a row, D.
     pub d: usize,
+    /// Root mean square of the router's inputs.
+    pub input_rms: f32,
 }
 
 impl RouterRows {
@@ -207,6 +210,7 @@ impl RouterExtension {
             weight: Vec::with_capacity(plan.source_of().len() * d),
             bias: Vec::with_capacity(plan.source_of().len()),
             d,
+            input_rms: source.input_rms,
         };
         for &expert in plan.source_of() {
             grown.weight.extend_from_slice(source.row(expert));
@@ -288,6 +292,7 @@ impl RouterExtension {
             }
             Self::Hyperplane { strength } => {
                 let directions = set_directions(plan.sets(), d, &mut rng);
+                let strength = strength / source.input_rms;
                 for (set, direction) in directions.iter().enumerate() {
                     for expert in plan.set(set) {
                         let row = &mut weight[expert * d..][..d];

@@ -166,6 +166,50 @@ impl Selection {
     }
 }
 
+impl Selection {
+    /// The counts of all groups, each of which grows to its share of the target.
+    pub(crate) fn counts_in_groups(
+        &self,
+        layer: usize,
+        [experts, target, groups]: [usize; 3],
+        scores: &[f64],
+        seed: u64,
+    ) -> Result<Vec<usize>, OperatorError> {
+        if !target.is_multiple_of(groups) {
+            return Err(OperatorError::UnevenGroups { target, groups });
+        }
+        let (size, target_size) = (experts / groups, target / groups);
+        if let Self::Explicit { .. } = self {
+            let counts = self.counts(layer, experts, target, scores, seed)?;
+            let sums = counts.chunks(size).map(|group| group.iter().sum::<usize>());
+            return match sums.enumerate().find(|(_, sum)| *sum != target_size) {
+                None => Ok(counts),
+                Some((group, sum)) => Err(OperatorError::Recipe {
+                    field: "selection.counts",
+                    problem: format!(
+                        "the counts of MoE layer {layer} give group {group} of its experts {sum}, all {groups} groups must have {target_size}"
+                    ),
+                }),
+            };
+        }
+        if self.utility().is_some() {
+            check_scores(layer, experts, scores)?;
+        }
+        let group_counts = (0..groups).map(|group| {
+            let scores = scores.chunks(size).nth(group).unwrap_or_default();
+            self.counts(
+                layer,
+                size,
+                target_size,
+                scores,
+                seed.wrapping_add(group as u64),
+            )
+        });
+        let groups: Vec<Vec<usize>> = group_counts.collect::<Result<_, _>>()?;
+        Ok(groups.concat())
+    }
+}
+
 fn uniform(experts: usize, target: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
     let mut counts = vec![target / experts; experts];
     let mut order: Vec<usize> = (0..experts).collect();

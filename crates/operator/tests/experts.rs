@@ -304,6 +304,7 @@ fn router_rows_keep_their_promises() {
         weight: (0..4 * D).map(|_| rng.random_range(-1.0..1.0)).collect(),
         bias: vec![0.5, -0.25, 4.75, 0.0],
         d: D,
+        input_rms: 1.0,
     };
     let plan = LayerPlan::from_counts(&[2, 3, 1, 2]);
     let extend = |extension: RouterExtension| {

@@ -147,6 +147,7 @@ fn router_extensions() {
             weight: floats(&fixture["router_weight"]),
             bias: floats(&fixture["router_bias"]),
             d,
+            input_rms: 1.0,
         };
         for case in fixture["router"].as_array().unwrap() {
             let option = |name: &str| case["options"][name].as_f64().unwrap() as f32;
@@ -207,6 +208,7 @@ fn adversarial_rows_start_from_their_own_source() {
         bias: vec![0.0; 6],
         weight,
         d,
+        input_rms: 1.0,
     };
     let plan = plan(&[3, 3, 1, 0, 1, 3]);
     let grown = RouterExtension::Adversarial { strength: 0.25 }.extend(&source, &plan, 0);

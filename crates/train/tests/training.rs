@@ -12,7 +12,7 @@ use burn::backend::Autodiff;
 use burn_flex::{Flex, FlexDevice};
 use serde_json::json;
 use upcycle_data::{DataConfig, Dataset};
-use upcycle_lm::LmConfig;
+use upcycle_lm::{LmConfig, QkNorm};
 use upcycle_train::*;
 
 type B = Autodiff<Flex>;
@@ -169,7 +169,9 @@ fn training_lowers_the_loss_of_every_variant() {
     let variants: [fn(&mut LmConfig, &mut TrainSpec); 4] = [
         |_, _| (),
         |_, spec| (spec.balancing.auxiliary_loss, spec.balancing.z_loss) = (0.01, 1e-3),
-        |model, _| (model.score, model.qk_norm) = (upcycle_moe::ScoreFunction::Softmax, true),
+        |model, _| {
+            (model.score, model.qk_norm) = (upcycle_moe::ScoreFunction::Softmax, QkNorm::AllHeads)
+        },
         |_, spec| spec.precision = upcycle_kernels::Precision::Bf16,
     ];
     for (index, change) in variants.into_iter().enumerate() {

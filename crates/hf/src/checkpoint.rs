@@ -1,0 +1,302 @@
+//! A checkpoint on disk: configuration, shards, tensors.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+use safetensors::Dtype;
+use serde::Deserialize;
+
+use crate::{config::ConfigFile, error::HfError, floats, header::Header, layout::Layout};
+
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const SINGLE: &str = "model.safetensors";
+
+/// A checkpoint in the layout of Hugging Face's transformers. Opening it reads headers, not weights.
+#[derive(Debug)]
+pub struct HfCheckpoint {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// Its `config.json`.
+    pub config: ConfigFile,
+    /// Its family.
+    pub layout: Layout,
+    pub(crate) shards: Vec<Shard>,
+    /// By name.
+    pub(crate) tensors: BTreeMap<String, TensorEntry>,
+}
+
+/// A safetensors file.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    pub path: PathBuf,
+    pub bytes: u64,
+    /// The `__metadata__` of its header.
+    pub metadata: Option<std::collections::HashMap<String, String>>,
+}
+
+/// A tensor in a file.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct TensorEntry {
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    /// Index of its file.
+    pub shard: usize,
+    /// Its first byte in the file.
+    pub offset: u64,
+    pub bytes: u64,
+}
+
+/// `model.safetensors.index.json`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Index {
+    pub weight_map: BTreeMap<String, String>,
+}
+
+impl Index {
+    /// Checks that it names files of its own folder only.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, HfError> {
+        let index: Self = serde_json::from_str(text)
+            .map_err(|error| HfError::file(path, format!("is not an index: {error}")))?;
+        for (tensor, file) in &index.weight_map {
+            let plain = Path::new(file)
+                .file_name()
+                .is_some_and(|name| name == file.as_str());
+            if !plain || !file.ends_with(".safetensors") {
+                return Err(HfError::Tensor {
+                    path: path.to_owned(),
+                    tensor: tensor.clone(),
+                    problem: format!(
+                        "is said to be in `{file}`, which is no safetensors file of this folder"
+                    ),
+                });
+            }
+        }
+        Ok(index)
+    }
+}
+
+impl TensorEntry {
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().map(|&dim| dim as u64).product()
+    }
+}
+
+impl HfCheckpoint {
+    /// Whether a folder looks like one.
+    pub fn is_one(dir: &Path) -> bool {
+        dir.join(ConfigFile::NAME).is_file()
+    }
+
+    /// Opens the checkpoint in `dir`, of the family that `config.json` names, or of `layout`.
+    ///
+    /// # Errors
+    /// If a file is missing or damaged, or the files contradict each other.
+    pub fn open(dir: &Path, layout: Option<Layout>) -> Result<Self, HfError> {
+        if !Self::is_one(dir) {
+            let problem = format!("there is no {} in it", ConfigFile::NAME);
+            return Err(HfError::file(dir, problem));
+        }
+        let config = ConfigFile::read(dir)?;
+        let layout = match layout {
+            Some(layout) => layout,
+            None => Layout::of(&config.need::<String>("model_type")?, config.path())?,
+        };
+        let index = read_index(dir)?;
+        let mut files: Vec<&String> = match &index {
+            Some(index) => index.weight_map.values().collect(),
+            None => Vec::new(),
+        };
+        files.sort();
+        files.dedup();
+        let single = SINGLE.to_owned();
+        if index.is_none() {
+            files.push(&single);
+        }
+        let mut checkpoint = Self {
+            dir: dir.to_owned(),
+            config,
+            layout,
+            shards: Vec::new(),
+            tensors: BTreeMap::new(),
+        };
+        for file in files {
+            checkpoint.add_shard(file, index.as_ref())?;
+        }
+        for (tensor, file) in index.iter().flat_map(|index| &index.weight_map) {
+            if !checkpoint.tensors.contains_key(tensor) {
+                return Err(HfError::Tensor {
+                    path: dir.join(file),
+                    tensor: tensor.clone(),
+                    problem: format!("is missing, though {INDEX} says that it is there"),
+                });
+            }
+        }
+        Ok(checkpoint)
+    }
+
+    fn add_shard(&mut self, file: &str, index: Option<&Index>) -> Result<(), HfError> {
+        let path = self.dir.join(file);
+        if !path.is_file() {
+            let problem = match index {
+                Some(_) => format!("is missing, though {INDEX} names it; download it again"),
+                None => format!("is missing, and there is no {INDEX}; weights must be safetensors"),
+            };
+            return Err(HfError::file(path, problem));
+        }
+        let header = Header::read(&path)?;
+        let shard = self.shards.len();
+        for (name, info) in header.metadata.tensors() {
+            // Another file may be said to have it.
+            let place = index.and_then(|index| index.weight_map.get(&name));
+            if place.is_some_and(|place| place != file) {
+                continue;
+            }
+            let (start, end) = info.data_offsets;
+            let entry = TensorEntry {
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+                shard,
+                offset: header.data + start as u64,
+                bytes: (end - start) as u64,
+            };
+            self.tensors.insert(name, entry);
+        }
+        self.shards.push(Shard {
+            bytes: header.data + header.metadata.data_len() as u64,
+            metadata: header.metadata.metadata().clone(),
+            path,
+        });
+        Ok(())
+    }
+
+    /// The tensor of this name.
+    pub(crate) fn tensor(&self, name: &str) -> Result<&TensorEntry, HfError> {
+        self.tensors.get(name).ok_or_else(|| HfError::Tensor {
+            path: self.dir.clone(),
+            tensor: name.to_owned(),
+            problem: "is missing".into(),
+        })
+    }
+
+    /// An error about a tensor.
+    pub(crate) fn fault(&self, name: &str, problem: impl Into<String>) -> HfError {
+        let shard = self.tensors.get(name).map(|tensor| tensor.shard);
+        HfError::Tensor {
+            path: shard
+                .map_or(&self.dir, |shard| &self.shards[shard].path)
+                .clone(),
+            tensor: name.to_owned(),
+            problem: problem.into(),
+        }
+    }
+
+    /// Some bytes of a file.
+    pub(crate) fn read_bytes(
+        &self,
+        shard: usize,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<Vec<u8>, HfError> {
+        let path = &self.shards[shard].path;
+        let read = || {
+            let mut file = File::open(path)?;
+            file.seek(SeekFrom::Start(offset))?;
+            let mut buffer = vec![0; bytes as usize];
+            file.read_exact(&mut buffer)?;
+            Ok(buffer)
+        };
+        read().map_err(HfError::io("read", path))
+    }
+
+    /// The values of a floating-point tensor, which must have this shape.
+    pub(crate) fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, HfError> {
+        let tensor = self.tensor(name)?;
+        if tensor.shape != shape {
+            let problem = format!("has shape {:?}, not {shape:?}", tensor.shape);
+            return Err(self.fault(name, problem));
+        }
+        self.float_range(name, 0, tensor.elements())
+    }
+
+    /// Some consecutive values of a floating-point tensor.
+    pub(crate) fn float_range(
+        &self,
+        name: &str,
+        start: u64,
+        count: u64,
+    ) -> Result<Vec<f32>, HfError> {
+        let tensor = self.tensor(name)?;
+        if !floats::is_float(tensor.dtype) {
+            let problem = format!(
+                "has dtype {}, which cannot be computed with; f64, f32, f16 and bf16 can",
+                tensor.dtype
+            );
+            return Err(self.fault(name, problem));
+        }
+        let size = tensor.dtype.bitsize() as u64 / 8;
+        let bytes = self.read_bytes(tensor.shard, tensor.offset + start * size, count * size)?;
+        floats::decode(tensor.dtype, &bytes).ok_or_else(|| self.fault(name, "is not of floats"))
+    }
+
+    /// Files of the folder that are neither weights nor written anew, by path in the folder; and the weights in other
+    /// formats, which are left out.
+    pub(crate) fn other_files(&self) -> Result<(Vec<PathBuf>, Vec<PathBuf>), HfError> {
+        let (mut kept, mut left) = (Vec::new(), Vec::new());
+        let mut folders = vec![PathBuf::new()];
+        while let Some(folder) = folders.pop() {
+            let path = self.dir.join(&folder);
+            for entry in fs::read_dir(&path).map_err(HfError::io("read", &path))? {
+                let entry = entry.map_err(HfError::io("read", &path))?;
+                let name = folder.join(entry.file_name());
+                if entry.file_name().to_string_lossy().starts_with('.') {
+                    continue;
+                }
+                // Follows links: a hub's cache is made of them.
+                if entry.path().is_dir() {
+                    folders.push(name);
+                } else if is_weights(&name) {
+                    let of_ours = self.shards.iter().any(|shard| shard.path == entry.path());
+                    if !of_ours {
+                        left.push(name);
+                    }
+                } else if name != Path::new(ConfigFile::NAME) && name != Path::new(INDEX) {
+                    kept.push(name);
+                }
+            }
+        }
+        kept.sort();
+        left.sort();
+        Ok((kept, left))
+    }
+}
+
+/// Whether a file holds weights, or the index of some.
+fn is_weights(name: &Path) -> bool {
+    let extension = name.extension().and_then(|extension| extension.to_str());
+    let weights = [
+        "safetensors",
+        "bin",
+        "pt",
+        "pth",
+        "ckpt",
+        "h5",
+        "msgpack",
+        "gguf",
+        "onnx",
+    ];
+    let index = name.to_string_lossy().ends_with(".index.json") && name != Path::new(INDEX);
+    index || extension.is_some_and(|extension| weights.contains(&extension))
+}
+
+fn read_index(dir: &Path) -> Result<Option<Index>, HfError> {
+    let path = dir.join(INDEX);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(&path).map_err(HfError::io("read", &path))?;
+    Index::parse(&text, &path).map(Some)
+}

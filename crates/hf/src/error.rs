@@ -1,0 +1,67 @@
+//! What can be wrong with a checkpoint or with what is asked of it.
+
+use std::{io, path::PathBuf};
+
+use thiserror::Error;
+use upcycle_operator::OperatorError;
+
+/// Something that cannot be done; no checkpoint is then left under the final name.
+#[derive(Debug, Error)]
+pub enum HfError {
+    /// A file cannot be read or written.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{path}: {problem}")]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+    /// A tensor is not what it should be.
+    #[error("{path}: tensor `{tensor}` {problem}")]
+    Tensor {
+        /// The file that it is in, or should be.
+        path: PathBuf,
+        /// Its name.
+        tensor: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The operator refuses.
+    #[error(transparent)]
+    Operator(#[from] OperatorError),
+    /// What was asked for is impossible.
+    #[error("{0}")]
+    Impossible(String),
+}
+
+impl HfError {
+    /// For `map_err` on file operations.
+    pub(crate) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
+    }
+
+    pub(crate) fn file(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Self::File {
+            path: path.into(),
+            problem: problem.into(),
+        }
+    }
+}

@@ -1,0 +1,540 @@
+//! Growing the experts of a checkpoint: what every tensor of the grown one is made of.
+
+use serde::{Deserialize, Serialize};
+use upcycle_operator::{
+    Choice, ExpertInit, ExpertMatrices, LayerEvidence, LayerPlan, Norms, OperatorError,
+    RouterExtension, RouterRows, Score as UtilityScore, Upcycle,
+};
+
+use crate::{
+    checkpoint::{HfCheckpoint, TensorEntry},
+    config::ConfigFile,
+    error::HfError,
+    layout::{Matrix, Orientation},
+    moe::{Moe, MoeLayer, transpose},
+    shards::TensorMeta,
+};
+
+/// Utility scores that were recorded elsewhere, as they stand in a JSON file:
+/// `{"score": "load", "layers": [[0.01, 0.02, ...], ...]}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GivenScores {
+    /// What they are; must be what the recipe asks for.
+    pub score: UtilityScore,
+    /// Scores of all experts, for each MoE layer in order.
+    pub layers: Vec<Vec<f64>>,
+}
+
+/// How a checkpoint grows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GrowthRequest {
+    /// Recipe, target and seed.
+    pub operator: Upcycle,
+    /// Experts of a token afterwards; as before without.
+    pub top_k: Option<usize>,
+    /// Scores for the recipe's selection.
+    pub scores: Option<GivenScores>,
+}
+
+/// A checkpoint and all that has been decided on how it grows.
+#[derive(Debug)]
+pub struct Growth<'a> {
+    pub(crate) checkpoint: &'a HfCheckpoint,
+    /// The MoE layers before.
+    pub moe: Moe,
+    /// Recipe, target and seed.
+    pub operator: Upcycle,
+    /// Experts of a token afterwards.
+    pub top_k: usize,
+    /// What is copied, and why.
+    pub choice: Choice,
+    /// For each layer the expert of the plan that every expert of the checkpoint is: replicas stand in their source's
+    /// group.
+    order: Vec<Vec<usize>>,
+    /// The configuration afterwards.
+    pub config: ConfigFile,
+}
+
+/// A tensor of the grown checkpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct OutTensor {
+    pub meta: TensorMeta,
+    /// Its bytes, in order.
+    pub parts: Vec<Part>,
+}
+
+/// Consecutive bytes of a tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Part {
+    /// Bytes of the source.
+    Copy {
+        shard: usize,
+        offset: u64,
+        bytes: u64,
+    },
+    /// Router rows of a MoE layer.
+    Rows { layer: usize },
+    /// Router biases of a MoE layer.
+    Bias { layer: usize },
+    /// A matrix of an expert of the plan that is not a copy.
+    Replica {
+        layer: usize,
+        expert: usize,
+        matrix: Matrix,
+    },
+}
+
+impl<'a> Growth<'a> {
+    /// Decides how a checkpoint grows, and checks that it can.
+    ///
+    /// # Errors
+    /// If the recipe cannot be carried out on this family, or the target cannot be reached.
+    pub fn new(checkpoint: &'a HfCheckpoint, request: GrowthRequest) -> Result<Self, HfError> {
+        let GrowthRequest {
+            operator,
+            top_k,
+            scores,
+        } = request;
+        operator.recipe.validate()?;
+        let moe = checkpoint.moe()?;
+        let top_k = top_k.unwrap_or(moe.top_k);
+        if top_k == 0 || top_k > operator.target_experts {
+            return Err(HfError::Impossible(format!(
+                "{top_k} experts a token of {} cannot be",
+                operator.target_experts
+            )));
+        }
+        check_recipe(&operator, &moe)?;
+        if let Some(given) = &scores {
+            check_scores(given, &operator, &moe)?;
+        }
+        let groups = moe.routing.groups;
+        let choice = operator.choose(moe.layers.len(), moe.experts, groups, |layer| {
+            utility_scores(checkpoint, &moe, &operator, scores.as_ref(), layer)
+        })?;
+        let group = moe.experts / groups;
+        let order = choice.plan.layers.iter().map(|plan| {
+            let mut order: Vec<usize> = (0..plan.source_of().len()).collect();
+            order.sort_by_key(|&expert| plan.source_of()[expert] / group);
+            order
+        });
+        let order = order.collect();
+        let fields = &checkpoint.layout.config;
+        let mut config = checkpoint.config.clone();
+        config.set(&fields.experts, operator.target_experts)?;
+        config.set(&fields.top_k, top_k)?;
+        let growth = Self {
+            checkpoint,
+            moe,
+            operator,
+            top_k,
+            choice,
+            order,
+            config,
+        };
+        growth.check_dtypes()?;
+        Ok(growth)
+    }
+
+    /// Whether the experts of a layer are as many as before in every tensor that is only copied.
+    fn check_dtypes(&self) -> Result<(), HfError> {
+        let Some(layer) = self.moe.layers.first() else {
+            return Ok(());
+        };
+        // What cannot be computed is better said before anything is written.
+        let grown = self.rows(0)?;
+        if layer.bias.is_none() && grown.bias.iter().any(|&bias| bias != 0.0) {
+            return Err(HfError::Impossible(format!(
+                "the router extension of recipe `{}` is made of biases, and the {} family has none (or this checkpoint lacks them); use --router hyperplane or noise",
+                self.operator.recipe.name, self.checkpoint.layout.name
+            )));
+        }
+        if self.operator.recipe.experts != (ExpertInit::Copy {}) {
+            self.checkpoint.expert(layer, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Source of every expert of the grown checkpoint in a MoE layer, in the checkpoint's order.
+    pub fn source_of(&self, layer: usize) -> impl Iterator<Item = usize> {
+        let sources = self.choice.plan.layers[layer].source_of();
+        self.order[layer].iter().map(|&expert| sources[expert])
+    }
+
+    /// Router rows and biases of a MoE layer before.
+    pub(crate) fn rows_before(&self, layer: usize) -> Result<RouterRows, HfError> {
+        let tensors = &self.moe.layers[layer];
+        let (experts, d) = (self.moe.experts, self.moe.d);
+        let bias = match &tensors.bias {
+            Some(bias) => self.checkpoint.float_range(bias, 0, experts as u64)?,
+            None => vec![0.0; experts],
+        };
+        Ok(RouterRows {
+            weight: self.checkpoint.floats(&tensors.weight, &[experts, d])?,
+            bias,
+            d,
+            input_rms: self.input_rms(tensors)?,
+        })
+    }
+
+    /// Root mean square of what the router reads, from the scale of the norm before it.
+    fn input_rms(&self, layer: &MoeLayer) -> Result<f32, HfError> {
+        let scale = self.input_scale(layer)?;
+        let squares: f64 = scale.iter().map(|&s| f64::from(s) * f64::from(s)).sum();
+        let rms = (squares / scale.len().max(1) as f64).sqrt() as f32;
+        Ok(if rms > 0.0 { rms } else { 1.0 })
+    }
+
+    /// Scale of the norm before the router, 1 where it is not known, `[D]`.
+    pub(crate) fn input_scale(&self, layer: &MoeLayer) -> Result<Vec<f32>, HfError> {
+        match &layer.input_norm {
+            Some(norm) => self.checkpoint.floats(norm, &[self.moe.d]),
+            None => Ok(vec![1.0; self.moe.d]),
+        }
+    }
+
+    /// Router rows and biases of a MoE layer afterwards, in the checkpoint's order.
+    pub(crate) fn rows(&self, layer: usize) -> Result<RouterRows, HfError> {
+        let before = self.rows_before(layer)?;
+        let seed = self.operator.layer_seed(layer, "noise");
+        let plan = &self.choice.plan.layers[layer];
+        let grown = self.operator.recipe.router.extend(&before, plan, seed);
+        let d = grown.d;
+        let order = &self.order[layer];
+        let rows = order
+            .iter()
+            .flat_map(|&expert| &grown.weight[expert * d..][..d]);
+        Ok(RouterRows {
+            weight: rows.copied().collect(),
+            bias: order.iter().map(|&expert| grown.bias[expert]).collect(),
+            ..grown
+        })
+    }
+
+    /// A matrix of an expert of the plan that is not a copy, in the layout's shape.
+    pub(crate) fn replica(&self, layer: usize, expert: usize) -> Result<Replica, HfError> {
+        let tensors = &self.moe.layers[layer];
+        let source = self.choice.plan.layers[layer].source_of()[expert];
+        let (own, [d, f]) = self.checkpoint.expert(tensors, source)?;
+        let (neighbour, _) = self
+            .checkpoint
+            .expert(tensors, (source + 1) % self.moe.experts)?;
+        let seed = self.operator.layer_seed(layer, "experts");
+        let matrices = self.operator.recipe.experts.replica(
+            matrices(&own, [d, f]),
+            matrices(&neighbour, [d, f]),
+            expert,
+            seed,
+        );
+        Ok(Replica {
+            layer,
+            expert,
+            matrices,
+            shape: [d, f],
+            orientation: self.checkpoint.layout.experts.orientation,
+        })
+    }
+
+    /// All tensors of the grown checkpoint.
+    pub(crate) fn tensors(&self) -> Result<Vec<OutTensor>, HfError> {
+        let checkpoint = self.checkpoint;
+        let pattern = &checkpoint.layout.experts.tensors;
+        let mut in_order: Vec<(&String, &TensorEntry)> = checkpoint.tensors.iter().collect();
+        in_order.sort_by_key(|(_, tensor)| (tensor.shard, tensor.offset));
+        let mut written = vec![false; self.moe.layers.len()];
+        let mut tensors = Vec::with_capacity(in_order.len());
+        for (name, tensor) in in_order {
+            if let Some(place) = pattern.find(name) {
+                let is_layer = |layer: &MoeLayer| {
+                    (layer.layer, layer.before.as_str()) == (place.layer, place.before)
+                };
+                // All experts of a layer go where its first tensor was.
+                if let Some(index) = self.moe.layers.iter().position(is_layer)
+                    && !std::mem::replace(&mut written[index], true)
+                {
+                    self.expert_tensors(index, &mut tensors)?;
+                }
+                continue;
+            }
+            let layer = |of: fn(&MoeLayer) -> Option<&String>| {
+                self.moe
+                    .layers
+                    .iter()
+                    .position(|layer| of(layer) == Some(name))
+            };
+            let mut shape = tensor.shape.clone();
+            let part = if let Some(layer) = layer(|layer| Some(&layer.weight)) {
+                shape[0] = self.operator.target_experts;
+                Part::Rows { layer }
+            } else if let Some(layer) = layer(|layer| layer.bias.as_ref()) {
+                // It has E values, in whatever shape.
+                let values = shape.iter_mut().find(|dim| **dim == self.moe.experts);
+                if let Some(values) = values {
+                    *values = self.operator.target_experts;
+                }
+                Part::Bias { layer }
+            } else {
+                Part::copy(tensor, 0, tensor.bytes)
+            };
+            let parameters = shape.iter().map(|&dim| dim as u64).product();
+            tensors.push(OutTensor {
+                meta: TensorMeta {
+                    name: name.clone(),
+                    dtype: tensor.dtype,
+                    shape,
+                    parameters,
+                },
+                parts: vec![part],
+            });
+        }
+        Ok(tensors)
+    }
+
+    fn expert_tensors(&self, index: usize, tensors: &mut Vec<OutTensor>) -> Result<(), HfError> {
+        let layer = &self.moe.layers[index];
+        let layout = &self.checkpoint.layout.experts;
+        if !layout.tensors.has_expert() {
+            for part in &layer.parts {
+                tensors.push(self.stacked_tensor(index, part)?);
+            }
+            return Ok(());
+        }
+        let plan = &self.choice.plan.layers[index];
+        // By source: what is read twice is then still in memory.
+        let mut places: Vec<(usize, usize)> =
+            self.order[index].iter().copied().enumerate().collect();
+        places.sort_by_key(|&(_, expert)| plan.source_of()[expert]);
+        for (place, expert) in places {
+            let source = plan.source_of()[expert];
+            for part in &layer.parts {
+                let from = layout.tensors.name(layer.place(Some(source), part));
+                let tensor = self.checkpoint.tensor(&from)?;
+                let replica = self.replica_part(plan, index, expert, part);
+                tensors.push(OutTensor {
+                    meta: TensorMeta {
+                        name: layout.tensors.name(layer.place(Some(place), part)),
+                        dtype: tensor.dtype,
+                        shape: tensor.shape.clone(),
+                        parameters: layout.parameters(part, tensor.elements()),
+                    },
+                    parts: vec![replica.unwrap_or(Part::copy(tensor, 0, tensor.bytes))],
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The part of an expert that is changed; none if it is copied.
+    fn replica_part(
+        &self,
+        plan: &LayerPlan,
+        layer: usize,
+        expert: usize,
+        part: &str,
+    ) -> Option<Part> {
+        if self.operator.recipe.experts == (ExpertInit::Copy {}) || expert < plan.first_replica() {
+            return None;
+        }
+        let matrix = self.checkpoint.layout.experts.matrix(part)?;
+        Some(Part::Replica {
+            layer,
+            expert,
+            matrix,
+        })
+    }
+
+    fn stacked_tensor(&self, index: usize, part: &str) -> Result<OutTensor, HfError> {
+        let layer = &self.moe.layers[index];
+        let layout = &self.checkpoint.layout.experts;
+        let plan = &self.choice.plan.layers[index];
+        let name = layout.tensors.name(layer.place(None, part));
+        let tensor = self.checkpoint.tensor(&name)?;
+        let outer: usize = tensor.shape[..layout.axis].iter().product();
+        let slices = (outer * self.moe.experts) as u64;
+        let slice = tensor.bytes / slices.max(1);
+        if slice * slices != tensor.bytes {
+            return Err(self
+                .checkpoint
+                .fault(&name, "has experts that share a byte"));
+        }
+        let mut parts: Vec<Part> = Vec::new();
+        for row in 0..outer {
+            for &expert in &self.order[index] {
+                if let Some(replica) = self.replica_part(plan, index, expert, part) {
+                    parts.push(replica);
+                    continue;
+                }
+                let at = (row * self.moe.experts + plan.source_of()[expert]) as u64 * slice;
+                let next = Part::copy(tensor, at, slice);
+                match (parts.last_mut(), &next) {
+                    (
+                        Some(Part::Copy {
+                            shard: _,
+                            offset,
+                            bytes,
+                        }),
+                        Part::Copy { offset: start, .. },
+                    ) if *offset + *bytes == *start => *bytes += slice,
+                    _ => parts.push(next),
+                }
+            }
+        }
+        let mut shape = tensor.shape.clone();
+        shape[layout.axis] = self.operator.target_experts;
+        let elements = shape.iter().map(|&dim| dim as u64).product();
+        Ok(OutTensor {
+            meta: TensorMeta {
+                name,
+                dtype: tensor.dtype,
+                shape,
+                parameters: layout.parameters(part, elements),
+            },
+            parts,
+        })
+    }
+}
+
+impl Part {
+    fn copy(tensor: &TensorEntry, start: u64, bytes: u64) -> Self {
+        Self::Copy {
+            shard: tensor.shard,
+            offset: tensor.offset + start,
+            bytes,
+        }
+    }
+}
+
+/// An expert that is not a copy.
+pub(crate) struct Replica {
+    pub layer: usize,
+    pub expert: usize,
+    /// Gate, up and down, `[D, F]`, `[D, F]` and `[F, D]`.
+    matrices: [Vec<f32>; 3],
+    shape: [usize; 2],
+    orientation: Orientation,
+}
+
+impl Replica {
+    /// Values of a tensor of this expert.
+    pub fn matrix(&self, matrix: Matrix) -> Vec<f32> {
+        use crate::layout::Fused;
+        let [gate, up, down] = &self.matrices;
+        let [d, f] = self.shape;
+        let (values, shape) = match matrix {
+            Matrix::Gate => (gate.clone(), [d, f]),
+            Matrix::Up => (up.clone(), [d, f]),
+            Matrix::Down => (down.clone(), [f, d]),
+            Matrix::GateUp(fused) => {
+                let rows = gate.chunks_exact(f).zip(up.chunks_exact(f));
+                let both = rows.flat_map(|(gate, up)| match fused {
+                    Fused::Halves => [gate, up].concat(),
+                    Fused::Interleaved => gate.iter().zip(up).flat_map(|(&g, &u)| [g, u]).collect(),
+                });
+                (both.collect(), [d, 2 * f])
+            }
+        };
+        match self.orientation {
+            Orientation::InOut => values,
+            Orientation::OutIn => transpose(&values, shape),
+        }
+    }
+}
+
+/// What no router of transformers can do.
+fn check_recipe(operator: &Upcycle, moe: &Moe) -> Result<(), HfError> {
+    let recipe = &operator.recipe;
+    if let RouterExtension::TwoLevel { .. } = recipe.router {
+        return Err(HfError::Impossible(format!(
+            "recipe `{}` has two-level selection, which routers of transformers do not know; use --recipe hyperplane, or import the model with `train --init` and upcycle it here",
+            recipe.name
+        )));
+    }
+    if let ExpertInit::SparseCode { .. } = recipe.experts {
+        return Err(HfError::Impossible(
+            "sparse-code learns from all experts of a layer at once, which would take their memory; use another --expert-init, or import the model with `train --init` and upcycle it here".into(),
+        ));
+    }
+    let target = operator.target_experts;
+    if target <= moe.experts {
+        return Err(OperatorError::TargetNotAbove {
+            target,
+            experts: moe.experts,
+        }
+        .into());
+    }
+    Ok(())
+}
+
+fn check_scores(given: &GivenScores, operator: &Upcycle, moe: &Moe) -> Result<(), HfError> {
+    let fail = |problem: String| Err(HfError::Impossible(format!("--scores: {problem}")));
+    let recipe = &operator.recipe;
+    let Some(utility) = recipe.selection.utility() else {
+        return fail(format!(
+            "recipe `{}` selects without scores; choose --selection greedy, proportional or sampled",
+            recipe.name
+        ));
+    };
+    if utility.score != given.score {
+        return fail(format!(
+            "the file has {:?}, recipe `{}` asks for {:?}; change --selection",
+            given.score, recipe.name, utility.score
+        ));
+    }
+    if given.layers.len() != moe.layers.len() {
+        return fail(format!(
+            "the file has scores for {} layers, the model has {} MoE layers",
+            given.layers.len(),
+            moe.layers.len()
+        ));
+    }
+    Ok(())
+}
+
+/// Scores of the experts of a layer: those given, or what can be told from the weights.
+fn utility_scores(
+    checkpoint: &HfCheckpoint,
+    moe: &Moe,
+    operator: &Upcycle,
+    given: Option<&GivenScores>,
+    layer: usize,
+) -> Result<Vec<f64>, HfError> {
+    let Some(utility) = operator.recipe.selection.utility() else {
+        return Ok(Vec::new());
+    };
+    if let Some(given) = given {
+        return Ok(given.layers[layer].clone());
+    }
+    let mut evidence = LayerEvidence::NOTHING;
+    if utility.score == UtilityScore::WeightNorm {
+        let mut norms = Norms::default();
+        for expert in 0..moe.experts {
+            let ([gate, up, down], _) = checkpoint.expert(&moe.layers[layer], expert)?;
+            norms.fc1.push((squares(&gate) + squares(&up)).sqrt());
+            norms.fc2.push(squares(&down).sqrt());
+        }
+        evidence.weights = Some(norms);
+    }
+    let seed = operator.layer_seed(layer, "score");
+    utility.scores(&evidence, moe.experts, seed).map_err(|missing| {
+        HfError::Impossible(format!(
+            "recipe `{}` needs {}, which weights do not tell; record them as docs/huggingface.md shows and give the file with --scores, or use --selection uniform",
+            operator.recipe.name,
+            missing.name()
+        ))
+    })
+}
+
+fn matrices([gate, up, down]: &[Vec<f32>; 3], [d, f]: [usize; 2]) -> ExpertMatrices<'_> {
+    ExpertMatrices {
+        gate,
+        up,
+        down,
+        d,
+        f,
+    }
+}
+
+fn squares(values: &[f32]) -> f64 {
+    values.iter().map(|&v| f64::from(v) * f64::from(v)).sum()
+}

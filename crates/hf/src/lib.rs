@@ -1,0 +1,27 @@
+//! Mixture-of-Experts checkpoints in the layout of Hugging Face's transformers.
+//!
+//! A [`Layout`] says, as data, which tensors of a family are experts and routers. [`HfCheckpoint`] opens a checkpoint,
+//! [`Growth`] decides how its experts are copied and streams the grown checkpoint to disk.
+
+mod checkpoint;
+mod config;
+mod error;
+mod floats;
+mod folder;
+mod grow;
+mod header;
+mod layout;
+mod moe;
+mod pattern;
+mod predict;
+mod shards;
+mod write;
+
+pub use checkpoint::HfCheckpoint;
+pub use config::ConfigFile;
+pub use error::HfError;
+pub use grow::{GivenScores, Growth, GrowthRequest};
+pub use layout::{Layout, Score};
+pub use moe::{Moe, MoeLayer, RoutingRule};
+pub use predict::RoutingForecast;
+pub use write::{Progress, WriteOptions, Written};

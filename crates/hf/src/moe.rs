@@ -1,0 +1,324 @@
+//! The MoE layers of a checkpoint.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    checkpoint::{HfCheckpoint, TensorEntry},
+    error::HfError,
+    layout::{BiasOf, Fused, Matrix, Orientation, Renormalize, Score},
+    pattern::Place,
+};
+
+/// What the MoE layers of a checkpoint are like.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Moe {
+    /// Experts of a layer, E.
+    pub experts: usize,
+    /// Experts of a token, K.
+    pub top_k: usize,
+    /// Model width, D.
+    pub d: usize,
+    /// How a router chooses.
+    pub routing: RoutingRule,
+    /// Layers, by place in the model.
+    pub layers: Vec<MoeLayer>,
+}
+
+/// How a router chooses experts and gates.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RoutingRule {
+    /// From logits to scores.
+    pub score: Score,
+    /// Whether gates of a token sum to 1.
+    pub renormalize: bool,
+    /// Whether the bias is added to scores for selection only, rather than to logits.
+    pub selection_bias: bool,
+    /// Groups of experts.
+    pub groups: usize,
+    /// Groups that a token's experts are chosen from.
+    pub top_groups: usize,
+}
+
+/// Tensors of a MoE layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MoeLayer {
+    /// Its number in tensor names.
+    pub layer: usize,
+    /// Text before the pattern of its names.
+    pub(crate) before: String,
+    /// Router rows, `[E, D]`.
+    pub(crate) weight: String,
+    /// Router biases, `[E]`.
+    pub(crate) bias: Option<String>,
+    /// Scale of the norm before the router.
+    pub(crate) input_norm: Option<String>,
+    /// What a tensor of an expert is called after the pattern.
+    pub(crate) parts: Vec<String>,
+}
+
+impl MoeLayer {
+    /// Whether its router has biases.
+    pub fn has_bias(&self) -> bool {
+        self.bias.is_some()
+    }
+
+    pub(crate) fn place<'a>(&'a self, expert: Option<usize>, part: &'a str) -> Place<'a> {
+        Place {
+            before: &self.before,
+            layer: self.layer,
+            expert,
+            after: part,
+        }
+    }
+}
+
+impl HfCheckpoint {
+    /// Finds the MoE layers and checks their tensors.
+    ///
+    /// # Errors
+    /// If there is none, or a tensor is missing or of another shape than the configuration says.
+    pub fn moe(&self) -> Result<Moe, HfError> {
+        let (layout, config) = (&self.layout, &self.config);
+        let experts: usize = config.any(&layout.config.experts)?;
+        let top_k: usize = config.any(&layout.config.top_k)?;
+        if top_k == 0 || top_k > experts {
+            let problem = format!("{top_k} experts a token of {experts} cannot be");
+            return Err(HfError::file(config.path(), problem));
+        }
+        let count = |field: &Option<String>| -> Result<usize, HfError> {
+            match field {
+                Some(field) => Ok(config.get(field)?.unwrap_or(1)),
+                None => Ok(1),
+            }
+        };
+        let routing = RoutingRule {
+            score: layout.routing.score,
+            renormalize: match &layout.routing.renormalize {
+                Renormalize::Always(always) => *always,
+                Renormalize::Field { field, default } => config.get(field)?.unwrap_or(*default),
+            },
+            selection_bias: layout.router.bias_of == BiasOf::Selection,
+            groups: count(&layout.config.groups)?,
+            top_groups: count(&layout.config.top_groups)?,
+        };
+        let rule = &routing;
+        if rule.groups == 0 || !experts.is_multiple_of(rule.groups) || rule.top_groups > rule.groups
+        {
+            let problem = format!(
+                "{experts} experts in {} groups of which {} are used cannot be",
+                rule.groups, rule.top_groups
+            );
+            return Err(HfError::file(config.path(), problem));
+        }
+        let mut moe = Moe {
+            experts,
+            top_k,
+            d: 0,
+            routing,
+            layers: self.find_layers(experts)?,
+        };
+        for (index, layer) in moe.layers.iter().enumerate() {
+            let shape = &self.tensor(&layer.weight)?.shape;
+            let d = match (shape.as_slice(), index) {
+                (&[rows, d], 0) if rows == experts && d > 0 => d,
+                (&[rows, d], _) if rows == experts && d == moe.d => d,
+                _ => {
+                    let problem =
+                        format!("has shape {shape:?}, not one row for each of {experts} experts");
+                    return Err(self.fault(&layer.weight, problem));
+                }
+            };
+            moe.d = d;
+            if let Some(bias) = &layer.bias
+                && self.tensor(bias)?.elements() != experts as u64
+            {
+                let problem = format!("does not have {experts} values, one for each expert");
+                return Err(self.fault(bias, problem));
+            }
+        }
+        Ok(moe)
+    }
+
+    /// Largest difference of two router biases of a layer; 0 without biases.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn bias_range(&self, moe: &Moe) -> Result<f32, HfError> {
+        let mut range: f32 = 0.0;
+        for bias in moe.layers.iter().filter_map(|layer| layer.bias.as_ref()) {
+            let values = self.float_range(bias, 0, moe.experts as u64)?;
+            let most = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let least = values.iter().copied().fold(f32::INFINITY, f32::min);
+            range = range.max(most - least);
+        }
+        Ok(range)
+    }
+
+    /// MoE layers by router, with the parts of their experts.
+    fn find_layers(&self, experts: usize) -> Result<Vec<MoeLayer>, HfError> {
+        let layout = &self.layout;
+        let pattern = &layout.experts.tensors;
+        // Parts of every layer, with the number of experts that have them.
+        let mut parts: BTreeMap<(usize, &str), BTreeMap<&str, usize>> = BTreeMap::new();
+        for (name, tensor) in &self.tensors {
+            let Some(place) = pattern.find(name) else {
+                continue;
+            };
+            let seen = match place.expert {
+                Some(expert) if expert >= experts => {
+                    let problem =
+                        format!("is of an expert beyond the {experts} that config.json speaks of");
+                    return Err(self.fault(name, problem));
+                }
+                Some(_) => 1,
+                None => self.stacked(name, tensor, experts)?,
+            };
+            let layer = parts.entry((place.layer, place.before)).or_default();
+            *layer.entry(place.after).or_default() += seen;
+        }
+        let mut layers = Vec::new();
+        for ((layer, before), parts) in parts {
+            let own = |part| Place {
+                before,
+                layer,
+                expert: Some(0),
+                after: part,
+            };
+            for (part, &count) in &parts {
+                if count < experts {
+                    let missing = (0..experts).find_map(|expert| {
+                        let place = Place {
+                            expert: Some(expert),
+                            ..own(part)
+                        };
+                        let name = pattern.name(place);
+                        (!self.tensors.contains_key(&name)).then_some(name)
+                    });
+                    let name = missing.unwrap_or_default();
+                    let problem = format!("is missing; {count} of {experts} experts have theirs");
+                    return Err(self.fault(&name, problem));
+                }
+            }
+            let there = |pattern: &Option<crate::pattern::Pattern>| {
+                let name = pattern.as_ref().map(|pattern| pattern.name(own("")));
+                name.filter(|name| self.tensors.contains_key(name))
+            };
+            let weight = layout.router.weight.name(own(""));
+            self.tensor(&weight)?;
+            layers.push(MoeLayer {
+                layer,
+                before: before.to_owned(),
+                weight,
+                bias: there(&layout.router.bias),
+                input_norm: there(&layout.router.input_norm),
+                parts: parts.into_keys().map(str::to_owned).collect(),
+            });
+        }
+        if layers.is_empty() {
+            let problem = format!("has no tensor of an expert of the {} family", layout.name);
+            return Err(HfError::file(&self.dir, problem));
+        }
+        Ok(layers)
+    }
+
+    /// Experts of a stacked tensor.
+    fn stacked(&self, name: &str, tensor: &TensorEntry, experts: usize) -> Result<usize, HfError> {
+        let axis = self.layout.experts.axis;
+        if tensor.shape.get(axis) == Some(&experts) {
+            return Ok(experts);
+        }
+        let problem = format!(
+            "has shape {:?}, its axis {axis} should be that of {experts} experts",
+            tensor.shape
+        );
+        Err(self.fault(name, problem))
+    }
+
+    /// Gate, up and down of an expert in f32, as `[D, F]`, `[D, F]` and `[F, D]`, with D and F.
+    ///
+    /// # Errors
+    /// If they are not plain matrices of floats.
+    pub(crate) fn expert(
+        &self,
+        layer: &MoeLayer,
+        expert: usize,
+    ) -> Result<([Vec<f32>; 3], [usize; 2]), HfError> {
+        let layout = &self.layout.experts;
+        let (mut gate, mut up, mut down) = (None, None, None);
+        for part in layout.names() {
+            let name = layout.tensors.name(layer.place(Some(expert), part));
+            let (values, [inputs, outputs]) = self.expert_matrix(&name, expert)?;
+            let columns = |first: usize, step: usize, count: usize| {
+                let rows = values.chunks_exact(outputs);
+                let taken = rows.flat_map(|row| row[first..].iter().step_by(step).take(count));
+                (taken.copied().collect::<Vec<f32>>(), [inputs, count])
+            };
+            match layout.matrix(part) {
+                Some(Matrix::Gate) => gate = Some((values, [inputs, outputs])),
+                Some(Matrix::Up) => up = Some((values, [inputs, outputs])),
+                Some(Matrix::Down) => down = Some((values, [inputs, outputs])),
+                Some(Matrix::GateUp(fused)) => {
+                    let f = outputs / 2;
+                    let (first, step) = match fused {
+                        Fused::Halves => (f, 1),
+                        Fused::Interleaved => (1, 2),
+                    };
+                    gate = Some(columns(0, step, f));
+                    up = Some(columns(first, step, f));
+                }
+                None => {}
+            }
+        }
+        match (gate, up, down) {
+            (Some((gate, [d, f])), Some((up, shape)), Some((down, back)))
+                if shape == [d, f] && back == [f, d] =>
+            {
+                Ok(([gate, up, down], [d, f]))
+            }
+            _ => Err(HfError::file(
+                &self.dir,
+                format!(
+                    "the matrices of expert {expert} in layer {} do not fit each other",
+                    layer.layer
+                ),
+            )),
+        }
+    }
+
+    /// A matrix of an expert as `[inputs, outputs]`, and its shape.
+    fn expert_matrix(&self, name: &str, expert: usize) -> Result<(Vec<f32>, [usize; 2]), HfError> {
+        let layout = &self.layout.experts;
+        let tensor = self.tensor(name)?;
+        let stacked = !layout.tensors.has_expert();
+        let shape = match (stacked, layout.axis, tensor.shape.as_slice()) {
+            (false, _, &[rows, columns]) | (true, 0, &[_, rows, columns]) => [rows, columns],
+            _ => {
+                let problem = format!(
+                    "has shape {:?}, which is not that of a matrix an expert",
+                    tensor.shape
+                );
+                return Err(self.fault(name, problem));
+            }
+        };
+        let size = (shape[0] * shape[1]) as u64;
+        let start = if stacked { expert as u64 * size } else { 0 };
+        let values = self.float_range(name, start, size)?;
+        Ok(match layout.orientation {
+            Orientation::InOut => (values, shape),
+            Orientation::OutIn => (transpose(&values, shape), [shape[1], shape[0]]),
+        })
+    }
+}
+
+/// `[rows, columns] -> [columns, rows]`.
+pub(crate) fn transpose(values: &[f32], [rows, columns]: [usize; 2]) -> Vec<f32> {
+    let mut result = vec![0.0; rows * columns];
+    if columns > 0 {
+        for (r, row) in values.chunks_exact(columns).enumerate() {
+            for (c, &value) in row.iter().enumerate() {
+                result[c * rows + r] = value;
+            }
+        }
+    }
+    result
+}

@@ -1,0 +1,328 @@
+//! Writing a grown checkpoint, shard by shard, in memory that does not grow with it.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::Path,
+};
+
+use serde::Serialize;
+
+use crate::{
+    checkpoint::INDEX,
+    config::ConfigFile,
+    error::HfError,
+    floats,
+    folder::{NewFolder, check_free, partial},
+    grow::{Growth, OutTensor, Part, Replica},
+    shards::{ShardFile, ShardPlan, TensorMeta, write_file, write_text},
+};
+
+/// How a checkpoint is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// Largest size of a shard's data, in bytes.
+    pub shard_bytes: u64,
+    /// Go on with a copy that was begun.
+    pub resume: bool,
+    /// Start even if the disk seems too small.
+    pub force: bool,
+}
+
+/// How far writing is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes that are written, by this and by an earlier run.
+    pub bytes: u64,
+    /// Bytes of all shards.
+    pub total: u64,
+}
+
+/// What was, or would be, written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Written {
+    /// Shards.
+    pub shards: usize,
+    /// Bytes of all shards.
+    pub bytes: u64,
+    /// Parameters of all tensors.
+    pub parameters: u64,
+    /// Shards that an earlier run had written.
+    pub resumed: usize,
+    /// Files of the source in other weight formats, which were left out.
+    pub left_out: Vec<String>,
+}
+
+/// Bytes that are copied between two reports of progress.
+const PIECE: u64 = 64 << 20;
+
+/// Tensors and files of a grown checkpoint.
+struct Output {
+    tensors: Vec<OutTensor>,
+    metas: Vec<TensorMeta>,
+    plan: ShardPlan,
+}
+
+impl Growth<'_> {
+    /// What [`write`](Self::write) would write.
+    ///
+    /// # Errors
+    /// As that of `write`, as far as it can be said before.
+    pub fn preview(&self, shard_bytes: u64) -> Result<Written, HfError> {
+        self.written(&self.output(shard_bytes)?, 0)
+    }
+
+    /// Writes the grown checkpoint as the folder `to`, which must not exist or be empty.
+    ///
+    /// Shards are written to `to.partial` one after the other; the folder gets its name in the end. Copied bytes stay in
+    /// the operating system, so that memory does not grow with the checkpoint.
+    ///
+    /// # Errors
+    /// If a file cannot be read or written, or the disk is too small. What is there of `to.partial` can be resumed.
+    pub fn write(
+        &self,
+        to: &Path,
+        options: WriteOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Written, HfError> {
+        check_free(to)?;
+        let output = self.output(options.shard_bytes)?;
+        let (files, _) = self.checkpoint.other_files()?;
+        if !options.force {
+            check_space(to, &output.plan)?;
+        }
+        let folder = NewFolder::begin(to, self.fingerprint(&output)?, options.resume)?;
+        let total = output.plan.bytes();
+        let mut writer = Writer {
+            growth: self,
+            sources: HashMap::new(),
+            replica: None,
+            done: 0,
+            report: &mut |bytes| progress(Progress { bytes, total }),
+        };
+        let mut resumed = 0;
+        for shard in &output.plan.files {
+            let path = folder.path.join(&shard.name);
+            if fs::metadata(&path).is_ok_and(|there| there.len() == shard.bytes) {
+                resumed += 1;
+                writer.advance(shard.bytes);
+                continue;
+            }
+            write_file(&path, |file| {
+                writer.shard(file, &path, shard, &output.tensors)
+            })?;
+        }
+        if let Some(index) = output.plan.index(&output.metas) {
+            write_text(&folder.path.join(INDEX), &index)?;
+        }
+        for name in &files {
+            copy_file(&self.checkpoint.dir.join(name), &folder.path.join(name))?;
+        }
+        write_text(&folder.path.join(ConfigFile::NAME), self.config.text())?;
+        folder.finish()?;
+        self.written(&output, resumed)
+    }
+
+    fn output(&self, shard_bytes: u64) -> Result<Output, HfError> {
+        let tensors = self.tensors()?;
+        let metas: Vec<TensorMeta> = tensors.iter().map(|tensor| tensor.meta.clone()).collect();
+        let shards = &self.checkpoint.shards;
+        let metadata = shards.first().and_then(|shard| shard.metadata.as_ref());
+        let plan = ShardPlan::new(&metas, shard_bytes, metadata)?;
+        Ok(Output {
+            tensors,
+            metas,
+            plan,
+        })
+    }
+
+    fn written(&self, output: &Output, resumed: usize) -> Result<Written, HfError> {
+        let (_, left_out) = self.checkpoint.other_files()?;
+        Ok(Written {
+            shards: output.plan.files.len(),
+            bytes: output.plan.bytes(),
+            parameters: output.metas.iter().map(|meta| meta.parameters).sum(),
+            resumed,
+            left_out: left_out
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect(),
+        })
+    }
+
+    /// What all bytes of the output depend on.
+    fn fingerprint(&self, output: &Output) -> Result<String, HfError> {
+        let mut hash = blake3::Hasher::new();
+        let mut add = |text: &str| {
+            hash.update(&(text.len() as u64).to_le_bytes());
+            hash.update(text.as_bytes());
+        };
+        for shard in &self.checkpoint.shards {
+            let path = &shard.path;
+            let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
+            let modified = modified.map_err(HfError::io("read", path))?;
+            add(&format!("{} {} {modified:?}", path.display(), shard.bytes));
+        }
+        add(self.config.text());
+        add(&format!("{:?}", self.operator));
+        for file in &output.plan.files {
+            add(&file.name);
+            add(&String::from_utf8_lossy(&file.header));
+        }
+        for tensor in &output.tensors {
+            add(&format!("{:?}", tensor.parts));
+        }
+        Ok(hash.finalize().to_hex().to_string())
+    }
+}
+
+/// Streams tensors into shards.
+struct Writer<'a> {
+    growth: &'a Growth<'a>,
+    /// Open files of the source.
+    sources: HashMap<usize, File>,
+    /// The expert that was computed last.
+    replica: Option<Replica>,
+    done: u64,
+    report: &'a mut dyn FnMut(u64),
+}
+
+impl Writer<'_> {
+    fn advance(&mut self, bytes: u64) {
+        self.done += bytes;
+        (self.report)(self.done);
+    }
+
+    fn shard(
+        &mut self,
+        file: &mut File,
+        path: &Path,
+        shard: &ShardFile,
+        tensors: &[OutTensor],
+    ) -> Result<(), HfError> {
+        self.bytes(file, path, &shard.header)?;
+        for &index in &shard.tensors {
+            let tensor = &tensors[index];
+            for part in &tensor.parts {
+                self.part(file, path, &tensor.meta, part)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn bytes(&mut self, file: &mut File, path: &Path, bytes: &[u8]) -> Result<(), HfError> {
+        file.write_all(bytes).map_err(HfError::io("write", path))?;
+        self.advance(bytes.len() as u64);
+        Ok(())
+    }
+
+    fn part(
+        &mut self,
+        file: &mut File,
+        path: &Path,
+        meta: &TensorMeta,
+        part: &Part,
+    ) -> Result<(), HfError> {
+        let values = match *part {
+            Part::Copy {
+                shard,
+                offset,
+                bytes,
+            } => return self.copy(file, path, shard, offset, bytes),
+            Part::Rows { layer } => self.growth.rows(layer)?.weight,
+            Part::Bias { layer } => self.growth.rows(layer)?.bias,
+            Part::Replica {
+                layer,
+                expert,
+                matrix,
+            } => {
+                let is_last =
+                    |replica: &&Replica| (replica.layer, replica.expert) == (layer, expert);
+                if self.replica.as_ref().filter(is_last).is_none() {
+                    self.replica = Some(self.growth.replica(layer, expert)?);
+                }
+                let replica = self.replica.as_ref();
+                replica
+                    .map(|replica| replica.matrix(matrix))
+                    .unwrap_or_default()
+            }
+        };
+        let bytes = floats::encode(meta.dtype, &values).ok_or_else(|| {
+            let problem = format!("has dtype {}, which cannot be computed with", meta.dtype);
+            self.growth.checkpoint.fault(&meta.name, problem)
+        })?;
+        self.bytes(file, path, &bytes)
+    }
+
+    /// Lets the operating system copy bytes of the source.
+    fn copy(
+        &mut self,
+        file: &mut File,
+        path: &Path,
+        shard: usize,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<(), HfError> {
+        let source = &self.growth.checkpoint.shards[shard].path;
+        let from = match self.sources.entry(shard) {
+            std::collections::hash_map::Entry::Occupied(open) => open.into_mut(),
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                entry.insert(File::open(source).map_err(HfError::io("open", source))?)
+            }
+        };
+        from.seek(SeekFrom::Start(offset))
+            .map_err(HfError::io("read", source))?;
+        let mut left = bytes;
+        while left > 0 {
+            let piece = left.min(PIECE);
+            let copied = io::copy(&mut Read::by_ref(from).take(piece), file)
+                .map_err(HfError::io("write", path))?;
+            if copied < piece {
+                return Err(HfError::file(source, "became shorter while it was read"));
+            }
+            left -= copied;
+            self.done += copied;
+            (self.report)(self.done);
+        }
+        Ok(())
+    }
+}
+
+/// Space for all shards that are not there yet.
+fn check_space(to: &Path, plan: &ShardPlan) -> Result<(), HfError> {
+    let folder = partial(to);
+    let there = |file: &&ShardFile| {
+        fs::metadata(folder.join(&file.name)).is_ok_and(|there| there.len() == file.bytes)
+    };
+    let needed: u64 = plan
+        .files
+        .iter()
+        .filter(|file| !there(file))
+        .map(|file| file.bytes)
+        .sum();
+    // The folder itself is not there yet.
+    let existing = to.ancestors().skip(1).find(|path| path.is_dir());
+    let existing = existing.unwrap_or(Path::new("."));
+    let available = fs4::available_space(existing).map_err(HfError::io("read", existing))?;
+    if needed > available {
+        let gigabytes = |bytes: u64| bytes as f64 / 1e9;
+        return Err(HfError::file(
+            to,
+            format!(
+                "needs {:.2} GB, its disk has {:.2} GB free; choose another folder, or try all the same with --force",
+                gigabytes(needed),
+                gigabytes(available)
+            ),
+        ));
+    }
+    Ok(())
+}
+
+pub(crate) fn copy_file(from: &Path, to: &Path) -> Result<(), HfError> {
+    if let Some(parent) = to.parent() {
+        fs::create_dir_all(parent).map_err(HfError::io("create", parent))?;
+    }
+    fs::copy(from, to).map_err(HfError::io("write", to))?;
+    Ok(())
+}

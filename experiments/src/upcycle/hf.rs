@@ -1,0 +1,274 @@
+//! Growing a checkpoint of Hugging Face's transformers.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget};
+use serde::Serialize;
+use std::io::IsTerminal;
+use upcycle_hf::{
+    GivenScores, Growth, GrowthRequest, HfCheckpoint, Layout, Moe, Progress, RoutingForecast,
+    WriteOptions, Written,
+};
+use upcycle_operator::{Recipe, ReplicationPlan, Upcycle};
+
+use super::UpcycleArgs;
+use crate::{amount, output, progress::style};
+
+/// Flags for checkpoints of Hugging Face's transformers.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Hugging Face checkpoints")]
+pub struct HfArgs {
+    /// Experts of a token afterwards, for routers that are to choose more. [default: as before]
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Utility scores of experts, recorded elsewhere: a JSON file {"score": "load", "layers": [[0.01, ..], ..]}.
+    #[arg(long, value_name = "FILE")]
+    scores: Option<PathBuf>,
+    /// Largest size of an output file, such as 500M or 5GB.
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    shard_size: Option<u64>,
+    /// Go on with a copy that was stopped.
+    #[arg(long)]
+    resume: bool,
+    /// Layout of a family that is not built in: a TOML file, see docs/huggingface.md.
+    #[arg(long, value_name = "FILE")]
+    layout: Option<PathBuf>,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    // `5GB` and `5G` are the same.
+    let amount = text
+        .strip_suffix(['B', 'b'])
+        .filter(|rest| rest.ends_with(char::is_alphabetic));
+    amount::parse(amount.unwrap_or(text))
+}
+
+/// As `save_pretrained` of transformers.
+const SHARD_BYTES: u64 = 5_000_000_000;
+
+/// What happened, as JSON.
+#[derive(Serialize)]
+struct HfOutcome<'a> {
+    family: &'a str,
+    recipe: &'a Recipe,
+    experts: [usize; 2],
+    top_k: [usize; 2],
+    plan: &'a ReplicationPlan,
+    scores: &'a [Vec<f64>],
+    forecast: RoutingForecast,
+    output: Written,
+    seconds: f64,
+}
+
+impl HfArgs {
+    /// None of the flags has a meaning for this program's checkpoints.
+    pub fn refuse(&self, from: &Path) -> Result<()> {
+        let flags = [
+            ("--top-k", self.top_k.is_some()),
+            ("--scores", self.scores.is_some()),
+            ("--shard-size", self.shard_size.is_some()),
+            ("--resume", self.resume),
+            ("--layout", self.layout.is_some()),
+        ];
+        match flags.iter().find(|(_, given)| *given) {
+            Some((flag, _)) => bail!(
+                "{flag} is for Hugging Face checkpoints, and {} is none (it has no config.json); leave it out",
+                from.display()
+            ),
+            None => Ok(()),
+        }
+    }
+
+    fn scores(&self) -> Result<Option<GivenScores>> {
+        let Some(path) = &self.scores else {
+            return Ok(None);
+        };
+        let text =
+            fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let scores = serde_json::from_str(&text).with_context(|| {
+            format!(
+                "{} is no file of scores (numbers only, no NaN): {{\"score\": \"load\", \"layers\": [[0.01, ..], ..]}}",
+                path.display()
+            )
+        })?;
+        Ok(Some(scores))
+    }
+}
+
+impl UpcycleArgs {
+    /// Grows the checkpoint in `from`.
+    pub(super) fn run_hf(&self, from: &Path) -> Result<()> {
+        let started = Instant::now();
+        let layout = self.hf.layout.as_deref().map(Layout::read).transpose()?;
+        let checkpoint = HfCheckpoint::open(from, layout)?;
+        let moe = checkpoint.moe()?;
+        let operator = Upcycle {
+            recipe: self.hf_recipe(&checkpoint, &moe)?,
+            target_experts: self.experts.unwrap_or(2 * moe.experts),
+            seed: self.seed,
+        };
+        let request = GrowthRequest {
+            operator,
+            top_k: self.hf.top_k,
+            scores: self.hf.scores()?,
+        };
+        let growth = Growth::new(&checkpoint, request)?;
+        let forecast = growth.forecast()?;
+        if !self.json {
+            print_plan(&growth, self.dry_run)?;
+            print_forecast(&growth, &forecast)?;
+        }
+        let shard_bytes = self.hf.shard_size.unwrap_or(SHARD_BYTES);
+        let to = self.to.as_deref().filter(|_| !self.dry_run);
+        let written = match to {
+            Some(to) => {
+                let options = WriteOptions {
+                    shard_bytes,
+                    resume: self.hf.resume,
+                    force: self.force.force,
+                };
+                let mut display = Display::new();
+                let written = growth.write(to, options, &mut |progress| display.show(progress));
+                display.bar.finish_and_clear();
+                written?
+            }
+            None => growth.preview(shard_bytes)?,
+        };
+        for file in &written.left_out {
+            output::note!("left out: {file} (weights in another format)");
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        if self.json {
+            let outcome = HfOutcome {
+                family: &checkpoint.layout.name,
+                recipe: &growth.operator.recipe,
+                experts: [moe.experts, growth.operator.target_experts],
+                top_k: [moe.top_k, growth.top_k],
+                plan: &growth.choice.plan,
+                scores: &growth.choice.scores,
+                forecast,
+                output: written,
+                seconds,
+            };
+            output::line(serde_json::to_string_pretty(&outcome)?)?;
+        } else {
+            let verb = if to.is_some() { "wrote" } else { "would write" };
+            output::line(format!(
+                "{verb} {} parameters, {} in {} files",
+                output::parameters(written.parameters),
+                output::bytes(written.bytes),
+                written.shards
+            ))?;
+        }
+        if let Some(to) = to {
+            output::note!(
+                "checkpoint: {} ({})",
+                to.display(),
+                output::duration(seconds)
+            );
+        }
+        Ok(())
+    }
+
+    /// The recipe of the flags, or one that fits the family's router.
+    fn hf_recipe(&self, checkpoint: &HfCheckpoint, moe: &Moe) -> Result<Recipe> {
+        let own_gates = moe.routing.renormalize || moe.routing.score == upcycle_hf::Score::Sigmoid;
+        let selects = moe.routing.selection_bias && moe.layers.iter().all(|layer| layer.has_bias());
+        let (default, router) = if moe.top_k == 1 && own_gates {
+            // Twins compute the same: any difference of their logits parts them.
+            ("hyperplane", Some("strength=0.02".to_owned()))
+        } else if selects {
+            let range = 1.0 + checkpoint.bias_range(moe)?;
+            ("dormant", Some(format!("bias={range}")))
+        } else {
+            ("hyperplane", None)
+        };
+        if self.recipe.router_is_open()
+            && let Some(router) = router
+        {
+            return self.recipe.with_router(default, &router);
+        }
+        self.recipe.recipe(default)
+    }
+}
+
+fn print_plan(growth: &Growth, tables: bool) -> Result<()> {
+    let (moe, target) = (&growth.moe, growth.operator.target_experts);
+    output::line(format!(
+        "{} MoE layers, {} -> {target} experts, top-{}{}, recipe {}",
+        moe.layers.len(),
+        moe.experts,
+        growth.top_k,
+        match growth.top_k == moe.top_k {
+            true => String::new(),
+            false => format!(" (before top-{})", moe.top_k),
+        },
+        growth.operator.recipe.name
+    ))?;
+    if !tables {
+        return Ok(());
+    }
+    for (layer, plan) in moe.layers.iter().zip(&growth.choice.plan.layers) {
+        output::line(format!(
+            "layer {}: copies of each {:?}",
+            layer.layer,
+            plan.counts()
+        ))?;
+    }
+    Ok(())
+}
+
+fn print_forecast(growth: &Growth, forecast: &RoutingForecast) -> Result<()> {
+    output::line(format!(
+        "routing of random inputs: {:.1} % choose other sources, gates move by {:.2} %: {}",
+        100.0 * forecast.changed_sources,
+        100.0 * forecast.gate_change,
+        forecast.in_words()
+    ))?;
+    if growth.operator.recipe.sleeps() {
+        output::line(
+            "replicas sleep until the bias updates of continued pre-training raise them: train with loss-free balancing",
+        )?;
+    }
+    Ok(())
+}
+
+/// A bar on a terminal, plain lines elsewhere.
+struct Display {
+    bar: ProgressBar,
+    last_line: Instant,
+}
+
+impl Display {
+    fn new() -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
+        bar.set_style(style(
+            "{bar:30.cyan/black} {bytes}/{total_bytes}  {bytes_per_sec}  {elapsed_precise} elapsed, {eta} left",
+        ));
+        Self {
+            bar,
+            last_line: Instant::now(),
+        }
+    }
+
+    fn show(&mut self, progress: Progress) {
+        self.bar.set_length(progress.total);
+        self.bar.set_position(progress.bytes);
+        if !std::io::stderr().is_terminal() && self.last_line.elapsed() >= Duration::from_secs(10) {
+            self.last_line = Instant::now();
+            output::note!(
+                "{} of {}, {} a second, {} left",
+                output::bytes(progress.bytes),
+                output::bytes(progress.total),
+                output::bytes(self.bar.per_sec() as u64),
+                output::duration(self.bar.eta().as_secs_f64())
+            );
+        }
+    }
+}
