@@ -175,20 +175,20 @@ impl HfCheckpoint {
 
     /// The tensor of this name.
     pub(crate) fn tensor(&self, name: &str) -> Result<&TensorEntry, HfError> {
-        self.tensors.get(name).ok_or_else(|| HfError::Tensor {
-            path: self.dir.clone(),
-            tensor: name.to_owned(),
-            problem: "is missing".into(),
-        })
+        self.tensors
+            .get(name)
+            .ok_or_else(|| self.fault(name, "is missing"))
     }
 
     /// An error about a tensor.
     pub(crate) fn fault(&self, name: &str, problem: impl Into<String>) -> HfError {
-        let shard = self.tensors.get(name).map(|tensor| tensor.shard);
+        let path = match (self.tensors.get(name), self.shards.as_slice()) {
+            (Some(tensor), shards) => shards[tensor.shard].path.clone(),
+            (None, [single]) => single.path.clone(),
+            (None, _) => self.dir.join(INDEX),
+        };
         HfError::Tensor {
-            path: shard
-                .map_or(&self.dir, |shard| &self.shards[shard].path)
-                .clone(),
+            path,
             tensor: name.to_owned(),
             problem: problem.into(),
         }

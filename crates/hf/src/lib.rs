@@ -15,6 +15,7 @@ mod moe;
 mod pattern;
 mod predict;
 mod shards;
+mod synthetic;
 mod write;
 
 pub use checkpoint::HfCheckpoint;
@@ -24,4 +25,5 @@ pub use grow::{GivenScores, Growth, GrowthRequest};
 pub use layout::{Layout, Score};
 pub use moe::{Moe, MoeLayer, RoutingRule};
 pub use predict::RoutingForecast;
+pub use synthetic::{Synthetic, Weights};
 pub use write::{Progress, WriteOptions, Written};

@@ -141,7 +141,7 @@ impl UpcycleArgs {
             None => growth.preview(shard_bytes)?,
         };
         for file in &written.left_out {
-            output::note!("left out: {file} (weights in another format)");
+            output::note!("left out: {file} (weights that do not belong to the checkpoint)");
         }
         let seconds = started.elapsed().as_secs_f64();
         if self.json {
