@@ -246,6 +246,11 @@ impl ExpertLayout {
         }
     }
 
+    /// What a matrix that has a tensor of its own is called.
+    pub fn part(&self, matrix: Matrix) -> Option<&str> {
+        self.names().find(|name| self.matrix(name) == Some(matrix))
+    }
+
     /// Names of gate, up (or both in one) and down.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let first = [&self.gate, &self.up, &self.gate_up];

@@ -18,11 +18,11 @@ use upcycle_lab::{
     LabError, Observer, RunEvent, RunOptions, StageSpec, Store, SweepConfig, SweepPlan, collect,
     presets, run,
 };
-use upcycle_lm::LmConfig;
+use upcycle_lm::{LmConfig, WeightSink};
 use upcycle_operator::{LayerPlan, ReplicationPlan, Upcycle, Verification};
 use upcycle_train::{
-    Engine, Evaluation, OperationTimes, OperatorTimes, Sizes, Start, StepTimes, TrainError,
-    TrainEvent, TrainJob, TrainOutcome, UpcycleJob, UpcycleOutcome, Workload,
+    CompareJob, Engine, Evaluation, OperationTimes, OperatorTimes, Sizes, Start, StepTimes,
+    TrainError, TrainEvent, TrainJob, TrainOutcome, UpcycleJob, UpcycleOutcome, Workload,
 };
 
 fn quick() -> SweepConfig {
@@ -192,7 +192,7 @@ impl Engine for Fake {
         let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_running.fetch_max(running, Ordering::SeqCst);
         let from = match job.start {
-            Start::Initial { .. } => 0,
+            Start::Initial { .. } | Start::Weights(_) => 0,
             Start::Checkpoint(path) => {
                 let step = path.file_name().unwrap().to_str().unwrap();
                 step.strip_prefix("step-").unwrap().parse().unwrap()
@@ -240,6 +240,14 @@ impl Engine for Fake {
                 layers: Vec::new(),
             },
         })
+    }
+
+    fn export(&self, _: &Path, _: &mut (dyn WeightSink + Send)) -> Result<(), TrainError> {
+        Ok(())
+    }
+
+    fn compare(&self, _: &CompareJob) -> Result<Verification, TrainError> {
+        Err(TrainError::NoBf16)
     }
 
     fn measure(&self, _: &Workload) -> Result<StepTimes, TrainError> {

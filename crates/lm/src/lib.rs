@@ -10,6 +10,7 @@ mod cost;
 mod feed_forward;
 mod model;
 mod norm;
+mod weights;
 
 pub use attention::Attention;
 pub use block::{Block, BlockRecord, FeedForward, FeedForwardRecord};
@@ -21,3 +22,4 @@ pub use cost::{CostModel, MemoryEstimate, ParameterCount};
 pub use feed_forward::{SwiGlu, SwiGluRecord};
 pub use model::{Lm, LmOutput, LmRecord};
 pub use norm::RmsNorm;
+pub use weights::{WeightSink, WeightSource};

@@ -77,9 +77,10 @@ pub fn verify<B: MoeBackend>(
             let [_, k] = routing.experts_tk.dims();
             let experts = routing.host_experts();
             if let Some(old) = old_routing.get(layer) {
+                let [_, old_k] = old.experts_tk.dims();
                 let old = old.host_experts();
                 let source_of = sources[layer].source_of();
-                let tokens = old.chunks(k).zip(experts.chunks(k));
+                let tokens = old.chunks(old_k).zip(experts.chunks(k));
                 let moved = tokens.filter(|(old, new)| {
                     let new: Vec<usize> = new.iter().map(|&expert| source_of[expert]).collect();
                     distinct(old) != distinct(&new)

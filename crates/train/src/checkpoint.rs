@@ -16,13 +16,13 @@ use burn::{
 };
 use serde::{Deserialize, Serialize};
 use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend, adamw::moment_shape};
-use upcycle_lm::{Lm, LmConfig, LmRecord};
+use upcycle_lm::{Lm, LmConfig, LmRecord, WeightSource};
 use upcycle_moe::Lineage;
 
 use crate::{error::TrainError, files::write_synced, shapes::parameter_shapes};
 
 /// Version of the checkpoint format and of everything that stages' results depend on in this code.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 const INFO: &str = "checkpoint.json";
 const MODEL: &str = "model.mpk";
@@ -161,15 +161,30 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
     /// # Errors
     /// If the configuration cannot be built.
     pub fn initial(config: &LmConfig, seed: u64, device: &B::Device) -> Result<Self, TrainError> {
-        Ok(Self {
-            model: config.init(seed, device)?,
+        Ok(Self::unseen(config.init(seed, device)?))
+    }
+
+    /// A model that was trained elsewhere.
+    ///
+    /// # Errors
+    /// If its parameters cannot be read.
+    pub fn of_weights(source: &dyn WeightSource, device: &B::Device) -> Result<Self, TrainError> {
+        let model = Lm::from_weights(source, device).map_err(TrainError::Weights)?;
+        Ok(Self::unseen(model))
+    }
+
+    /// A model that has taken no step here.
+    fn unseen(model: Lm<B>) -> Self {
+        let config = model.config();
+        Self {
+            lineage: vec![Lineage::new(config.experts); config.moe_layers()],
+            model,
             optimizer: AdamWRecord::new(),
             step: 0,
             tokens: 0,
-            lineage: vec![Lineage::new(config.experts); config.moe_layers()],
             data: String::new(),
             tokenizer: None,
-        })
+        }
     }
 
     /// Reads the checkpoint in `dir`.

@@ -2,12 +2,15 @@
 
 use std::{marker::PhantomData, path::Path, time::Duration};
 
+use burn::module::AutodiffModule;
 use upcycle_data::Dataset;
 use upcycle_kernels::{MoeAutodiffBackend, MoeBackend, cases::Sizes};
-use upcycle_lm::LmConfig;
-use upcycle_operator::Upcycle;
+use upcycle_lm::{LmConfig, WeightSink, WeightSource};
+use upcycle_operator::{ReplicationPlan, Upcycle, Verification};
 
 use crate::{
+    checkpoint::Checkpoint,
+    compare,
     config::{TrainSpec, UpcycleSpec},
     error::TrainError,
     measure::{self, OperationTimes, OperatorTimes, StepTimes, Workload},
@@ -38,6 +41,18 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// See [`TrainError`]; nothing is then written.
     fn upcycle(&self, job: &UpcycleJob) -> Result<UpcycleOutcome, TrainError>;
+
+    /// Gives away the parameters of the checkpoint in `from`.
+    ///
+    /// # Errors
+    /// If it cannot be loaded, or the sink cannot take them.
+    fn export(&self, from: &Path, sink: &mut (dyn WeightSink + Send)) -> Result<(), TrainError>;
+
+    /// Compares a model with the one that it was grown to, on the same tokens.
+    ///
+    /// # Errors
+    /// If a model or the data cannot be read.
+    fn compare(&self, job: &CompareJob) -> Result<Verification, TrainError>;
 
     /// Measures training steps; writes nothing.
     ///
@@ -92,6 +107,22 @@ pub struct UpcycleJob<'a> {
     pub data: &'a Dataset,
 }
 
+/// Two models to compare.
+pub struct CompareJob<'a> {
+    /// The model before growing.
+    pub before: &'a dyn WeightSource,
+    /// The model after.
+    pub after: &'a dyn WeightSource,
+    /// What was copied.
+    pub plan: &'a ReplicationPlan,
+    /// Data whose validation split is taken; random tokens without.
+    pub data: Option<&'a Dataset>,
+    /// Tokens of a sequence.
+    pub context: usize,
+    /// Sequences.
+    pub rows: usize,
+}
+
 /// [`Engine`] on a Burn backend.
 pub struct BurnEngine<B: MoeAutodiffBackend> {
     backend: &'static str,
@@ -131,6 +162,18 @@ impl<B: MoeAutodiffBackend> Engine for BurnEngine<B> {
 
     fn upcycle(&self, job: &UpcycleJob) -> Result<UpcycleOutcome, TrainError> {
         B::InnerBackend::run(|| upcycler::upcycle::<B>(job, &self.device))
+    }
+
+    fn export(&self, from: &Path, sink: &mut (dyn WeightSink + Send)) -> Result<(), TrainError> {
+        B::InnerBackend::run(|| {
+            let checkpoint = Checkpoint::<B>::load(from, &self.device)?;
+            let model = checkpoint.model.valid();
+            model.to_weights(sink).map_err(TrainError::Weights)
+        })
+    }
+
+    fn compare(&self, job: &CompareJob) -> Result<Verification, TrainError> {
+        B::InnerBackend::run(|| compare::compare::<B::InnerBackend>(job, &self.device))
     }
 
     fn measure(&self, workload: &Workload) -> Result<StepTimes, TrainError> {

@@ -28,6 +28,9 @@ pub enum TrainError {
         /// What is wrong, and what to do.
         problem: String,
     },
+    /// Parameters from or for elsewhere.
+    #[error("{0}")]
+    Weights(String),
     /// The loss or the gradients are not finite.
     #[error(
         "{what} is not finite at step {step}; {kept}. A lower `peak_lr` or a longer `warmup_steps` usually helps"

@@ -4,6 +4,7 @@
 //! that code above it names no backend. [`BurnEngine`] implements it for any Burn backend.
 
 mod checkpoint;
+mod compare;
 mod config;
 mod engine;
 mod error;
@@ -23,7 +24,7 @@ pub use checkpoint::{Checkpoint, CheckpointInfo, FORMAT_VERSION, StageCheckpoint
 pub use config::{
     BatchConfig, DataSchedule, EvaluationConfig, OptimizerConfig, TrainSpec, UpcycleSpec,
 };
-pub use engine::{BurnEngine, Engine, TrainJob, UpcycleJob};
+pub use engine::{BurnEngine, CompareJob, Engine, TrainJob, UpcycleJob};
 pub use error::TrainError;
 pub use evaluate::Evaluation;
 pub use files::write_atomically;

@@ -2,6 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Instant,
 };
 
@@ -9,7 +10,7 @@ use burn::{module::AutodiffModule, tensor::DType};
 use serde::{Deserialize, Serialize};
 use upcycle_data::Dataset;
 use upcycle_kernels::{MoeAutodiffBackend, Precision};
-use upcycle_lm::LmConfig;
+use upcycle_lm::{LmConfig, WeightSource};
 
 use crate::{
     checkpoint::{Checkpoint, StageCheckpoints},
@@ -22,7 +23,7 @@ use crate::{
 };
 
 /// Where a stage starts.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub enum Start {
     /// A new model.
     Initial {
@@ -33,6 +34,8 @@ pub enum Start {
     },
     /// The checkpoint in this folder.
     Checkpoint(PathBuf),
+    /// A model that was trained elsewhere; its optimizer starts anew.
+    Weights(Arc<dyn WeightSource>),
 }
 
 /// What a stage tells while it runs.
@@ -101,6 +104,7 @@ pub fn train<B: MoeAutodiffBackend>(
         None => match job.start {
             Start::Initial { model, seed } => Checkpoint::initial(model, *seed, device)?,
             Start::Checkpoint(path) => Checkpoint::load(path, device)?,
+            Start::Weights(source) => Checkpoint::of_weights(source.as_ref(), device)?,
         },
     };
     check_fits(&state, job.data, spec)?;

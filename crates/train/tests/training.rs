@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -353,8 +354,9 @@ fn a_release_frees_twins_and_resumes_exactly() {
     let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
     let outcome = train(&whole, &spec(24), &start).unwrap();
     // The same stage, stopped in the middle of the release.
-    let killed =
-        std::panic::catch_unwind(|| train_until(&parts, &spec(24), &start, Duration::ZERO, 18));
+    let killed = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        train_until(&parts, &spec(24), &start, Duration::ZERO, 18)
+    }));
     assert!(killed.is_err());
     let info = CheckpointInfo::read(&StageCheckpoints::new(&parts).latest().unwrap()).unwrap();
     assert!(info.model.two_level.is_some());

@@ -1,0 +1,402 @@
+//! Models of ours as checkpoints of transformers.
+
+use std::{
+    collections::HashMap,
+    fs::{self, OpenOptions},
+    io::{Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+use safetensors::Dtype;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use upcycle_lm::{LayerKind, LmConfig, WeightSink};
+use upcycle_moe::ScoreFunction;
+
+use crate::{
+    checkpoint::{HfCheckpoint, INDEX},
+    config::ConfigFile,
+    error::HfError,
+    floats,
+    folder::NewFolder,
+    layout::{Layout, ModelLayout, Renormalize},
+    moe::transpose,
+    names::{Stored, stored},
+    shards::{ShardPlan, TensorMeta, write_text},
+    write::copy_file,
+};
+
+/// How exported parameters are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExportType {
+    /// 32 bits.
+    F32,
+    /// 16 bits with the range of f32.
+    Bf16,
+    /// 16 bits with a longer fraction.
+    F16,
+}
+
+impl ExportType {
+    fn dtype(self) -> Dtype {
+        match self {
+            Self::F32 => Dtype::F32,
+            Self::Bf16 => Dtype::BF16,
+            Self::F16 => Dtype::F16,
+        }
+    }
+
+    fn torch_name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::Bf16 => "bfloat16",
+            Self::F16 => "float16",
+        }
+    }
+}
+
+/// Writes a model in the layout of a family. Give it to [`Lm::to_weights`](upcycle_lm::Lm::to_weights), then call
+/// [`finish`](Self::finish).
+pub struct Export {
+    layout: Layout,
+    dtype: ExportType,
+    shard_bytes: u64,
+    folder: NewFolder,
+    /// `config.json` and files that come along.
+    config: Map<String, Value>,
+    files: Vec<(PathBuf, PathBuf)>,
+    tokenizer: Option<String>,
+    model: LmConfig,
+    plan: ShardPlan,
+    metas: Vec<TensorMeta>,
+    /// File and first byte of every tensor that is still to come.
+    open: HashMap<String, (usize, u64)>,
+}
+
+impl Export {
+    /// Begins a checkpoint as the folder `to`, which must not exist or be empty: of the family and with the files of
+    /// `like`, or without of a family that fits the model.
+    ///
+    /// # Errors
+    /// If no family fits, or the folder cannot be made.
+    pub fn new(
+        model: &LmConfig,
+        like: Option<&HfCheckpoint>,
+        tokenizer: Option<String>,
+        dtype: ExportType,
+        shard_bytes: u64,
+        to: &Path,
+    ) -> Result<Self, HfError> {
+        let layout = match like {
+            Some(like) => like.layout.clone(),
+            None => fitting(model)?,
+        };
+        check_model(model, &layout)?;
+        let (config, files) = match like {
+            Some(like) => {
+                let (names, _) = like.other_files()?;
+                let files = names.into_iter().map(|name| (like.dir.join(&name), name));
+                let config = serde_json::from_str(like.config.text()).unwrap_or_default();
+                (config, files.collect())
+            }
+            None => (Map::new(), Vec::new()),
+        };
+        let folder = NewFolder::begin(to, "export".into(), true)?;
+        Ok(Self {
+            config: fields(config, model, &layout, dtype)?,
+            layout,
+            dtype,
+            shard_bytes,
+            folder,
+            files,
+            tokenizer,
+            model: model.clone(),
+            plan: ShardPlan { files: Vec::new() },
+            metas: Vec::new(),
+            open: HashMap::new(),
+        })
+    }
+
+    /// Name of the family.
+    pub fn family(&self) -> &str {
+        &self.layout.name
+    }
+
+    /// Writes everything but the weights, and gives the folder its name.
+    ///
+    /// # Errors
+    /// If parameters are missing, or a file cannot be written.
+    pub fn finish(self) -> Result<(), HfError> {
+        if let Some(name) = self.open.keys().next() {
+            return Err(HfError::file(
+                &self.folder.path,
+                format!("tensor `{name}` was not given"),
+            ));
+        }
+        let path = |name: &str| self.folder.path.join(name);
+        for file in &self.plan.files {
+            let path = path(&file.name);
+            let open = OpenOptions::new().write(true).open(&path);
+            open.and_then(|file| file.sync_all())
+                .map_err(HfError::io("write", &path))?;
+        }
+        if let Some(index) = self.plan.index(&self.metas) {
+            write_text(&path(INDEX), &index)?;
+        }
+        for (from, name) in &self.files {
+            copy_file(from, &self.folder.path.join(name))?;
+        }
+        if let Some(tokenizer) = &self.tokenizer
+            && !path("tokenizer.json").exists()
+        {
+            write_text(&path("tokenizer.json"), tokenizer)?;
+        }
+        let config = format!("{:#}\n", Value::Object(self.config));
+        write_text(&path(ConfigFile::NAME), &config)?;
+        self.folder.finish()
+    }
+
+    fn start(&mut self, parameters: &[(String, Vec<usize>)]) -> Result<(), HfError> {
+        let dtype = self.dtype.dtype();
+        let mut metas = Vec::new();
+        let mut add = |name: String, shape: Vec<usize>| {
+            metas.push(TensorMeta {
+                name,
+                dtype,
+                parameters: shape.iter().map(|&dim| dim as u64).product(),
+                shape,
+            });
+        };
+        for (path, shape) in parameters {
+            match (stored(&self.layout, &self.model, path), shape.as_slice()) {
+                (Some(Stored::Nowhere), _) => {}
+                (Some(Stored::Same(name)), _) => add(name, shape.clone()),
+                (Some(Stored::Transposed(name)), &[rows, columns]) => {
+                    add(name, vec![columns, rows])
+                }
+                (Some(Stored::Experts(names)), &[_, rows, columns]) => {
+                    names
+                        .into_iter()
+                        .for_each(|name| add(name, vec![columns, rows]));
+                }
+                _ => return Err(unknown(path)),
+            }
+        }
+        let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        self.plan = ShardPlan::new(&metas, self.shard_bytes, Some(&metadata))?;
+        for (number, file) in self.plan.files.iter().enumerate() {
+            let path = self.folder.path.join(&file.name);
+            fs::write(&path, &file.header).map_err(HfError::io("write", &path))?;
+            let mut start = file.header.len() as u64;
+            for &index in &file.tensors {
+                self.open.insert(metas[index].name.clone(), (number, start));
+                start += metas[index].bytes();
+            }
+        }
+        self.metas = metas;
+        Ok(())
+    }
+
+    fn put(&mut self, path: &str, values: &[f32]) -> Result<(), HfError> {
+        let shape = |name: &str| {
+            let meta = self.metas.iter().find(|meta| meta.name == name);
+            match meta.map(|meta| meta.shape.as_slice()) {
+                Some(&[columns, rows]) => [rows, columns],
+                _ => [0, 0],
+            }
+        };
+        match stored(&self.layout, &self.model, path) {
+            Some(Stored::Nowhere) => {
+                if path.ends_with("selection_bias_e") && values.iter().any(|&bias| bias != 0.0) {
+                    return Err(HfError::Impossible(format!(
+                        "the model has selection biases ({path}), which routers of {} do not know; train it with an auxiliary loss and without loss-free balancing (`[balancing] bias_rate = 0, auxiliary_loss = 0.01` in the scale's file)",
+                        self.layout.name
+                    )));
+                }
+                Ok(())
+            }
+            Some(Stored::Same(name)) => self.place(&name, values),
+            Some(Stored::Transposed(name)) => {
+                let shape = shape(&name);
+                self.place(&name, &transpose(values, shape))
+            }
+            Some(Stored::Experts(names)) => {
+                let shape = names.first().map_or([0, 0], |name| shape(name));
+                for (name, values) in names.iter().zip(values.chunks_exact(shape[0] * shape[1])) {
+                    self.place(name, &transpose(values, shape))?;
+                }
+                Ok(())
+            }
+            None => Err(unknown(path)),
+        }
+    }
+
+    fn place(&mut self, name: &str, values: &[f32]) -> Result<(), HfError> {
+        let Some((file, start)) = self.open.remove(name) else {
+            return Err(unknown(name));
+        };
+        let path = self.folder.path.join(&self.plan.files[file].name);
+        let bytes = floats::encode(self.dtype.dtype(), values).unwrap_or_default();
+        let write = || {
+            let mut file = OpenOptions::new().write(true).open(&path)?;
+            file.seek(SeekFrom::Start(start))?;
+            file.write_all(&bytes)
+        };
+        write().map_err(HfError::io("write", &path))
+    }
+}
+
+impl WeightSink for Export {
+    fn begin(
+        &mut self,
+        _config: &LmConfig,
+        parameters: &[(String, Vec<usize>)],
+    ) -> Result<(), String> {
+        self.start(parameters).map_err(|error| error.to_string())
+    }
+
+    fn write(&mut self, path: &str, values: Vec<f32>) -> Result<(), String> {
+        self.put(path, &values).map_err(|error| error.to_string())
+    }
+}
+
+fn unknown(path: &str) -> HfError {
+    HfError::Impossible(format!("the parameter {path} has no place in a checkpoint"))
+}
+
+/// The built-in family that a model fits.
+fn fitting(model: &LmConfig) -> Result<Layout, HfError> {
+    let mut problems = Vec::new();
+    for layout in Layout::built_in()? {
+        if layout.model.is_none() {
+            continue;
+        }
+        match check_model(model, &layout) {
+            Ok(()) => return Ok(layout),
+            Err(problem) => problems.push(problem.to_string()),
+        }
+    }
+    Err(HfError::Impossible(problems.join("; ")))
+}
+
+/// Whether a family has what a model needs.
+fn check_model(model: &LmConfig, layout: &Layout) -> Result<(), HfError> {
+    let fail = |problem: &str| {
+        Err(HfError::Impossible(format!(
+            "the model cannot be exported as {}: {problem}",
+            layout.name
+        )))
+    };
+    let Some(family) = &layout.model else {
+        return fail("models of this family cannot be run here");
+    };
+    if model.two_level.is_some() {
+        return fail(
+            "it has two-level selection, which routers of transformers do not know; train it with a recipe that releases it (such as `released`)",
+        );
+    }
+    if model.score == ScoreFunction::Sigmoid {
+        return fail("its router scores by sigmoid; train with `score = \"softmax\"`");
+    }
+    if model.gate_scale != 1.0 {
+        return fail("its gates are scaled; train with `gate_scale = 1`");
+    }
+    if model.qk_norm != family.qk_norm {
+        return fail("it normalises queries and keys otherwise, see `qk_norm`");
+    }
+    if layout.routing.renormalize == Renormalize::Always(true) && !renormalizes(model) {
+        return fail("its gates do not sum to 1, see `renormalize`");
+    }
+    if model.moe_layers() == 0 {
+        return fail("it has no MoE layer");
+    }
+    if model.moe_layers() < model.layers && family.d_ffn.is_none() {
+        return fail("it has dense layers");
+    }
+    Ok(())
+}
+
+fn renormalizes(model: &LmConfig) -> bool {
+    model.renormalize || model.score == ScoreFunction::TopKSoftmax
+}
+
+/// The fields of `config.json`, over those that are there.
+fn fields(
+    mut config: Map<String, Value>,
+    model: &LmConfig,
+    layout: &Layout,
+    dtype: ExportType,
+) -> Result<Map<String, Value>, HfError> {
+    let Some(family) = &layout.model else {
+        return Ok(config);
+    };
+    let is_new = config.is_empty();
+    let ModelLayout {
+        architecture,
+        d_expert,
+        d_ffn,
+        ..
+    } = family;
+    let mut set = |field: &str, value: Value| {
+        config.insert(field.to_owned(), value);
+    };
+    set("vocab_size", model.vocab.into());
+    set(d_expert, model.d_expert.into());
+    set("tie_word_embeddings", false.into());
+    set("dtype", dtype.torch_name().into());
+    set("torch_dtype", dtype.torch_name().into());
+    if let Renormalize::Field { field, .. } = &layout.routing.renormalize {
+        set(field, renormalizes(model).into());
+    }
+    if is_new {
+        set("model_type", layout.model_types[0].clone().into());
+        set("architectures", json!([architecture]));
+        set("hidden_act", "silu".into());
+        set("hidden_size", model.d_model.into());
+        set("num_hidden_layers", model.layers.into());
+        set("num_attention_heads", model.heads.into());
+        set("num_key_value_heads", model.kv_heads.into());
+        set("head_dim", model.head_dim().into());
+        set("max_position_embeddings", model.context.into());
+        set("rms_norm_eps", number(model.norm_eps));
+        set("rope_theta", number(model.rope_theta));
+        set("attention_bias", false.into());
+        set("sliding_window", Value::Null);
+        for field in ["bos_token_id", "eos_token_id", "pad_token_id"] {
+            set(field, Value::Null);
+        }
+        if let Some(d_ffn) = d_ffn {
+            let kind = |layer: &usize| model.layer_kind(*layer) == LayerKind::Dense;
+            let dense: Vec<usize> = (0..model.layers).filter(kind).collect();
+            set(d_ffn, model.d_ffn.max(1).into());
+            set("mlp_only_layers", dense.into());
+            set("decoder_sparse_step", 1.into());
+        }
+    }
+    for (names, value) in [
+        (&layout.config.experts, model.experts),
+        (&layout.config.top_k, model.top_k),
+    ] {
+        let there: Vec<&String> = names
+            .iter()
+            .filter(|name| config.contains_key(*name))
+            .collect();
+        let chosen = match there.is_empty() {
+            true => names.iter().take(1).collect(),
+            false => there,
+        };
+        for name in chosen {
+            config.insert(name.clone(), value.into());
+        }
+    }
+    Ok(config)
+}
+
+/// A number as it was written, not as the nearest double of an f32.
+fn number(value: f32) -> Value {
+    value
+        .to_string()
+        .parse::<f64>()
+        .map_or(Value::Null, Value::from)
+}

@@ -1,0 +1,56 @@
+//! A model and the one that it was grown to, on the same tokens.
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use upcycle_data::Batch;
+use upcycle_kernels::MoeBackend;
+use upcycle_lm::{Lm, WeightSource};
+use upcycle_operator::{Verification, verify};
+
+use crate::{engine::CompareJob, error::TrainError, evaluate::tensors};
+
+/// Compares logits, losses and routing.
+pub fn compare<B: MoeBackend>(
+    job: &CompareJob,
+    device: &B::Device,
+) -> Result<Verification, TrainError> {
+    let load = |source: &dyn WeightSource| {
+        Lm::<B>::from_weights(source, device).map_err(TrainError::Weights)
+    };
+    let (before, after) = (load(job.before)?, load(job.after)?);
+    let vocab = before.config().vocab;
+    let rows = match job.data {
+        Some(data) => data.validation_rows(job.context, job.rows),
+        None => job.rows,
+    };
+    let batches = (0..rows)
+        .map(|row| match job.data {
+            Some(data) => Ok(data.validation_batch(row, 1, job.context)?),
+            None => Ok(random(row as u64, job.context, vocab)),
+        })
+        .collect::<Result<Vec<_>, TrainError>>()?;
+    let batches = batches.iter().map(|batch| tensors(batch, device));
+    Ok(verify(
+        &before,
+        &after,
+        job.plan,
+        batches,
+        Default::default(),
+    ))
+}
+
+/// A sequence of random tokens, of which each is to predict the next.
+fn random(seed: u64, context: usize, vocab: usize) -> Batch {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let tokens: Vec<u32> = (0..=context)
+        .map(|_| rng.random_range(0..vocab as u32))
+        .collect();
+    Batch {
+        rows: 1,
+        context,
+        choices: 1,
+        inputs: tokens[..context].to_vec(),
+        targets: tokens[1..].to_vec(),
+        weights: vec![1.0; context],
+    }
+}
