@@ -25,6 +25,14 @@ pub fn parse(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Parses a number of bytes: `5GB`, `500M`.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let amount = text
+        .strip_suffix(['B', 'b'])
+        .filter(|rest| rest.ends_with(char::is_alphabetic));
+    parse(amount.unwrap_or(text))
+}
+
 #[cfg(test)]
 mod tests {
     use super::parse;
@@ -34,6 +42,14 @@ mod tests {
         assert_eq!(parse("65_536"), Ok(65_536));
         assert_eq!(parse("1M"), Ok(1_000_000));
         assert_eq!(parse("1.5B"), Ok(1_500_000_000));
+    }
+
+    #[test]
+    fn bytes_may_be_named() {
+        assert_eq!(super::parse_bytes("5GB"), Ok(5_000_000_000));
+        assert_eq!(super::parse_bytes("500M"), Ok(500_000_000));
+        assert_eq!(super::parse_bytes("2B"), Ok(2_000_000_000));
+        assert!(super::parse_bytes("GB").is_err());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Flags that choose the data.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use upcycle_data::{DataConfig, TextConfig, TokenizerConfig};
@@ -26,6 +26,16 @@ impl DataArgs {
                 ..TextConfig::default()
             })
         })
+    }
+
+    /// The data of the flags, with the tokenizer of the checkpoint in `dir` where they name none.
+    pub fn config_with(&self, dir: &Path) -> Option<DataConfig> {
+        let own = dir.join("tokenizer.json");
+        let mut args = self.clone();
+        if args.tokenizer.is_none() && own.is_file() {
+            args.tokenizer = Some(TokenizerConfig::File { path: own });
+        }
+        args.config()
     }
 }
 

@@ -5,18 +5,23 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::Parser;
 use serde::Serialize;
-use upcycle_lm::{CostModel, ParameterCount, TwoLevel};
+use upcycle_hf::{HfCheckpoint, RouterStats};
+use upcycle_lm::{CostModel, LmConfig, ParameterCount, TwoLevel, WeightSink};
+use upcycle_operator::RouterRows;
 use upcycle_train::{CheckpointInfo, StageCheckpoints};
 
-use crate::output;
+use crate::{
+    backend::{BackendKind, engine},
+    output, sources,
+};
 
-/// Show what a checkpoint holds.
+/// Show what a checkpoint holds: one of this program's, or one in the layout of Hugging Face's transformers.
 #[derive(Debug, Parser)]
 #[command(name = "inspect", version)]
 pub struct InspectArgs {
-    /// A checkpoint, or the folder of a training run.
-    #[arg(value_name = "DIR")]
-    dir: PathBuf,
+    /// A checkpoint, the folder of a training run, or a model of the Hugging Face hub.
+    #[arg(value_name = "DIR|hf:ORG/NAME[@REVISION]")]
+    dir: String,
     /// Print as JSON.
     #[arg(long)]
     json: bool,
@@ -29,6 +34,7 @@ struct Inspection<'a> {
     parameters: ParameterCount,
     total_parameters: u64,
     active_parameters: u64,
+    routers: Vec<RouterStats>,
 }
 
 impl InspectArgs {
@@ -37,16 +43,24 @@ impl InspectArgs {
     /// # Errors
     /// With a sentence on what is wrong and what to do.
     pub fn run(self) -> Result<()> {
-        let dir = checkpoint_of(&self.dir);
+        let dir = sources::folder(&self.dir)?;
+        if sources::is_hugging_face(&dir) {
+            return self.run_hf(&dir);
+        }
+        let dir = checkpoint_of(&dir);
         let info = CheckpointInfo::read(&dir)?;
         info.check_sizes(&dir)?;
         let parameters = CostModel::new(&info.model).parameters();
+        let mut routers = Routers::default();
+        engine(BackendKind::Auto)?.export(&dir, &mut routers)?;
+        let routers = routers.stats();
         if self.json {
             let inspection = Inspection {
                 info: &info,
                 parameters,
                 total_parameters: parameters.total(),
                 active_parameters: parameters.active(),
+                routers,
             };
             return Ok(output::line(serde_json::to_string_pretty(&inspection)?)?);
         }
@@ -93,6 +107,12 @@ impl InspectArgs {
                 ),
             ),
         ];
+        for (layer, stats) in routers.iter().enumerate() {
+            rows.push((
+                "router",
+                format!("MoE layer {layer}: {}", router_text(stats)),
+            ));
+        }
         for (layer, lineage) in info.lineage.iter().enumerate() {
             for sources in lineage.growths() {
                 rows.push((
@@ -104,8 +124,118 @@ impl InspectArgs {
         for (name, file) in &info.files {
             rows.push(("file", format!("{name}, {}", output::bytes(file.bytes))));
         }
-        for (name, value) in rows {
-            output::line(format!("{name:<12} {value}"))?;
+        print_rows(rows)
+    }
+
+    /// Shows the checkpoint of transformers in `dir`.
+    fn run_hf(&self, dir: &Path) -> Result<()> {
+        let checkpoint = HfCheckpoint::open(dir, None)?;
+        let found = checkpoint.inspect()?;
+        if self.json {
+            return Ok(output::line(serde_json::to_string_pretty(&found)?)?);
+        }
+        let layers = match found.layers {
+            Some(layers) => format!("{layers} ({} MoE)", found.routers.len()),
+            None => format!("{} MoE", found.routers.len()),
+        };
+        let rule = &found.routing;
+        let groups = match rule.groups {
+            1 => String::new(),
+            groups => format!(", {} of {groups} groups", rule.top_groups),
+        };
+        let sum = match rule.renormalize {
+            true => "gates sum to 1",
+            false => "gates as they are",
+        };
+        let dtypes = found
+            .dtypes
+            .iter()
+            .map(|(name, &size)| format!("{name} {}", output::bytes(size)));
+        let mut rows = vec![
+            ("checkpoint", dir.display().to_string()),
+            ("family", found.family.clone()),
+            ("layers", format!("{layers}, d_model {}", found.d_model)),
+            (
+                "experts",
+                format!("{}, top-{}{groups}", found.experts, found.top_k),
+            ),
+            (
+                "selection",
+                format!("{:?} scores, {sum}", rule.score).to_lowercase(),
+            ),
+            (
+                "parameters",
+                format!(
+                    "{} total, {} active, {} in experts",
+                    output::count(found.total_parameters as f64),
+                    output::count(found.active_parameters as f64),
+                    output::count(found.expert_parameters as f64)
+                ),
+            ),
+            ("types", dtypes.collect::<Vec<_>>().join(", ")),
+        ];
+        for (layer, stats) in &found.routers {
+            rows.push(("router", format!("layer {layer}: {}", router_text(stats))));
+        }
+        for (name, size) in &found.shards {
+            rows.push(("file", format!("{name}, {}", output::bytes(*size))));
+        }
+        print_rows(rows)
+    }
+}
+
+fn print_rows(rows: Vec<(&str, String)>) -> Result<()> {
+    for (name, value) in rows {
+        output::line(format!("{name:<12} {value}"))?;
+    }
+    Ok(())
+}
+
+fn router_text(stats: &RouterStats) -> String {
+    let bias = match stats.bias {
+        Some([least, most]) => format!(", biases {least:.3} to {most:.3}"),
+        None => String::new(),
+    };
+    format!(
+        "row norms {:.3} ({:.3} to {:.3}), largest cosine of two rows {:.3}{bias}",
+        stats.mean_norm, stats.least_norm, stats.largest_norm, stats.largest_cosine
+    )
+}
+
+/// Takes the routers of a model and lets the rest go.
+#[derive(Default)]
+struct Routers {
+    d: usize,
+    weights: Vec<Vec<f32>>,
+    biases: Vec<Vec<f32>>,
+}
+
+impl Routers {
+    fn stats(self) -> Vec<RouterStats> {
+        let layers = self.weights.into_iter().zip(self.biases);
+        let stats = layers.map(|(weight, bias)| {
+            RouterStats::of(&RouterRows {
+                weight,
+                bias,
+                d: self.d,
+                input_rms: 1.0,
+            })
+        });
+        stats.collect()
+    }
+}
+
+impl WeightSink for Routers {
+    fn begin(&mut self, config: &LmConfig, _: &[(String, Vec<usize>)]) -> Result<(), String> {
+        self.d = config.d_model;
+        Ok(())
+    }
+
+    fn write(&mut self, path: &str, values: Vec<f32>) -> Result<(), String> {
+        if path.ends_with("router.weight_ed") {
+            self.weights.push(values);
+        } else if path.ends_with("router.selection_bias_e") {
+            self.biases.push(values);
         }
         Ok(())
     }

@@ -4,16 +4,18 @@ use std::{
     fs::{self, File},
     io::IsTerminal,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde::{Deserialize, Serialize};
 use upcycle_data::Dataset;
+use upcycle_hf::{Export, ExportType, HfCheckpoint, Import};
 use upcycle_lab::{Scale, presets, training_seconds};
-use upcycle_lm::{CostModel, LmConfig};
+use upcycle_lm::{CostModel, LmConfig, WeightSource};
 use upcycle_train::{
     BatchConfig, CheckpointInfo, DataSchedule, Engine, EvaluationConfig, Schedule, Start,
     TrainEvent, TrainJob, TrainOutcome, TrainSpec, write_atomically,
@@ -27,7 +29,9 @@ use crate::{
     limits::{Force, refusal},
     output,
     progress::style,
+    sources,
     sweep::PrecisionArg,
+    upcycle::SHARD_BYTES,
 };
 
 /// Train one model, from scratch or from a checkpoint such as an upcycled one.
@@ -45,6 +49,38 @@ pub struct TrainArgs {
     /// Continue this checkpoint (or training run) on the continued-pre-training split.
     #[arg(long, value_name = "DIR")]
     from: Option<PathBuf>,
+    /// Continue an OLMoE, Mixtral or Qwen3-MoE checkpoint of Hugging Face's transformers: a folder or a model of the
+    /// hub. Its tokenizer is used for --data; experts are balanced by an auxiliary loss.
+    #[arg(
+        long,
+        value_name = "DIR|hf:ORG/NAME[@REVISION]",
+        conflicts_with = "from",
+        help_heading = "Hugging Face checkpoints"
+    )]
+    init: Option<String>,
+    /// Tokens of a sequence with --init. [default: the model's, at most 1024]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "init",
+        help_heading = "Hugging Face checkpoints"
+    )]
+    context: Option<usize>,
+    /// Write the trained model to this folder, as transformers loads it: in the layout of --init, or of the family
+    /// that fits the model.
+    #[arg(long, value_name = "DIR", help_heading = "Hugging Face checkpoints")]
+    export: Option<PathBuf>,
+    /// How exported parameters are stored.
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        help_heading = "Hugging Face checkpoints"
+    )]
+    export_type: ExportTypeArg,
+    /// Largest size of an exported file, such as 500M or 5GB.
+    #[arg(long, value_name = "BYTES", value_parser = amount::parse_bytes, default_value_t = SHARD_BYTES, help_heading = "Hugging Face checkpoints")]
+    shard_size: u64,
     /// Tokens to train on, such as 1M. [default: the scale's]
     #[arg(long, value_parser = amount::parse, value_name = "TOKENS")]
     tokens: Option<u64>,
@@ -54,9 +90,13 @@ pub struct TrainArgs {
     /// Experts of a token, in place of the scale's.
     #[arg(long, value_name = "N", conflicts_with = "from")]
     top_k: Option<usize>,
-    /// Highest learning rate, in place of the scale's.
+    /// Highest learning rate, in place of the scale's. [default with --init: 1e-4]
     #[arg(long, value_name = "LR")]
     peak_lr: Option<f64>,
+    /// Balance experts by an auxiliary loss of this weight in place of selection biases, which other programs do not
+    /// know. [default with --init: 0.01]
+    #[arg(long, value_name = "WEIGHT")]
+    auxiliary_loss: Option<f32>,
     /// Steps of warmup. [default: the scale's; with --from none]
     #[arg(long, value_name = "STEPS")]
     warmup: Option<u64>,
@@ -92,12 +132,41 @@ pub struct TrainArgs {
     json: bool,
 }
 
+/// Defaults for models that were trained elsewhere.
+const INIT_PEAK_LR: f64 = 1e-4;
+const INIT_AUXILIARY_LOSS: f32 = 0.01;
+const INIT_CONTEXT: usize = 1024;
+
+/// How exported parameters are stored.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum ExportTypeArg {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits with the range of f32.
+    Bf16,
+    /// 16 bits with a longer fraction.
+    F16,
+}
+
+impl From<ExportTypeArg> for ExportType {
+    fn from(arg: ExportTypeArg) -> Self {
+        match arg {
+            ExportTypeArg::F32 => Self::F32,
+            ExportTypeArg::Bf16 => Self::Bf16,
+            ExportTypeArg::F16 => Self::F16,
+        }
+    }
+}
+
 /// What a run's folder belongs to.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct RunFile {
     model: LmConfig,
     seed: u64,
     from: Option<PathBuf>,
+    #[serde(default)]
+    init: Option<PathBuf>,
     spec: TrainSpec,
     data: String,
     backend: String,
@@ -109,8 +178,12 @@ impl TrainArgs {
     /// # Errors
     /// With a sentence on what is wrong and what to do.
     pub fn run(self) -> Result<()> {
-        let config = self.data.config().unwrap_or_default();
-        let data = Dataset::open(&config, &self.data_cache)?;
+        let init = self.import()?;
+        let config = match &init {
+            Some(init) => self.data.config_with(&init.checkpoint().dir),
+            None => self.data.config(),
+        };
+        let data = Dataset::open(&config.unwrap_or_default(), &self.data_cache)?;
         let parent = self
             .from
             .as_deref()
@@ -123,13 +196,28 @@ impl TrainArgs {
         if let Some((_, info)) = &parent {
             scale.model = info.model.clone();
         }
+        if let Some(init) = &init {
+            scale.model = init.config().clone();
+            scale.training.peak_lr = INIT_PEAK_LR;
+        }
         scale.model.validate()?;
+        if let Some(weight) = self
+            .auxiliary_loss
+            .or(init.as_ref().map(|_| INIT_AUXILIARY_LOSS))
+        {
+            scale.balancing.bias_rate = 0.0;
+            scale.balancing.auxiliary_loss = weight;
+        }
         if let Some(tokens) = self.tokens {
             scale = scale.with_pretrain_tokens(tokens);
         }
         let from_step = parent.as_ref().map_or(0, |(_, info)| info.step);
-        let spec = self.spec(&scale, parent.is_some(), from_step);
+        let mut spec = self.spec(&scale, parent.is_some(), from_step);
+        if init.is_some() {
+            spec.data.cpt_from = Some(0);
+        }
         spec.validate()?;
+        self.check_export(&scale.model, init.as_ref(), &spec)?;
         let engine = engine(self.backend)?;
         output::note!("backend {}: {}", engine.backend(), engine.device());
         if run_is_all_warmup(&spec.schedule, from_step) {
@@ -143,6 +231,7 @@ impl TrainArgs {
             model: scale.model.clone(),
             seed: self.seed,
             from: parent.as_ref().map(|(path, _)| path.clone()),
+            init: init.as_ref().map(|init| init.checkpoint().dir.clone()),
             spec,
             data: data.fingerprint().to_owned(),
             backend: engine.backend().to_owned(),
@@ -174,11 +263,13 @@ impl TrainArgs {
             && let Ok(outcome) = serde_json::from_str(&text)
         {
             output::note!("{} is finished already", self.out.display());
-            return self.print(&outcome);
+            self.print(&outcome)?;
+            return self.write_export(engine.as_ref(), init.as_deref());
         }
-        let start = match parent {
-            Some((path, _)) => Start::Checkpoint(path),
-            None => Start::Initial {
+        let start = match (parent, &init) {
+            (Some((path, _)), _) => Start::Checkpoint(path),
+            (None, Some(init)) => Start::Weights(init.clone()),
+            (None, None) => Start::Initial {
                 model: Box::new(run.model.clone()),
                 seed: self.seed,
             },
@@ -186,7 +277,84 @@ impl TrainArgs {
         let outcome = self.train(engine.as_ref(), &run.spec, &start, &data, from_step)?;
         let json = serde_json::to_string_pretty(&outcome)?;
         write_atomically(&result, json.as_bytes())?;
-        self.print(&outcome)
+        self.print(&outcome)?;
+        self.write_export(engine.as_ref(), init.as_deref())
+    }
+
+    /// The model of `--init`.
+    fn import(&self) -> Result<Option<Arc<Import>>> {
+        let Some(init) = &self.init else {
+            return Ok(None);
+        };
+        let dir = sources::folder(init)?;
+        if dir.join("checkpoint.json").exists() {
+            bail!("{init} is a checkpoint of this program; continue it with --from");
+        }
+        let import = Import::new(HfCheckpoint::open(&dir, None)?)?;
+        let longest = import.config().context;
+        let context = self.context.unwrap_or(longest.min(INIT_CONTEXT));
+        if context > longest {
+            bail!("--context {context} is longer than the {longest} tokens that {init} knows");
+        }
+        Ok(Some(Arc::new(import.with_context(context))))
+    }
+
+    /// What stands against `--export` is better said before training.
+    fn check_export(
+        &self,
+        model: &LmConfig,
+        init: Option<&Arc<Import>>,
+        spec: &TrainSpec,
+    ) -> Result<()> {
+        let Some(to) = &self.export else {
+            return Ok(());
+        };
+        if to.exists() {
+            bail!(
+                "{} exists already; choose another folder for --export or remove it",
+                to.display()
+            );
+        }
+        let mut model = model.clone();
+        let release = model
+            .two_level
+            .as_ref()
+            .and_then(|two_level| two_level.release);
+        if release.is_some_and(|release| release.hold(spec.schedule.end) == 0.0) {
+            model.two_level = None;
+        }
+        if spec.balancing.bias_rate > 0.0 {
+            bail!(
+                "--export: other programs do not know selection biases; balance with --auxiliary-loss 0.01"
+            );
+        }
+        Export::check(&model, init.map(|init| init.checkpoint()))?;
+        Ok(())
+    }
+
+    fn write_export(&self, engine: &dyn Engine, init: Option<&Import>) -> Result<()> {
+        let Some(to) = &self.export else {
+            return Ok(());
+        };
+        let from = checkpoint_of(&self.out);
+        let info = CheckpointInfo::read(&from)?;
+        let mut model = info.model;
+        let release = model
+            .two_level
+            .as_ref()
+            .and_then(|two_level| two_level.release);
+        if release.is_some_and(|release| release.hold(info.step) == 0.0) {
+            model.two_level = None;
+        }
+        let like = init.map(Import::checkpoint);
+        let tokenizer = fs::read_to_string(from.join("tokenizer.json")).ok();
+        let dtype = self.export_type.into();
+        let mut export = Export::new(&model, like, tokenizer, dtype, self.shard_size, to)?;
+        let family = export.family().to_owned();
+        engine.export(&from, &mut export)?;
+        export.finish()?;
+        output::note!("exported as {family}: {}", to.display());
+        Ok(())
     }
 
     fn print(&self, outcome: &TrainOutcome) -> Result<()> {

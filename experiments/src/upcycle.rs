@@ -2,13 +2,15 @@
 
 mod hf;
 
+pub(crate) use hf::SHARD_BYTES;
+
 use std::{num::NonZeroUsize, path::PathBuf};
 
 use anyhow::{Result, bail};
 use clap::Parser;
 use upcycle_data::Dataset;
 use upcycle_lm::CostModel;
-use upcycle_operator::{LayerPlan, Upcycle};
+use upcycle_operator::{LayerPlan, Upcycle, Verification};
 use upcycle_train::{BatchConfig, CheckpointInfo, UpcycleJob, UpcycleOutcome, UpcycleSpec};
 
 use crate::{
@@ -192,7 +194,10 @@ fn print_outcome(outcome: &UpcycleOutcome, tables: bool) -> Result<()> {
         "validation loss {:.6} before, {:.6} after",
         outcome.before.loss, outcome.after.loss
     ))?;
-    let verified = &outcome.verification;
+    print_verification(&outcome.verification)
+}
+
+fn print_verification(verified: &Verification) -> Result<()> {
     output::line(format!(
         "on {} tokens: loss {:+.2e} nats, logits {:.2e} relative and {:.2e} at most",
         verified.tokens,

@@ -50,8 +50,8 @@ impl ConfigFile {
     }
 
     fn value(&self, field: &str) -> Option<&Value> {
-        let parts = field.split('.');
-        let found = parts.fold(Some(&self.value), |value, part| value?.get(part))?;
+        let mut parts = field.split('.');
+        let found = parts.try_fold(&self.value, |value, part| value.get(part))?;
         (!found.is_null()).then_some(found)
     }
 

@@ -88,11 +88,11 @@ impl Export {
         shard_bytes: u64,
         to: &Path,
     ) -> Result<Self, HfError> {
+        Self::check(model, like)?;
         let layout = match like {
             Some(like) => like.layout.clone(),
             None => fitting(model)?,
         };
-        check_model(model, &layout)?;
         let (config, files) = match like {
             Some(like) => {
                 let (names, _) = like.other_files()?;
@@ -116,6 +116,14 @@ impl Export {
             metas: Vec::new(),
             open: HashMap::new(),
         })
+    }
+
+    /// Whether a model can be exported, to the family of `like` or to one that fits.
+    ///
+    /// # Errors
+    /// What stands against it.
+    pub fn check(model: &LmConfig, like: Option<&HfCheckpoint>) -> Result<(), HfError> {
+        check_model(model, like.map(|like| &like.layout))
     }
 
     /// Name of the family.
@@ -210,7 +218,7 @@ impl Export {
             Some(Stored::Nowhere) => {
                 if path.ends_with("selection_bias_e") && values.iter().any(|&bias| bias != 0.0) {
                     return Err(HfError::Impossible(format!(
-                        "the model has selection biases ({path}), which routers of {} do not know; train it with an auxiliary loss and without loss-free balancing (`[balancing] bias_rate = 0, auxiliary_loss = 0.01` in the scale's file)",
+                        "the model has selection biases ({path}), which routers of {} do not know; train it with an auxiliary loss in place of loss-free balancing (--auxiliary-loss 0.01)",
                         self.layout.name
                     )));
                 }
@@ -269,52 +277,66 @@ fn unknown(path: &str) -> HfError {
 fn fitting(model: &LmConfig) -> Result<Layout, HfError> {
     let mut problems = Vec::new();
     for layout in Layout::built_in()? {
-        if layout.model.is_none() {
+        let Some(family) = &layout.model else {
             continue;
-        }
-        match check_model(model, &layout) {
-            Ok(()) => return Ok(layout),
-            Err(problem) => problems.push(problem.to_string()),
+        };
+        match misfit(model, &layout, family) {
+            None => return Ok(layout),
+            Some(problem) => problems.push(format!("it is no {} model: {problem}", layout.name)),
         }
     }
-    Err(HfError::Impossible(problems.join("; ")))
+    Err(HfError::Impossible(format!(
+        "the model cannot be exported; {}",
+        problems.join("; ")
+    )))
 }
 
-/// Whether a family has what a model needs.
-fn check_model(model: &LmConfig, layout: &Layout) -> Result<(), HfError> {
-    let fail = |problem: &str| {
-        Err(HfError::Impossible(format!(
+/// Whether transformers has what a model needs, in a family if it is chosen.
+fn check_model(model: &LmConfig, layout: Option<&Layout>) -> Result<(), HfError> {
+    let problem = if model.two_level.is_some() {
+        Some(
+            "has two-level selection, which routers of transformers do not know; train it with a recipe that releases it (such as `released`)",
+        )
+    } else if model.score == ScoreFunction::Sigmoid {
+        Some("has a router that scores by sigmoid; train with `score = \"softmax\"`")
+    } else if model.gate_scale != 1.0 {
+        Some("has scaled gates; train with `gate_scale = 1`")
+    } else if model.moe_layers() == 0 {
+        Some("has no MoE layer")
+    } else {
+        None
+    };
+    if let Some(problem) = problem {
+        let problem = format!("the model cannot be exported: it {problem}");
+        return Err(HfError::Impossible(problem));
+    }
+    let Some(layout) = layout else {
+        return fitting(model).map(|_| ());
+    };
+    let problem = match &layout.model {
+        Some(family) => misfit(model, layout, family),
+        None => Some("models of this family cannot be run here"),
+    };
+    match problem {
+        Some(problem) => Err(HfError::Impossible(format!(
             "the model cannot be exported as {}: {problem}",
             layout.name
-        )))
-    };
-    let Some(family) = &layout.model else {
-        return fail("models of this family cannot be run here");
-    };
-    if model.two_level.is_some() {
-        return fail(
-            "it has two-level selection, which routers of transformers do not know; train it with a recipe that releases it (such as `released`)",
-        );
+        ))),
+        None => Ok(()),
     }
-    if model.score == ScoreFunction::Sigmoid {
-        return fail("its router scores by sigmoid; train with `score = \"softmax\"`");
-    }
-    if model.gate_scale != 1.0 {
-        return fail("its gates are scaled; train with `gate_scale = 1`");
-    }
+}
+
+/// What a family does not have.
+fn misfit(model: &LmConfig, layout: &Layout, family: &ModelLayout) -> Option<&'static str> {
     if model.qk_norm != family.qk_norm {
-        return fail("it normalises queries and keys otherwise, see `qk_norm`");
+        Some("that normalises queries and keys otherwise (see `qk_norm`)")
+    } else if layout.routing.renormalize == Renormalize::Always(true) && !renormalizes(model) {
+        Some("there gates sum to 1 (see `renormalize`)")
+    } else if model.moe_layers() < model.layers && family.d_ffn.is_none() {
+        Some("that has no dense layers")
+    } else {
+        None
     }
-    if layout.routing.renormalize == Renormalize::Always(true) && !renormalizes(model) {
-        return fail("its gates do not sum to 1, see `renormalize`");
-    }
-    if model.moe_layers() == 0 {
-        return fail("it has no MoE layer");
-    }
-    if model.moe_layers() < model.layers && family.d_ffn.is_none() {
-        return fail("it has dense layers");
-    }
-    Ok(())
 }
 
 fn renormalizes(model: &LmConfig) -> bool {
@@ -332,6 +354,10 @@ fn fields(
         return Ok(config);
     };
     let is_new = config.is_empty();
+    let types: Vec<&str> = ["dtype", "torch_dtype"]
+        .into_iter()
+        .filter(|field| is_new || config.contains_key(*field))
+        .collect();
     let ModelLayout {
         architecture,
         d_expert,
@@ -344,8 +370,9 @@ fn fields(
     set("vocab_size", model.vocab.into());
     set(d_expert, model.d_expert.into());
     set("tie_word_embeddings", false.into());
-    set("dtype", dtype.torch_name().into());
-    set("torch_dtype", dtype.torch_name().into());
+    for field in types {
+        set(field, dtype.torch_name().into());
+    }
     if let Renormalize::Field { field, .. } = &layout.routing.renormalize {
         set(field, renormalizes(model).into());
     }

@@ -164,34 +164,8 @@ impl<'a> Growth<'a> {
 
     /// Router rows and biases of a MoE layer before.
     pub(crate) fn rows_before(&self, layer: usize) -> Result<RouterRows, HfError> {
-        let tensors = &self.moe.layers[layer];
-        let (experts, d) = (self.moe.experts, self.moe.d);
-        let bias = match &tensors.bias {
-            Some(bias) => self.checkpoint.float_range(bias, 0, experts as u64)?,
-            None => vec![0.0; experts],
-        };
-        Ok(RouterRows {
-            weight: self.checkpoint.floats(&tensors.weight, &[experts, d])?,
-            bias,
-            d,
-            input_rms: self.input_rms(tensors)?,
-        })
-    }
-
-    /// Root mean square of what the router reads, from the scale of the norm before it.
-    fn input_rms(&self, layer: &MoeLayer) -> Result<f32, HfError> {
-        let scale = self.input_scale(layer)?;
-        let squares: f64 = scale.iter().map(|&s| f64::from(s) * f64::from(s)).sum();
-        let rms = (squares / scale.len().max(1) as f64).sqrt() as f32;
-        Ok(if rms > 0.0 { rms } else { 1.0 })
-    }
-
-    /// Scale of the norm before the router, 1 where it is not known, `[D]`.
-    pub(crate) fn input_scale(&self, layer: &MoeLayer) -> Result<Vec<f32>, HfError> {
-        match &layer.input_norm {
-            Some(norm) => self.checkpoint.floats(norm, &[self.moe.d]),
-            None => Ok(vec![1.0; self.moe.d]),
-        }
+        self.checkpoint
+            .router_rows(&self.moe, &self.moe.layers[layer])
     }
 
     /// Router rows and biases of a MoE layer afterwards, in the checkpoint's order.

@@ -21,11 +21,11 @@ pub struct Import {
 }
 
 impl Import {
-    /// Reads the shape of the model, for sequences of at most `context` tokens; the checkpoint's own limit without.
+    /// Reads the shape of the model.
     ///
     /// # Errors
     /// If the family or one of its options is not ours, or tensors are missing.
-    pub fn new(checkpoint: HfCheckpoint, context: Option<usize>) -> Result<Self, HfError> {
+    pub fn new(checkpoint: HfCheckpoint) -> Result<Self, HfError> {
         let Some(model) = &checkpoint.layout.model else {
             let known: Vec<String> = Layout::built_in()?
                 .into_iter()
@@ -43,7 +43,7 @@ impl Import {
         };
         let moe = checkpoint.moe()?;
         check_options(&checkpoint)?;
-        let config = shape(&checkpoint, model, &moe, context)?;
+        let config = shape(&checkpoint, model, &moe)?;
         config
             .validate()
             .map_err(|error| HfError::file(checkpoint.config.path(), error.to_string()))?;
@@ -56,6 +56,12 @@ impl Import {
             tied,
             checkpoint,
         })
+    }
+
+    /// The same model for shorter sequences.
+    pub fn with_context(mut self, context: usize) -> Self {
+        self.config.context = self.config.context.min(context);
+        self
     }
 
     /// The checkpoint.
@@ -151,12 +157,7 @@ fn check_options(checkpoint: &HfCheckpoint) -> Result<(), HfError> {
     Ok(())
 }
 
-fn shape(
-    checkpoint: &HfCheckpoint,
-    model: &ModelLayout,
-    moe: &Moe,
-    context: Option<usize>,
-) -> Result<LmConfig, HfError> {
+fn shape(checkpoint: &HfCheckpoint, model: &ModelLayout, moe: &Moe) -> Result<LmConfig, HfError> {
     let config = &checkpoint.config;
     let (heads, layers) = (
         config.need("num_attention_heads")?,
@@ -174,14 +175,6 @@ fn shape(
     };
     let longest: usize = config.need("max_position_embeddings")?;
     let limit = longest.min(window.unwrap_or(usize::MAX));
-    if let Some(context) = context
-        && context > limit
-    {
-        let problem = format!(
-            "sequences of {context} tokens are longer than the {limit} that the model knows"
-        );
-        return Err(HfError::file(config.path(), problem));
-    }
     let moe_layers: Vec<usize> = moe.layers.iter().map(|layer| layer.layer).collect();
     let missing = (0..layers).find(|layer| !moe_layers.contains(layer));
     if let (None, Some(layer)) = (&model.d_ffn, missing) {
@@ -196,7 +189,7 @@ fn shape(
     let head: Option<usize> = config.get("head_dim")?;
     Ok(LmConfig {
         vocab: config.need("vocab_size")?,
-        context: context.unwrap_or(limit),
+        context: limit,
         d_model,
         layers,
         heads,

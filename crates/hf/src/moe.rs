@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
+use upcycle_operator::RouterRows;
+
 use crate::{
     checkpoint::{HfCheckpoint, TensorEntry},
     error::HfError,
@@ -25,7 +28,7 @@ pub struct Moe {
 }
 
 /// How a router chooses experts and gates.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct RoutingRule {
     /// From logits to scores.
     pub score: Score,
@@ -152,6 +155,31 @@ impl HfCheckpoint {
             range = range.max(most - least);
         }
         Ok(range)
+    }
+
+    /// Router rows and biases of a MoE layer.
+    pub(crate) fn router_rows(&self, moe: &Moe, layer: &MoeLayer) -> Result<RouterRows, HfError> {
+        let bias = match &layer.bias {
+            Some(bias) => self.float_range(bias, 0, moe.experts as u64)?,
+            None => vec![0.0; moe.experts],
+        };
+        let scale = self.input_scale(moe, layer)?;
+        let squares: f64 = scale.iter().map(|&s| f64::from(s) * f64::from(s)).sum();
+        let rms = (squares / scale.len().max(1) as f64).sqrt() as f32;
+        Ok(RouterRows {
+            weight: self.floats(&layer.weight, &[moe.experts, moe.d])?,
+            bias,
+            d: moe.d,
+            input_rms: if rms > 0.0 { rms } else { 1.0 },
+        })
+    }
+
+    /// Scale of the norm before the router, 1 where it is not known, `[D]`.
+    pub(crate) fn input_scale(&self, moe: &Moe, layer: &MoeLayer) -> Result<Vec<f32>, HfError> {
+        match &layer.input_norm {
+            Some(norm) => self.floats(norm, &[moe.d]),
+            None => Ok(vec![1.0; moe.d]),
+        }
     }
 
     /// MoE layers by router, with the parts of their experts.

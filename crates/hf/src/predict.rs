@@ -52,7 +52,9 @@ impl Growth<'_> {
             let before = self.rows_before(layer)?;
             let after = self.rounded_rows(layer)?;
             let sources: Vec<usize> = self.source_of(layer).collect();
-            let scale = self.input_scale(&self.moe.layers[layer])?;
+            let scale = self
+                .checkpoint
+                .input_scale(&self.moe, &self.moe.layers[layer])?;
             let identity: Vec<usize> = (0..self.moe.experts).collect();
             let mut rng = ChaCha8Rng::seed_from_u64(layer as u64);
             for _ in 0..INPUTS {

@@ -28,7 +28,7 @@ fn open(dir: &Path) -> HfCheckpoint {
 }
 
 fn load(dir: &Path) -> Lm<Flex> {
-    let import = Import::new(open(dir), None).unwrap();
+    let import = Import::new(open(dir)).unwrap();
     Lm::from_weights(&import, &FlexDevice).unwrap()
 }
 
@@ -223,7 +223,7 @@ fn checkpoints_that_cannot_be_run_are_explained() {
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.contains(from), "{from}");
         fs::write(&path, text.replacen(from, to, 1)).unwrap();
-        let import = Import::new(open(dir.path()), None);
+        let import = Import::new(open(dir.path()));
         let error = import.map_err(|error| error.to_string());
         match error.and_then(|import| Lm::<Flex>::from_weights(&import, &FlexDevice)) {
             Ok(_) => panic!("{from} -> {to} is accepted"),

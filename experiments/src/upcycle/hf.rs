@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::IsTerminal,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -10,15 +11,17 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde::Serialize;
-use std::io::IsTerminal;
+use upcycle_data::Dataset;
 use upcycle_hf::{
-    GivenScores, Growth, GrowthRequest, HfCheckpoint, Layout, Moe, Progress, RoutingForecast,
-    WriteOptions, Written,
+    GivenScores, Growth, GrowthRequest, HfCheckpoint, Import, Layout, Moe, Progress,
+    RoutingForecast, WriteOptions, Written,
 };
-use upcycle_operator::{Recipe, ReplicationPlan, Upcycle};
+use upcycle_lm::{CostModel, WeightSource};
+use upcycle_operator::{Recipe, ReplicationPlan, Upcycle, Verification};
+use upcycle_train::CompareJob;
 
 use super::UpcycleArgs;
-use crate::{amount, output, progress::style};
+use crate::{amount, backend::engine, limits::refusal, output, progress::style};
 
 /// Flags for checkpoints of Hugging Face's transformers.
 #[derive(Debug, Args)]
@@ -31,26 +34,25 @@ pub struct HfArgs {
     #[arg(long, value_name = "FILE")]
     scores: Option<PathBuf>,
     /// Largest size of an output file, such as 500M or 5GB.
-    #[arg(long, value_name = "BYTES", value_parser = size)]
+    #[arg(long, value_name = "BYTES", value_parser = amount::parse_bytes)]
     shard_size: Option<u64>,
     /// Go on with a copy that was stopped.
     #[arg(long)]
     resume: bool,
+    /// Compare logits and losses before and after, on --data or on random tokens; for OLMoE, Mixtral and Qwen3-MoE.
+    #[arg(long, conflicts_with = "dry_run")]
+    verify: bool,
     /// Layout of a family that is not built in: a TOML file, see docs/huggingface.md.
     #[arg(long, value_name = "FILE")]
     layout: Option<PathBuf>,
 }
 
-fn size(text: &str) -> Result<u64, String> {
-    // `5GB` and `5G` are the same.
-    let amount = text
-        .strip_suffix(['B', 'b'])
-        .filter(|rest| rest.ends_with(char::is_alphabetic));
-    amount::parse(amount.unwrap_or(text))
-}
-
 /// As `save_pretrained` of transformers.
-const SHARD_BYTES: u64 = 5_000_000_000;
+pub const SHARD_BYTES: u64 = 5_000_000_000;
+
+/// Tokens of a sequence, and sequences, on which logits are compared.
+const VERIFICATION_CONTEXT: usize = 256;
+const VERIFICATION_ROWS: usize = 8;
 
 /// What happened, as JSON.
 #[derive(Serialize)]
@@ -63,6 +65,7 @@ struct HfOutcome<'a> {
     scores: &'a [Vec<f64>],
     forecast: RoutingForecast,
     output: Written,
+    verification: Option<Verification>,
     seconds: f64,
 }
 
@@ -74,6 +77,7 @@ impl HfArgs {
             ("--scores", self.scores.is_some()),
             ("--shard-size", self.shard_size.is_some()),
             ("--resume", self.resume),
+            ("--verify", self.verify),
             ("--layout", self.layout.is_some()),
         ];
         match flags.iter().find(|(_, given)| *given) {
@@ -107,6 +111,10 @@ impl UpcycleArgs {
         let started = Instant::now();
         let layout = self.hf.layout.as_deref().map(Layout::read).transpose()?;
         let checkpoint = HfCheckpoint::open(from, layout)?;
+        if self.hf.verify {
+            // Better said before hours of copying.
+            Import::new(HfCheckpoint::open(from, None)?)?;
+        }
         let moe = checkpoint.moe()?;
         let operator = Upcycle {
             recipe: self.hf_recipe(&checkpoint, &moe)?,
@@ -144,6 +152,10 @@ impl UpcycleArgs {
             output::note!("left out: {file} (weights that do not belong to the checkpoint)");
         }
         let seconds = started.elapsed().as_secs_f64();
+        let verification = match to.filter(|_| self.hf.verify) {
+            Some(to) => Some(self.verify(from, &growth.choice.plan, to)?),
+            None => None,
+        };
         if self.json {
             let outcome = HfOutcome {
                 family: &checkpoint.layout.name,
@@ -154,6 +166,7 @@ impl UpcycleArgs {
                 scores: &growth.choice.scores,
                 forecast,
                 output: written,
+                verification,
                 seconds,
             };
             output::line(serde_json::to_string_pretty(&outcome)?)?;
@@ -165,6 +178,9 @@ impl UpcycleArgs {
                 output::bytes(written.bytes),
                 written.shards
             ))?;
+            if let Some(verification) = &verification {
+                super::print_verification(verification)?;
+            }
         }
         if let Some(to) = to {
             output::note!(
@@ -174,6 +190,47 @@ impl UpcycleArgs {
             );
         }
         Ok(())
+    }
+
+    /// Runs the model before and after.
+    fn verify(&self, from: &Path, plan: &ReplicationPlan, to: &Path) -> Result<Verification> {
+        let open = |dir: &Path| -> Result<Import> {
+            let import = Import::new(HfCheckpoint::open(dir, None)?)?;
+            let context = import.config().context.min(VERIFICATION_CONTEXT);
+            Ok(import.with_context(context))
+        };
+        let (before, after) = (open(from)?, open(to)?);
+        let data = match self.data.config_with(from) {
+            Some(config) => Some(Dataset::open(&config, &self.data_cache)?),
+            None => None,
+        };
+        if let Some(data) = data
+            .as_ref()
+            .filter(|data| data.vocab_size() > before.config().vocab)
+        {
+            bail!(
+                "the data has {} tokens, the model knows {}; give the --tokenizer that it was trained with",
+                data.vocab_size(),
+                before.config().vocab
+            );
+        }
+        let engine = engine(self.backend)?;
+        let parameters = |import: &Import| CostModel::new(import.config()).parameters().total();
+        let memory = 4 * (parameters(&before) + parameters(&after));
+        if let Some(refusal) = refusal(engine.as_ref(), memory, 0.0).filter(|_| !self.force.force) {
+            bail!(
+                "{} is written, but cannot be verified here: {refusal}",
+                to.display()
+            );
+        }
+        Ok(engine.compare(&CompareJob {
+            before: &before,
+            after: &after,
+            plan,
+            data: data.as_ref(),
+            context: before.config().context,
+            rows: VERIFICATION_ROWS,
+        })?)
     }
 
     /// The recipe of the flags, or one that fits the family's router.
