@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use upcycle_hf::HfCheckpoint;
 use upcycle_train::StageCheckpoints;
 
@@ -21,6 +21,14 @@ pub fn is_hugging_face(dir: &Path) -> bool {
     !ours && HfCheckpoint::is_one(dir)
 }
 
-fn hub(_model: &str) -> Result<PathBuf> {
-    bail!("not yet")
+#[cfg(feature = "hub")]
+fn hub(model: &str) -> Result<PathBuf> {
+    Ok(upcycle_hf::download(model)?)
+}
+
+#[cfg(not(feature = "hub"))]
+fn hub(model: &str) -> Result<PathBuf> {
+    anyhow::bail!(
+        "hf:{model} cannot be downloaded: the hub is not compiled in; build with `--features hub`, or give a folder"
+    )
 }

@@ -275,7 +275,7 @@ impl HfCheckpoint {
 }
 
 /// Whether a file holds weights, or the index of some.
-fn is_weights(name: &Path) -> bool {
+pub(crate) fn is_weights(name: &Path) -> bool {
     let extension = name.extension().and_then(|extension| extension.to_str());
     let weights = [
         "safetensors",

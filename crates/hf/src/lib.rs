@@ -11,6 +11,8 @@ mod floats;
 mod folder;
 mod grow;
 mod header;
+#[cfg(feature = "hub")]
+mod hub;
 mod import;
 mod inspect;
 mod layout;
@@ -28,6 +30,8 @@ pub use config::ConfigFile;
 pub use error::HfError;
 pub use export::{Export, ExportType};
 pub use grow::{GivenScores, Growth, GrowthRequest};
+#[cfg(feature = "hub")]
+pub use hub::download;
 pub use import::Import;
 pub use inspect::Inspection;
 pub use layout::{Layout, Score};

@@ -6,8 +6,9 @@ mod operator;
 mod process;
 mod scaling;
 mod steps;
+mod streaming;
 
-use std::path::PathBuf;
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
@@ -62,6 +63,12 @@ pub struct BenchArgs {
     /// The device's peak in TFLOP/s, as its data sheet has it, for the model FLOPs utilisation.
     #[arg(long, value_name = "TFLOPS", value_parser = positive)]
     peak_tflops: Option<f64>,
+    /// MoE layers of the generated checkpoint, of 0.8 GB each; a round needs five times as much disk.
+    #[arg(long, value_name = "N", default_value = "3")]
+    checkpoint_layers: NonZeroUsize,
+    /// Where checkpoints are generated.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    scratch: PathBuf,
     /// Precision of matrix products in whole steps.
     #[arg(long, value_enum)]
     precision: Option<PrecisionArg>,
@@ -87,6 +94,8 @@ enum What {
     Scaling,
     /// Growing a model with 1 GB of parameters, beside a plain copy of the result.
     Operator,
+    /// Growing a generated checkpoint of transformers on disk, beside a plain copy of its output.
+    Streaming,
 }
 
 /// Everything measured.
@@ -102,6 +111,8 @@ struct Figures {
     scaling: Option<scaling::Table>,
     #[serde(skip_serializing_if = "Option::is_none")]
     operator: Option<operator::Table>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    streaming: Option<streaming::Table>,
 }
 
 impl BenchArgs {
@@ -146,6 +157,12 @@ impl BenchArgs {
                     let table = operator::measure(self.rounds.into(), engine.as_ref())?;
                     self.show(|| table.lines())?;
                     figures.operator = Some(table);
+                }
+                What::Streaming => {
+                    let layers = self.checkpoint_layers.get();
+                    let table = streaming::measure(layers, self.rounds.into(), &self.scratch)?;
+                    self.show(|| table.lines())?;
+                    figures.streaming = Some(table);
                 }
             }
         }

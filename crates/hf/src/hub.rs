@@ -1,0 +1,76 @@
+//! Checkpoints of the Hugging Face hub.
+
+use std::path::{Path, PathBuf};
+
+use hf_hub::{
+    Repo, RepoType,
+    api::sync::{ApiBuilder, ApiError, ApiRepo},
+};
+
+use crate::{
+    checkpoint::{INDEX, Index, SINGLE, is_weights},
+    config::ConfigFile,
+    error::HfError,
+};
+
+/// Downloads what a checkpoint needs, `ORG/NAME` or `ORG/NAME@REVISION`, to the hub's cache, and gives the folder there.
+/// What is there already is not downloaded again. The environment's `HF_TOKEN`, `HF_HOME` and `HF_ENDPOINT` hold.
+///
+/// # Errors
+/// If there is no such model, it is no safetensors checkpoint, or the network fails.
+pub fn download(model: &str) -> Result<PathBuf, HfError> {
+    let (name, revision) = model.split_once('@').unwrap_or((model, "main"));
+    let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
+    if !name
+        .split_once('/')
+        .is_some_and(|(org, name)| plain(org) && plain(name) && !name.contains('/'))
+    {
+        return Err(HfError::Impossible(format!(
+            "`hf:{model}` should be hf:ORG/NAME or hf:ORG/NAME@REVISION"
+        )));
+    }
+    let fail = |error: ApiError| {
+        HfError::Impossible(format!(
+            "hf:{model} cannot be downloaded: {error}; check name, revision and network, and for a gated model set HF_TOKEN"
+        ))
+    };
+    let api = ApiBuilder::from_env()
+        .with_progress(true)
+        .with_retries(3)
+        .build()
+        .map_err(fail)?;
+    let repo = Repo::with_revision(name.to_owned(), RepoType::Model, revision.to_owned());
+    let repo = api.repo(repo);
+    let files: Vec<String> = repo
+        .info()
+        .map_err(fail)?
+        .siblings
+        .into_iter()
+        .map(|file| file.rfilename)
+        .collect();
+    let get = |repo: &ApiRepo, file: &str| repo.get(file).map_err(fail);
+    let config = get(&repo, ConfigFile::NAME)?;
+    let folder = config.parent().unwrap_or(Path::new("."));
+    let mut wanted: Vec<String> = files
+        .iter()
+        .filter(|file| !is_weights(Path::new(file)) && !file.starts_with('.'))
+        .cloned()
+        .collect();
+    if files.iter().any(|file| file == INDEX) {
+        let path = get(&repo, INDEX)?;
+        let text = std::fs::read_to_string(&path).map_err(HfError::io("read", &path))?;
+        let mut shards: Vec<String> = Index::parse(&text, &path)?
+            .weight_map
+            .into_values()
+            .collect();
+        shards.sort();
+        shards.dedup();
+        wanted.append(&mut shards);
+    } else {
+        wanted.push(SINGLE.to_owned());
+    }
+    for file in wanted {
+        get(&repo, &file)?;
+    }
+    Ok(folder.to_owned())
+}
