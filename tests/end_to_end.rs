@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
@@ -427,4 +427,307 @@ fn a_backend_that_is_not_there_is_an_error() {
         let error = lab.fails("sweep", &["--backend", "cuda", "--dry-run"]);
         assert!(error.contains("NVIDIA driver"), "{error}");
     }
+}
+
+fn fixture(name: &str) -> PathBuf {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/hf/tests/fixtures");
+    fixtures.join(name)
+}
+
+impl Lab {
+    /// A fixture of transformers with a tokenizer of letters, and a text for it.
+    fn hugging_face(&self, name: &str) {
+        let dir = self.path("hf");
+        fs::create_dir(&dir).unwrap();
+        for entry in fs::read_dir(fixture(name)).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_name() != "expected.safetensors" {
+                fs::copy(entry.path(), dir.join(entry.file_name())).unwrap();
+            }
+        }
+        let vocab: serde_json::Map<_, _> = "?abcdefghijklmnopqrstuvwxyz ."
+            .chars()
+            .enumerate()
+            .map(|(id, letter)| (letter.to_string(), id.into()))
+            .collect();
+        let tokenizer = serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": {
+                "type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": false
+            },
+            "post_processor": null, "decoder": null,
+            "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "?"}
+        });
+        fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        let text = "the cat sat on the mat. ".repeat(500);
+        fs::write(self.path("text.txt"), text).unwrap();
+    }
+}
+
+#[test]
+fn a_checkpoint_of_transformers_is_grown_and_verified() {
+    let lab = Lab::new();
+    lab.hugging_face("mixtral");
+    let grow = [
+        "--from", "hf", "--to", "big", "--json", "--verify", "--data", "text.txt",
+    ];
+    // As many experts a token as twins: the same function.
+    let copies = ["--router", "copy", "--top-k", "4"];
+    let grown = lab.ok("upcycle", &[&grow[..], &copies].concat());
+    let grown: serde_json::Value = serde_json::from_str(&grown).unwrap();
+    assert_eq!(grown["experts"], serde_json::json!([6, 12]));
+    assert_eq!(grown["family"], "Mixtral");
+    assert!(grown["forecast"]["gate_change"].as_f64().unwrap() < 1e-6);
+    let verified = &grown["verification"];
+    assert!(verified["relative_logit_difference"].as_f64().unwrap() < 1e-5);
+    assert!(lab.path("big/tokenizer.json").is_file());
+    let shown = lab.ok("inspect", &["big", "--json"]);
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(
+        (&shown["experts"], &shown["top_k"]),
+        (&12.into(), &4.into())
+    );
+    assert!(shown["routers"][0][1]["largest_cosine"].as_f64().unwrap() > 0.999_999);
+    assert!(lab.ok("inspect", &["hf"]).contains("Mixtral"));
+
+    let dry = lab.ok("upcycle", &["--from", "hf", "--dry-run", "--experts", "9"]);
+    assert!(
+        dry.contains("6 -> 9 experts") && dry.contains("would write"),
+        "{dry}"
+    );
+    assert!(lab.fails("upcycle", &grow).contains("not empty"));
+    let exact = lab.fails(
+        "upcycle",
+        &["--from", "hf", "--dry-run", "--recipe", "exact"],
+    );
+    assert!(
+        exact.contains("two-level") && exact.contains("hyperplane"),
+        "{exact}"
+    );
+    fs::write(
+        lab.path("scores.json"),
+        r#"{"score": "load", "layers": [[1, NaN]]}"#,
+    )
+    .unwrap();
+    let nan = [
+        "--from",
+        "hf",
+        "--dry-run",
+        "--selection",
+        "greedy:score=load",
+        "--scores",
+        "scores.json",
+    ];
+    assert!(
+        lab.fails("upcycle", &nan)
+            .contains("scores.json is no file of scores")
+    );
+    fs::write(lab.path("hf/config.json"), r#"{"model_type": "gpt2"}"#).unwrap();
+    let unknown = lab.fails("upcycle", &["--from", "hf", "--dry-run"]);
+    assert!(
+        unknown.contains("gpt2") && unknown.contains("olmoe"),
+        "{unknown}"
+    );
+}
+
+#[test]
+fn a_checkpoint_of_transformers_is_trained_on_and_exported() {
+    let lab = Lab::new();
+    lab.hugging_face("olmoe");
+    let train = [
+        "--init",
+        "hf",
+        "--data",
+        "text.txt",
+        "--context",
+        "32",
+        "--tokens",
+        "10k",
+        "--scale",
+        "micro.toml",
+    ];
+    let export = [
+        "--out",
+        "run",
+        "--export",
+        "out",
+        "--shard-size",
+        "100k",
+        "--json",
+    ];
+    let trained = lab.ok("train", &[&train[..], &export].concat());
+    let trained: serde_json::Value = serde_json::from_str(&trained).unwrap();
+    let before = lab.ok(
+        "upcycle",
+        &[
+            "--from", "hf", "--to", "twins", "--json", "--verify", "--data", "text.txt",
+        ],
+    );
+    let before: serde_json::Value = serde_json::from_str(&before).unwrap();
+    let loss = |value: &serde_json::Value| value.as_f64().unwrap();
+    assert!(
+        loss(&trained["evaluation"]["loss"]) < loss(&before["verification"]["loss_before"]) - 0.1
+    );
+    for file in [
+        "config.json",
+        "tokenizer.json",
+        "generation_config.json",
+        "model.safetensors.index.json",
+    ] {
+        assert!(lab.path("out").join(file).is_file(), "{file}");
+    }
+    assert!(lab.ok("inspect", &["out"]).contains("OLMoE"));
+
+    // The export is grown, imported and trained like the original.
+    lab.ok("upcycle", &["--from", "out", "--to", "grown"]);
+    let on = [
+        "--init",
+        "grown",
+        "--data",
+        "text.txt",
+        "--context",
+        "32",
+        "--tokens",
+        "1k",
+        "--out",
+        "on",
+    ];
+    lab.ok("train", &on);
+
+    let there = lab.fails(
+        "train",
+        &[&train[..], &["--out", "other", "--export", "out"]].concat(),
+    );
+    assert!(there.contains("out exists already"), "{there}");
+    let ours = lab.fails(
+        "train",
+        &["--init", "run/checkpoints/step-00000078", "--out", "other"],
+    );
+    assert!(
+        ours.contains("--from") || ours.contains("config.json"),
+        "{ours}"
+    );
+    let biased = ["--scale", "micro.toml", "--out", "other", "--export", "new"];
+    let biased = lab.fails("train", &biased);
+    assert!(biased.contains("--auxiliary-loss"), "{biased}");
+    let sigmoid = [
+        "--scale",
+        "micro.toml",
+        "--out",
+        "other",
+        "--export",
+        "new",
+        "--auxiliary-loss",
+        "0.01",
+    ];
+    assert!(lab.fails("train", &sigmoid).contains("score = \"softmax\""));
+    assert!(!lab.path("other").exists() && !lab.path("new").exists());
+    let flag = lab.fails(
+        "upcycle",
+        &["--from", "run", "--to", "x", "--shard-size", "5GB"],
+    );
+    assert!(
+        flag.contains("--shard-size is for Hugging Face checkpoints"),
+        "{flag}"
+    );
+}
+
+/// Serves the files of `dir` as the hub does, on this machine, until the process ends.
+fn serve(dir: PathBuf) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let dir = dir.clone();
+            std::thread::spawn(move || answer(stream.unwrap(), &dir));
+        }
+    });
+    address
+}
+
+fn answer(mut stream: std::net::TcpStream, dir: &Path) {
+    let mut request = BufReader::new(stream.try_clone().unwrap()).lines();
+    let first = request.next().unwrap().unwrap();
+    let headers: Vec<String> = request
+        .map_while(Result::ok)
+        .take_while(|line| !line.is_empty())
+        .collect();
+    let path = first.split(' ').nth(1).unwrap().to_owned();
+    let (status, more, body) = if path.contains("/api/models/org/tiny/revision/main") {
+        let names = fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let files: Vec<_> = names
+            .map(|name| serde_json::json!({"rfilename": name}))
+            .collect();
+        let info = serde_json::json!({"sha": "c0ffee", "siblings": files});
+        ("200 OK", String::new(), info.to_string().into_bytes())
+    } else if let Some(name) = path.strip_prefix("/org/tiny/resolve/main/") {
+        let all = fs::read(dir.join(name)).unwrap();
+        let range = headers.iter().find_map(|line| {
+            let (start, end) = line
+                .to_lowercase()
+                .strip_prefix("range: bytes=")?
+                .split_once('-')
+                .map(|(a, b)| {
+                    (
+                        a.parse::<usize>().unwrap(),
+                        b.parse::<usize>().unwrap_or(usize::MAX),
+                    )
+                })?;
+            Some((start, end.min(all.len() - 1)))
+        });
+        let (start, end) = range.unwrap_or((0, all.len() - 1));
+        let more = format!(
+            "content-range: bytes {start}-{end}/{}\r\nx-repo-commit: c0ffee\r\netag: \"{name}\"\r\n",
+            all.len()
+        );
+        ("206 Partial Content", more, all[start..=end].to_vec())
+    } else {
+        ("404 Not Found", String::new(), Vec::new())
+    };
+    let head = format!(
+        "HTTP/1.1 {status}\r\n{more}content-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    let _ = stream.write_all(head.as_bytes());
+    let _ = stream.write_all(&body);
+}
+
+#[test]
+fn a_model_of_the_hub_is_downloaded_once() {
+    let lab = Lab::new();
+    lab.hugging_face("olmoe");
+    let address = serve(lab.path("hf"));
+    let run = |args: &[&str], endpoint: &str| {
+        let mut command = lab.command("upcycle", args);
+        command
+            .env("HF_ENDPOINT", endpoint)
+            .env("HF_HOME", lab.path("cache"));
+        command.output().unwrap()
+    };
+    let to = ["--from", "hf:org/tiny", "--to", "big", "--json"];
+    let output = run(&to, &address);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let files = |dir: &str| {
+        let mut names: Vec<_> = fs::read_dir(lab.path(dir))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        names.retain(|name| !name.to_string_lossy().ends_with("safetensors"));
+        names.sort();
+        names
+    };
+    // One shard in place of four has no index.
+    let mut expected = files("hf");
+    expected.retain(|name| name != "model.safetensors.index.json");
+    assert_eq!(files("big"), expected);
+    let absent = run(&["--from", "hf:org/absent", "--dry-run"], &address);
+    let errors = String::from_utf8_lossy(&absent.stderr);
+    assert_eq!(absent.status.code(), Some(2));
+    assert!(
+        errors.contains("hf:org/absent cannot be downloaded"),
+        "{errors}"
+    );
 }
