@@ -731,3 +731,51 @@ fn a_model_of_the_hub_is_downloaded_once() {
         "{errors}"
     );
 }
+
+#[test]
+#[ignore = "needs a small file system: SMALL_DISK=DIR, such as a tmpfs of 256 KiB; see .ci/run"]
+fn a_full_disk_leaves_no_checkpoint() {
+    let small = PathBuf::from(std::env::var_os("SMALL_DISK").expect("SMALL_DISK is a folder"));
+    let to = small.join("big");
+    let lab = Lab::new();
+    lab.hugging_face("mixtral");
+    let grow = [
+        "--from",
+        "hf",
+        "--to",
+        to.to_str().unwrap(),
+        "--shard-size",
+        "50k",
+    ];
+    let refused = lab.fails("upcycle", &grow);
+    assert!(refused.contains("GB free"), "{refused}");
+    assert_eq!(fs::read_dir(&small).unwrap().count(), 0);
+    let full = lab.fails("upcycle", &[&grow[..], &["--force"]].concat());
+    assert!(
+        full.contains("model-0000") && full.contains("No space left"),
+        "{full}"
+    );
+    assert!(!to.exists());
+
+    // With room it goes on where it stopped.
+    let there = small.join("big.partial");
+    let moved = lab.path("big.partial");
+    fs::create_dir(&moved).unwrap();
+    for entry in fs::read_dir(&there).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), moved.join(entry.file_name())).unwrap();
+    }
+    fs::remove_dir_all(there).unwrap();
+    let resume = [
+        "--from",
+        "hf",
+        "--to",
+        "big",
+        "--shard-size",
+        "50k",
+        "--resume",
+        "--json",
+    ];
+    let resumed: serde_json::Value = serde_json::from_str(&lab.ok("upcycle", &resume)).unwrap();
+    assert!(resumed["output"]["resumed"].as_u64().unwrap() > 0);
+}

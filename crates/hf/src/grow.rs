@@ -156,6 +156,15 @@ impl<'a> Growth<'a> {
         Ok(())
     }
 
+    /// Whether some experts of a layer are copied more often than others.
+    pub fn is_uneven(&self) -> bool {
+        let layers = &self.choice.plan.layers;
+        layers.iter().any(|plan| {
+            let counts = plan.counts();
+            counts.iter().any(|&count| count != counts[0])
+        })
+    }
+
     /// Source of every expert of the grown checkpoint in a MoE layer, in the checkpoint's order.
     pub fn source_of(&self, layer: usize) -> impl Iterator<Item = usize> {
         let sources = self.choice.plan.layers[layer].source_of();

@@ -26,12 +26,24 @@ const LAYERS: usize = 4;
 /// Inputs for each of them.
 const INPUTS: usize = 128;
 
+/// Gates that move less leave the function as it is.
+const NOTHING: f64 = 1e-3;
+/// Gates that move more are a clear jump.
+const MUCH: f64 = 0.15;
+
 impl RoutingForecast {
+    /// Whether the loss will clearly jump.
+    pub fn is_a_jump(&self) -> bool {
+        self.gate_change >= MUCH
+    }
+
     /// What it means for the loss.
     pub fn in_words(&self) -> &'static str {
         match self.gate_change {
-            change if change < 1e-3 => "the model computes what it did, so the loss does not jump",
-            change if change < 0.15 => {
+            change if change < NOTHING => {
+                "the model computes what it did, so the loss does not jump"
+            }
+            change if change < MUCH => {
                 "expect a small jump of the loss that continued pre-training soon makes good"
             }
             _ => "expect a clear jump of the loss that continued pre-training has to make good",

@@ -13,11 +13,11 @@ use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde::Serialize;
 use upcycle_data::Dataset;
 use upcycle_hf::{
-    GivenScores, Growth, GrowthRequest, HfCheckpoint, Import, Layout, Moe, Progress,
-    RoutingForecast, WriteOptions, Written,
+    GivenScores, Growth, GrowthRequest, HfCheckpoint, Import, Layout, Moe, MoeLayer, Progress,
+    RoutingForecast, Score, WriteOptions, Written,
 };
 use upcycle_lm::{CostModel, WeightSource};
-use upcycle_operator::{Recipe, ReplicationPlan, Upcycle, Verification};
+use upcycle_operator::{Recipe, ReplicationPlan, Selection, Upcycle, Verification};
 use upcycle_train::CompareJob;
 
 use super::UpcycleArgs;
@@ -116,9 +116,10 @@ impl UpcycleArgs {
             Import::new(HfCheckpoint::open(from, None)?)?;
         }
         let moe = checkpoint.moe()?;
+        let target_experts = self.experts.unwrap_or(2 * moe.experts);
         let operator = Upcycle {
-            recipe: self.hf_recipe(&checkpoint, &moe)?,
-            target_experts: self.experts.unwrap_or(2 * moe.experts),
+            recipe: self.hf_recipe(&checkpoint, &moe, target_experts)?,
+            target_experts,
             seed: self.seed,
         };
         let request = GrowthRequest {
@@ -234,24 +235,30 @@ impl UpcycleArgs {
     }
 
     /// The recipe of the flags, or one that fits the family's router.
-    fn hf_recipe(&self, checkpoint: &HfCheckpoint, moe: &Moe) -> Result<Recipe> {
-        let own_gates = moe.routing.renormalize || moe.routing.score == upcycle_hf::Score::Sigmoid;
-        let selects = moe.routing.selection_bias && moe.layers.iter().all(|layer| layer.has_bias());
-        let (default, router) = if moe.top_k == 1 && own_gates {
+    fn hf_recipe(&self, checkpoint: &HfCheckpoint, moe: &Moe, target: usize) -> Result<Recipe> {
+        if !self.recipe.router_is_open() {
+            return self.recipe.recipe("hyperplane");
+        }
+        let own_gates = moe.routing.renormalize || moe.routing.score == Score::Sigmoid;
+        let selects = moe.routing.selection_bias && moe.layers.iter().all(MoeLayer::has_bias);
+        if moe.top_k == 1 && own_gates {
             // Twins compute the same: any difference of their logits parts them.
-            ("hyperplane", Some("strength=0.02".to_owned()))
+            self.recipe.with_router("hyperplane", "strength=0.02")
         } else if selects {
             let range = 1.0 + checkpoint.bias_range(moe)?;
-            ("dormant", Some(format!("bias={range}")))
+            self.recipe.with_router("dormant", &format!("bias={range}"))
+        } else if self.copies_evenly(moe, target)? {
+            self.recipe.recipe("hyperplane")
         } else {
-            ("hyperplane", None)
-        };
-        if self.recipe.router_is_open()
-            && let Some(router) = router
-        {
-            return self.recipe.with_router(default, &router);
+            // A set without all experts should not be preferred much.
+            self.recipe.with_router("hyperplane", "strength=1")
         }
-        self.recipe.recipe(default)
+    }
+
+    /// Whether every expert is copied equally often.
+    fn copies_evenly(&self, moe: &Moe, target: usize) -> Result<bool> {
+        let recipe = self.recipe.recipe("hyperplane")?;
+        Ok(recipe.selection == Selection::Uniform {} && target.is_multiple_of(moe.experts))
     }
 }
 
@@ -288,6 +295,11 @@ fn print_forecast(growth: &Growth, forecast: &RoutingForecast) -> Result<()> {
         100.0 * forecast.gate_change,
         forecast.in_words()
     ))?;
+    if growth.is_uneven() && forecast.is_a_jump() {
+        output::line(
+            "experts are copied unequally often, which no plain router can make up for: a multiple of their number with --selection uniform jumps less",
+        )?;
+    }
     if growth.operator.recipe.sleeps() {
         output::line(
             "replicas sleep until the bias updates of continued pre-training raise them: train with loss-free balancing",
