@@ -495,7 +495,7 @@ fn a_checkpoint_of_transformers_is_grown_and_verified() {
         dry.contains("6 -> 9 experts") && dry.contains("would write"),
         "{dry}"
     );
-    assert!(lab.fails("upcycle", &grow).contains("not empty"));
+    assert!(lab.fails("upcycle", &grow).contains("big exists already"));
     let exact = lab.fails(
         "upcycle",
         &["--from", "hf", "--dry-run", "--recipe", "exact"],
@@ -662,7 +662,7 @@ fn answer(mut stream: std::net::TcpStream, dir: &Path) {
             .collect();
         let info = serde_json::json!({"sha": "c0ffee", "siblings": files});
         ("200 OK", String::new(), info.to_string().into_bytes())
-    } else if let Some(name) = path.strip_prefix("/org/tiny/resolve/main/") {
+    } else if let Some(name) = path.strip_prefix("/org/tiny/resolve/c0ffee/") {
         let all = fs::read(dir.join(name)).unwrap();
         let range = headers.iter().find_map(|line| {
             let (start, end) = line

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::{Result, bail};
 use clap::Args;
 use upcycle_data::{DataConfig, TextConfig, TokenizerConfig};
 
@@ -28,14 +29,23 @@ impl DataArgs {
         })
     }
 
-    /// The data of the flags, with the tokenizer of the checkpoint in `dir` where they name none.
-    pub fn config_with(&self, dir: &Path) -> Option<DataConfig> {
+    /// The data of the flags, with the tokenizer of the checkpoint in `dir` where they name none; none if there are none.
+    ///
+    /// # Errors
+    /// If there is no tokenizer.
+    pub fn config_with(&self, dir: &Path) -> Result<Option<DataConfig>> {
         let own = dir.join("tokenizer.json");
         let mut args = self.clone();
-        if args.tokenizer.is_none() && own.is_file() {
+        if args.tokenizer.is_none() && !args.data.is_empty() {
+            if !own.is_file() {
+                bail!(
+                    "{} has no tokenizer.json; give the model's own with --tokenizer",
+                    dir.display()
+                );
+            }
             args.tokenizer = Some(TokenizerConfig::File { path: own });
         }
-        args.config()
+        Ok(args.config())
     }
 }
 

@@ -6,13 +6,15 @@ use anyhow::Result;
 use clap::Parser;
 use serde::Serialize;
 use upcycle_hf::{HfCheckpoint, RouterStats};
-use upcycle_lm::{CostModel, LmConfig, ParameterCount, TwoLevel, WeightSink};
-use upcycle_operator::RouterRows;
+use upcycle_lm::{CostModel, ParameterCount, TwoLevel};
 use upcycle_train::{CheckpointInfo, StageCheckpoints};
 
 use crate::{
     backend::{BackendKind, engine},
-    output, sources,
+    limits::refusal,
+    output,
+    routers::Routers,
+    sources,
 };
 
 /// Show what a checkpoint holds: one of this program's, or one in the layout of Hugging Face's transformers.
@@ -51,9 +53,16 @@ impl InspectArgs {
         let info = CheckpointInfo::read(&dir)?;
         info.check_sizes(&dir)?;
         let parameters = CostModel::new(&info.model).parameters();
-        let mut routers = Routers::default();
-        engine(BackendKind::Auto)?.export(&dir, &mut routers)?;
-        let routers = routers.stats();
+        let engine = engine(BackendKind::Auto)?;
+        // The file, its bytes decoded, and the model.
+        let memory = 3 * 4 * parameters.total();
+        let routers = match refusal(engine.as_ref(), memory, 0.0) {
+            None => Routers::of(engine.as_ref(), &dir)?,
+            Some(_) => {
+                output::note!("the model is too large for this machine; its routers are not shown");
+                Vec::new()
+            }
+        };
         if self.json {
             let inspection = Inspection {
                 info: &info,
@@ -200,45 +209,6 @@ fn router_text(stats: &RouterStats) -> String {
         "row norms {:.3} ({:.3} to {:.3}), largest cosine of two rows {:.3}{bias}",
         stats.mean_norm, stats.least_norm, stats.largest_norm, stats.largest_cosine
     )
-}
-
-/// Takes the routers of a model and lets the rest go.
-#[derive(Default)]
-struct Routers {
-    d: usize,
-    weights: Vec<Vec<f32>>,
-    biases: Vec<Vec<f32>>,
-}
-
-impl Routers {
-    fn stats(self) -> Vec<RouterStats> {
-        let layers = self.weights.into_iter().zip(self.biases);
-        let stats = layers.map(|(weight, bias)| {
-            RouterStats::of(&RouterRows {
-                weight,
-                bias,
-                d: self.d,
-                input_rms: 1.0,
-            })
-        });
-        stats.collect()
-    }
-}
-
-impl WeightSink for Routers {
-    fn begin(&mut self, config: &LmConfig, _: &[(String, Vec<usize>)]) -> Result<(), String> {
-        self.d = config.d_model;
-        Ok(())
-    }
-
-    fn write(&mut self, path: &str, values: Vec<f32>) -> Result<(), String> {
-        if path.ends_with("router.weight_ed") {
-            self.weights.push(values);
-        } else if path.ends_with("router.selection_bias_e") {
-            self.biases.push(values);
-        }
-        Ok(())
-    }
 }
 
 fn two_level_text(two_level: &TwoLevel) -> String {

@@ -10,6 +10,7 @@ mod output;
 mod progress;
 mod recipe_args;
 pub mod report;
+mod routers;
 mod sources;
 pub mod sweep;
 pub mod train;

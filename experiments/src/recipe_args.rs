@@ -80,6 +80,15 @@ impl RecipeArgs {
         })
     }
 
+    /// The flag of a section that is of no use for checkpoints without an optimizer's state.
+    pub fn of_training(&self) -> Option<&'static str> {
+        match (&self.optimizer, &self.dense) {
+            (Some(_), _) => Some("--optimizer"),
+            (None, Some(_)) => Some("--dense"),
+            (None, None) => None,
+        }
+    }
+
     /// Whether the flags say nothing of recipe and router.
     pub fn router_is_open(&self) -> bool {
         self.recipe.is_none() && self.router.is_none()

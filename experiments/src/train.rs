@@ -13,7 +13,7 @@ use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde::{Deserialize, Serialize};
 use upcycle_data::Dataset;
-use upcycle_hf::{Export, ExportType, HfCheckpoint, Import};
+use upcycle_hf::{Export, ExportType, HfCheckpoint, Import, RouterStats};
 use upcycle_lab::{Scale, presets, training_seconds};
 use upcycle_lm::{CostModel, LmConfig, WeightSource};
 use upcycle_train::{
@@ -29,6 +29,7 @@ use crate::{
     limits::{Force, refusal},
     output,
     progress::style,
+    routers::Routers,
     sources,
     sweep::PrecisionArg,
     upcycle::SHARD_BYTES,
@@ -85,10 +86,10 @@ pub struct TrainArgs {
     #[arg(long, value_parser = amount::parse, value_name = "TOKENS")]
     tokens: Option<u64>,
     /// Experts, in place of the scale's.
-    #[arg(long, value_name = "N", conflicts_with = "from")]
+    #[arg(long, value_name = "N", conflicts_with_all = ["from", "init"])]
     experts: Option<usize>,
     /// Experts of a token, in place of the scale's.
-    #[arg(long, value_name = "N", conflicts_with = "from")]
+    #[arg(long, value_name = "N", conflicts_with_all = ["from", "init"])]
     top_k: Option<usize>,
     /// Highest learning rate, in place of the scale's. [default with --init: 1e-4]
     #[arg(long, value_name = "LR")]
@@ -180,7 +181,10 @@ impl TrainArgs {
     pub fn run(self) -> Result<()> {
         let init = self.import()?;
         let config = match &init {
-            Some(init) => self.data.config_with(&init.checkpoint().dir),
+            Some(init) => {
+                let config = self.data.config_with(&init.checkpoint().dir)?;
+                Some(config.context("--init needs text to train on; give it with --data")?)
+            }
             None => self.data.config(),
         };
         let data = Dataset::open(&config.unwrap_or_default(), &self.data_cache)?;
@@ -217,7 +221,7 @@ impl TrainArgs {
             spec.data.cpt_from = Some(0);
         }
         spec.validate()?;
-        self.check_export(&scale.model, init.as_ref(), &spec)?;
+        self.check_export(&scale.model, init.as_deref(), &spec)?;
         let engine = engine(self.backend)?;
         output::note!("backend {}: {}", engine.backend(), engine.device());
         if run_is_all_warmup(&spec.schedule, from_step) {
@@ -256,6 +260,9 @@ impl TrainArgs {
                 data.vocab_size(),
                 run.model.vocab
             );
+        }
+        if let Some((path, _)) = &parent {
+            self.check_biases(engine.as_ref(), path)?;
         }
         let _lock = claim(&self.out, &run)?;
         let result = self.out.join("result.json");
@@ -303,32 +310,32 @@ impl TrainArgs {
     fn check_export(
         &self,
         model: &LmConfig,
-        init: Option<&Arc<Import>>,
+        init: Option<&Import>,
         spec: &TrainSpec,
     ) -> Result<()> {
         let Some(to) = &self.export else {
             return Ok(());
         };
-        if to.exists() {
-            bail!(
-                "{} exists already; choose another folder for --export or remove it",
-                to.display()
-            );
-        }
-        let mut model = model.clone();
-        let release = model
-            .two_level
-            .as_ref()
-            .and_then(|two_level| two_level.release);
-        if release.is_some_and(|release| release.hold(spec.schedule.end) == 0.0) {
-            model.two_level = None;
-        }
         if spec.balancing.bias_rate > 0.0 {
             bail!(
                 "--export: other programs do not know selection biases; balance with --auxiliary-loss 0.01"
             );
         }
-        Export::check(&model, init.map(|init| init.checkpoint()))?;
+        let model = released(model, spec.schedule.end);
+        let like = init.map(Import::checkpoint);
+        Export::check(&model, like, self.export_type.into(), to)?;
+        Ok(())
+    }
+
+    /// A parent that was balanced by selection biases keeps them.
+    fn check_biases(&self, engine: &dyn Engine, parent: &Path) -> Result<()> {
+        let biased = |stats: &RouterStats| stats.bias.is_some();
+        if self.export.is_some() && Routers::of(engine, parent)?.iter().any(biased) {
+            bail!(
+                "{} was balanced by selection biases, which other programs do not know, so it cannot be exported; train it from the beginning with --auxiliary-loss 0.01",
+                parent.display()
+            );
+        }
         Ok(())
     }
 
@@ -338,14 +345,7 @@ impl TrainArgs {
         };
         let from = checkpoint_of(&self.out);
         let info = CheckpointInfo::read(&from)?;
-        let mut model = info.model;
-        let release = model
-            .two_level
-            .as_ref()
-            .and_then(|two_level| two_level.release);
-        if release.is_some_and(|release| release.hold(info.step) == 0.0) {
-            model.two_level = None;
-        }
+        let model = released(&info.model, info.step);
         let like = init.map(Import::checkpoint);
         let tokenizer = fs::read_to_string(from.join("tokenizer.json")).ok();
         let dtype = self.export_type.into();
@@ -439,6 +439,17 @@ impl TrainArgs {
         display.bar.finish_and_clear();
         Ok(outcome?)
     }
+}
+
+/// The shape of a model at a step: a release that is over leaves a plain top K.
+fn released(model: &LmConfig, step: u64) -> LmConfig {
+    let mut model = model.clone();
+    let two_level = model.two_level.as_ref();
+    let release = two_level.and_then(|two_level| two_level.release);
+    if release.is_some_and(|release| release.hold(step) == 0.0) {
+        model.two_level = None;
+    }
+    model
 }
 
 fn run_is_all_warmup(schedule: &Schedule, from: u64) -> bool {

@@ -46,12 +46,12 @@ pub struct UpcycleArgs {
     /// Seed of every random choice.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Batches over which gradients are averaged and tokens collected, where the recipe needs them.
-    #[arg(long, value_name = "N", default_value = "10")]
-    batches: NonZeroUsize,
-    /// Sequences of such a batch.
-    #[arg(long, value_name = "N", default_value = "16")]
-    rows: NonZeroUsize,
+    /// Batches over which gradients are averaged and tokens collected, where the recipe needs them. [default: 10]
+    #[arg(long, value_name = "N")]
+    batches: Option<NonZeroUsize>,
+    /// Sequences of such a batch. [default: 16]
+    #[arg(long, value_name = "N")]
+    rows: Option<NonZeroUsize>,
     #[command(flatten)]
     data: DataArgs,
     /// Allow data that the checkpoint was not trained on.
@@ -77,6 +77,10 @@ pub struct UpcycleArgs {
     #[arg(long)]
     json: bool,
 }
+
+/// Batches for evidence, and sequences of each.
+const EVIDENCE_BATCHES: usize = 10;
+const EVIDENCE_ROWS: usize = 16;
 
 /// Validation sequences for the losses before and after.
 const EVALUATION_ROWS: usize = 256;
@@ -136,14 +140,15 @@ impl UpcycleArgs {
             );
         }
         data.check_shape(info.model.context)?;
+        let rows = self.rows.map_or(EVIDENCE_ROWS, NonZeroUsize::get);
         let spec = UpcycleSpec {
             recipe: operator.recipe,
             target_experts,
             seed: self.seed,
-            evidence_batches: self.batches.get(),
+            evidence_batches: self.batches.map_or(EVIDENCE_BATCHES, NonZeroUsize::get),
             data_seed: self.seed,
             batch: BatchConfig {
-                rows: self.rows.get(),
+                rows,
                 context: info.model.context,
                 accumulation: 1,
             },
@@ -151,7 +156,7 @@ impl UpcycleArgs {
             evaluation_rows: EVALUATION_ROWS,
         };
         let engine = engine(self.backend)?;
-        let tokens = self.rows.get() * info.model.context;
+        let tokens = rows * info.model.context;
         let memory = CostModel::new(&grown).memory(tokens, info.model.context);
         if let Some(refusal) =
             refusal(engine.as_ref(), memory.total(), 0.0).filter(|_| !self.force.force)

@@ -9,9 +9,16 @@ use std::{fs, path::Path, sync::OnceLock};
 
 use libfuzzer_sys::fuzz_target;
 use tempfile::TempDir;
-use upcycle_hf::HfCheckpoint;
+use upcycle_hf::{Growth, GrowthRequest, HfCheckpoint, WriteOptions};
+use upcycle_operator::{ExpertInit, OptimizerPolicy, Recipe, RouterExtension, Selection, Upcycle};
 
-const CONFIG: &str = r#"{"model_type": "olmoe", "num_experts": 2, "num_experts_per_tok": 1}"#;
+/// A family with one tensor an expert, one with groups and biases, two with stacked tensors.
+const CONFIGS: [&str; 4] = [
+    r#"{"model_type": "olmoe", "num_experts": 2, "num_experts_per_tok": 1}"#,
+    r#"{"model_type": "deepseek_v3", "n_routed_experts": 2, "num_experts_per_tok": 1, "n_group": 2, "topk_group": 1}"#,
+    r#"{"model_type": "gpt_oss", "num_local_experts": 2, "num_experts_per_tok": 1}"#,
+    r#"{"model_type": "llama4_text", "num_local_experts": 2, "num_experts_per_tok": 1}"#,
+];
 const INDEX: &str = "model.safetensors.index.json";
 
 /// A folder in memory where there is one.
@@ -30,6 +37,42 @@ fn folder() -> &'static Path {
         .path()
 }
 
+/// Grows a checkpoint as far as it goes.
+fn grow(checkpoint: &HfCheckpoint, experts: ExpertInit) {
+    let recipe = Recipe {
+        name: "fuzz".into(),
+        selection: Selection::Uniform {},
+        experts,
+        router: RouterExtension::Hyperplane { strength: 1.0 },
+        optimizer: OptimizerPolicy::Reset {},
+        dense: None,
+    };
+    let operator = Upcycle {
+        recipe,
+        target_experts: 4,
+        seed: 0,
+    };
+    let request = GrowthRequest {
+        operator,
+        top_k: None,
+        scores: None,
+    };
+    let Ok(growth) = Growth::new(checkpoint, request) else {
+        return;
+    };
+    let _ = growth.forecast();
+    let to = folder().with_extension("grown");
+    let options = WriteOptions {
+        shard_bytes: 100,
+        resume: false,
+        force: true,
+    };
+    let _ = growth.write(&to, options, &mut |_| ());
+    for left in [to.with_extension("grown.partial"), to] {
+        let _ = fs::remove_dir_all(left);
+    }
+}
+
 fuzz_target!(|data: &[u8]| {
     let Some((kind, data)) = data.split_first() else {
         return;
@@ -43,11 +86,12 @@ fuzz_target!(|data: &[u8]| {
         file.resize(file.len() + data, 0);
         file
     };
-    write("config.json", CONFIG.as_bytes());
+    let config = CONFIGS[usize::from(*kind / 4 % 4)];
+    write("config.json", config.as_bytes());
     remove(INDEX);
     match kind % 4 {
         0 => write("model.safetensors", data),
-        1 => write("model.safetensors", &with_header(data, usize::from(*kind))),
+        1 => write("model.safetensors", &with_header(data, 16 * usize::from(*kind / 16))),
         2 => {
             write("model.safetensors", &with_header(b"{}", 0));
             write(INDEX, data);
@@ -56,5 +100,10 @@ fuzz_target!(|data: &[u8]| {
     }
     if let Ok(checkpoint) = HfCheckpoint::open(folder(), None) {
         let _ = checkpoint.inspect();
+        let init = match data.len() % 2 {
+            0 => ExpertInit::Noise { std: 0.1 },
+            _ => ExpertInit::Copy {},
+        };
+        grow(&checkpoint, init);
     }
 });

@@ -10,7 +10,9 @@ use std::{
 use safetensors::Dtype;
 use serde::Deserialize;
 
-use crate::{config::ConfigFile, error::HfError, floats, header::Header, layout::Layout};
+use crate::{
+    config::ConfigFile, error::HfError, floats, folder::is_trace, header::Header, layout::Layout,
+};
 
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 pub(crate) const SINGLE: &str = "model.safetensors";
@@ -222,6 +224,17 @@ impl HfCheckpoint {
         self.float_range(name, 0, tensor.elements())
     }
 
+    /// Whether a tensor can be computed with.
+    pub(crate) fn check_float(&self, name: &str) -> Result<(), HfError> {
+        let dtype = self.tensor(name)?.dtype;
+        if floats::is_float(dtype) {
+            return Ok(());
+        }
+        let problem =
+            format!("has dtype {dtype}, which cannot be computed with; f64, f32, f16 and bf16 can");
+        Err(self.fault(name, problem))
+    }
+
     /// Some consecutive values of a floating-point tensor.
     pub(crate) fn float_range(
         &self,
@@ -229,45 +242,43 @@ impl HfCheckpoint {
         start: u64,
         count: u64,
     ) -> Result<Vec<f32>, HfError> {
+        self.check_float(name)?;
         let tensor = self.tensor(name)?;
-        if !floats::is_float(tensor.dtype) {
-            let problem = format!(
-                "has dtype {}, which cannot be computed with; f64, f32, f16 and bf16 can",
-                tensor.dtype
-            );
-            return Err(self.fault(name, problem));
-        }
         let size = tensor.dtype.bitsize() as u64 / 8;
         let bytes = self.read_bytes(tensor.shard, tensor.offset + start * size, count * size)?;
         floats::decode(tensor.dtype, &bytes).ok_or_else(|| self.fault(name, "is not of floats"))
     }
 
-    /// Files of the folder that are neither weights nor written anew, by path in the folder; and the weights in other
-    /// formats, which are left out.
+    /// Files of the folder that are neither weights nor written anew, by path in the folder; and those left out: weights
+    /// that do not belong to the checkpoint, with all that lies beside them in a folder of their own.
     pub(crate) fn other_files(&self) -> Result<(Vec<PathBuf>, Vec<PathBuf>), HfError> {
         let (mut kept, mut left) = (Vec::new(), Vec::new());
         let mut folders = vec![PathBuf::new()];
         while let Some(folder) = folders.pop() {
             let path = self.dir.join(&folder);
+            let (mut files, mut weights) = (Vec::new(), Vec::new());
             for entry in fs::read_dir(&path).map_err(HfError::io("read", &path))? {
                 let entry = entry.map_err(HfError::io("read", &path))?;
                 let name = folder.join(entry.file_name());
-                if entry.file_name().to_string_lossy().starts_with('.') {
+                if entry.file_name().to_string_lossy().starts_with('.') || is_trace(&name) {
                     continue;
                 }
                 // Follows links: a hub's cache is made of them.
                 if entry.path().is_dir() {
                     folders.push(name);
-                } else if is_weights(&name) {
-                    let of_ours = self.shards.iter().any(|shard| shard.path == entry.path());
-                    if !of_ours {
-                        left.push(name);
-                    }
-                } else if name != Path::new(ConfigFile::NAME) && name != Path::new(INDEX) {
-                    kept.push(name);
+                } else if !is_weights(&name) {
+                    files.push(name);
+                } else if self.shards.iter().all(|shard| shard.path != entry.path()) {
+                    weights.push(name);
                 }
             }
+            let is_root = folder.as_os_str().is_empty();
+            let foreign = !is_root && !weights.is_empty();
+            let to = if foreign { &mut left } else { &mut kept };
+            to.append(&mut files);
+            left.append(&mut weights);
         }
+        kept.retain(|name| name != Path::new(ConfigFile::NAME) && name != Path::new(INDEX));
         kept.sort();
         left.sort();
         Ok((kept, left))

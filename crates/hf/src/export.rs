@@ -10,7 +10,7 @@ use std::{
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use upcycle_lm::{LayerKind, LmConfig, WeightSink};
+use upcycle_lm::{CostModel, LayerKind, LmConfig, QkNorm, WeightSink};
 use upcycle_moe::ScoreFunction;
 
 use crate::{
@@ -18,12 +18,12 @@ use crate::{
     config::ConfigFile,
     error::HfError,
     floats,
-    folder::NewFolder,
+    folder::{NewFolder, check_free},
     layout::{Layout, ModelLayout, Renormalize},
     moe::transpose,
     names::{Stored, stored},
     shards::{ShardPlan, TensorMeta, write_text},
-    write::copy_file,
+    write::{check_space, copy_file},
 };
 
 /// How exported parameters are stored.
@@ -75,7 +75,7 @@ pub struct Export {
 }
 
 impl Export {
-    /// Begins a checkpoint as the folder `to`, which must not exist or be empty: of the family and with the files of
+    /// Begins a checkpoint as the folder `to`, which must not exist: of the family and with the files of
     /// `like`, or without of a family that fits the model.
     ///
     /// # Errors
@@ -88,7 +88,7 @@ impl Export {
         shard_bytes: u64,
         to: &Path,
     ) -> Result<Self, HfError> {
-        Self::check(model, like)?;
+        Self::check(model, like, dtype, to)?;
         let layout = match like {
             Some(like) => like.layout.clone(),
             None => fitting(model)?,
@@ -102,7 +102,7 @@ impl Export {
             }
             None => (Map::new(), Vec::new()),
         };
-        let folder = NewFolder::begin(to, "export".into(), true)?;
+        let folder = NewFolder::begin(to)?;
         Ok(Self {
             config: fields(config, model, &layout, dtype)?,
             layout,
@@ -118,12 +118,20 @@ impl Export {
         })
     }
 
-    /// Whether a model can be exported, to the family of `like` or to one that fits.
+    /// Whether a model can be exported as the folder `to`, to the family of `like` or to one that fits.
     ///
     /// # Errors
-    /// What stands against it.
-    pub fn check(model: &LmConfig, like: Option<&HfCheckpoint>) -> Result<(), HfError> {
-        check_model(model, like.map(|like| &like.layout))
+    /// What stands against it: the model, the name, or the space on the disk.
+    pub fn check(
+        model: &LmConfig,
+        like: Option<&HfCheckpoint>,
+        dtype: ExportType,
+        to: &Path,
+    ) -> Result<(), HfError> {
+        check_model(model, like.map(|like| &like.layout))?;
+        check_free(to)?;
+        let parameters = CostModel::new(model).parameters().total();
+        check_space(to, parameters * dtype.dtype().bitsize() as u64 / 8)
     }
 
     /// Name of the family.
@@ -136,11 +144,12 @@ impl Export {
     /// # Errors
     /// If parameters are missing, or a file cannot be written.
     pub fn finish(self) -> Result<(), HfError> {
-        if let Some(name) = self.open.keys().next() {
-            return Err(HfError::file(
-                &self.folder.path,
-                format!("tensor `{name}` was not given"),
-            ));
+        let missing = match self.open.keys().next() {
+            Some(name) => Some(format!("tensor `{name}` was not given")),
+            None => self.metas.is_empty().then(|| "no tensor was given".into()),
+        };
+        if let Some(problem) = missing {
+            return Err(HfError::file(&self.folder.path, problem));
         }
         let path = |name: &str| self.folder.path.join(name);
         for file in &self.plan.files {
@@ -155,9 +164,8 @@ impl Export {
         for (from, name) in &self.files {
             copy_file(from, &self.folder.path.join(name))?;
         }
-        if let Some(tokenizer) = &self.tokenizer
-            && !path("tokenizer.json").exists()
-        {
+        // The one that it was trained with, whatever came along.
+        if let Some(tokenizer) = &self.tokenizer {
             write_text(&path("tokenizer.json"), tokenizer)?;
         }
         let config = format!("{:#}\n", Value::Object(self.config));
@@ -218,7 +226,7 @@ impl Export {
             Some(Stored::Nowhere) => {
                 if path.ends_with("selection_bias_e") && values.iter().any(|&bias| bias != 0.0) {
                     return Err(HfError::Impossible(format!(
-                        "the model has selection biases ({path}), which routers of {} do not know; train it with an auxiliary loss in place of loss-free balancing (--auxiliary-loss 0.01)",
+                        "the model has selection biases ({path}), which routers of {} do not know; train it from the beginning with an auxiliary loss in place of loss-free balancing (--auxiliary-loss 0.01)",
                         self.layout.name
                     )));
                 }
@@ -328,8 +336,11 @@ fn check_model(model: &LmConfig, layout: Option<&Layout>) -> Result<(), HfError>
 
 /// What a family does not have.
 fn misfit(model: &LmConfig, layout: &Layout, family: &ModelLayout) -> Option<&'static str> {
+    let all_heads_are_d_model = model.heads * model.head_dim() == model.d_model;
     if model.qk_norm != family.qk_norm {
         Some("that normalises queries and keys otherwise (see `qk_norm`)")
+    } else if model.qk_norm == QkNorm::AllHeads && !all_heads_are_d_model {
+        Some("there all heads together are as wide as the model (see `d_head`)")
     } else if layout.routing.renormalize == Renormalize::Always(true) && !renormalizes(model) {
         Some("there gates sum to 1 (see `renormalize`)")
     } else if model.moe_layers() < model.layers && family.d_ffn.is_none() {

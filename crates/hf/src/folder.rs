@@ -12,11 +12,14 @@ use crate::{error::HfError, shards::write_text};
 const STATE: &str = "upcycle.partial.json";
 const LOCK: &str = "upcycle.lock";
 
-/// A folder that is being filled beside its final name; it stays there when something fails, to be resumed.
+/// A folder that is being filled beside its final name.
 pub(crate) struct NewFolder {
     /// Where to write.
     pub path: PathBuf,
     to: PathBuf,
+    /// What is there when filling fails can be gone on with.
+    resumable: bool,
+    finished: bool,
     _lock: File,
 }
 
@@ -33,60 +36,120 @@ pub(crate) fn partial(to: &Path) -> PathBuf {
     to.with_file_name(name)
 }
 
-/// The folder must not exist, or be empty.
-pub(crate) fn check_free(to: &Path) -> Result<(), HfError> {
-    let empty = fs::read_dir(to).is_ok_and(|mut entries| entries.next().is_none());
-    if to.exists() && !empty {
-        let problem = "exists already and is not empty; choose another folder or remove it";
+/// Whether a file is a trace of filling a folder.
+pub(crate) fn is_trace(name: &Path) -> bool {
+    name == Path::new(STATE) || name == Path::new(LOCK)
+}
+
+/// Nothing may stand in the way of the folder's name, an empty folder or a link neither: it is given by renaming.
+///
+/// # Errors
+/// If there is something, or the path has no name.
+pub fn check_free(to: &Path) -> Result<(), HfError> {
+    if to.file_name().is_none() {
+        return Err(HfError::file(to, "is not the name of a new folder"));
+    }
+    if to.symlink_metadata().is_ok() {
+        let problem = "exists already; choose another folder or remove it";
         return Err(HfError::file(to, problem));
     }
     Ok(())
 }
 
 impl NewFolder {
-    /// Begins a folder, or takes up one that was begun with the same fingerprint.
-    pub fn begin(to: &Path, fingerprint: String, resume: bool) -> Result<Self, HfError> {
-        check_free(to)?;
-        let path = partial(to);
-        let state_path = path.join(STATE);
-        let state = State { fingerprint };
-        let begun = path.exists();
-        if begun && !resume {
+    /// Begins a folder that is thrown away if it is not finished.
+    pub fn begin(to: &Path) -> Result<Self, HfError> {
+        let (folder, _) = Self::claim(to, false)?;
+        for entry in folder.entries()? {
+            let removed = match entry.is_dir() {
+                true => fs::remove_dir_all(&entry),
+                false => fs::remove_file(&entry),
+            };
+            removed.map_err(HfError::io("remove", entry))?;
+        }
+        Ok(folder)
+    }
+
+    /// Begins a folder that can be gone on with, or takes up one that was begun with the same fingerprint.
+    pub fn begin_resumable(to: &Path, fingerprint: String, resume: bool) -> Result<Self, HfError> {
+        if partial(to).exists() && !resume {
             let problem = format!(
                 "a copy was begun here and not finished; go on with --resume, or remove it (the result will be {})",
                 to.display()
             );
-            return Err(HfError::file(path, problem));
+            return Err(HfError::file(partial(to), problem));
         }
+        let (folder, begun) = Self::claim(to, true)?;
+        let path = folder.path.join(STATE);
+        let state = State { fingerprint };
+        if path.exists() {
+            let text = fs::read_to_string(&path).map_err(HfError::io("read", &path))?;
+            let there: Option<State> = serde_json::from_str(&text).ok();
+            if there.as_ref() != Some(&state) {
+                let problem = "was begun with other flags or from another checkpoint; give the same, or remove it and start without --resume";
+                return Err(HfError::file(&folder.path, problem));
+            }
+        } else if begun && !folder.entries()?.is_empty() {
+            let problem =
+                "does not say what it was begun with; remove it and start without --resume";
+            return Err(HfError::file(&folder.path, problem));
+        }
+        write_text(&path, &serde_json::json!(state).to_string())?;
+        Ok(folder)
+    }
+
+    /// Makes and locks the folder; whether it was there.
+    fn claim(to: &Path, resumable: bool) -> Result<(Self, bool), HfError> {
+        check_free(to)?;
+        let path = partial(to);
+        let begun = path.exists();
         fs::create_dir_all(&path).map_err(HfError::io("create", &path))?;
         let lock = path.join(LOCK);
         let file = File::create(&lock).map_err(HfError::io("create", &lock))?;
         if file.try_lock().is_err() {
             return Err(HfError::file(path, "another process is writing here"));
         }
-        // A kill before the state was written leaves nothing that is worth more.
-        if begun && state_path.exists() {
-            let text = fs::read_to_string(&state_path).map_err(HfError::io("read", &state_path))?;
-            let there: Option<State> = serde_json::from_str(&text).ok();
-            if there.as_ref() != Some(&state) {
-                let problem = "was begun with other flags or from another checkpoint; give the same, or remove it and start without --resume";
-                return Err(HfError::file(path, problem));
-            }
-        }
-        write_text(&state_path, &serde_json::json!(state).to_string())?;
-        Ok(Self {
+        let folder = Self {
             path,
             to: to.to_owned(),
+            resumable,
+            finished: false,
             _lock: file,
-        })
+        };
+        Ok((folder, begun))
+    }
+
+    /// All that is in the folder but the lock.
+    fn entries(&self) -> Result<Vec<PathBuf>, HfError> {
+        let entries = fs::read_dir(&self.path).map_err(HfError::io("read", &self.path))?;
+        let mut paths = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(HfError::io("read", &self.path))?;
+            if entry.file_name() != LOCK {
+                paths.push(entry.path());
+            }
+        }
+        Ok(paths)
     }
 
     /// Gives the folder its final name.
-    pub fn finish(self) -> Result<(), HfError> {
+    pub fn finish(mut self) -> Result<(), HfError> {
+        check_free(&self.to)?;
+        fs::rename(&self.path, &self.to).map_err(HfError::io("create", &self.to))?;
+        self.finished = true;
+        // The checkpoint is whole; a trace that stays does no harm.
         for name in [STATE, LOCK] {
-            let path = self.path.join(name);
-            fs::remove_file(&path).map_err(HfError::io("remove", &path))?;
+            let _ = fs::remove_file(self.to.join(name));
         }
-        fs::rename(&self.path, &self.to).map_err(HfError::io("create", &self.to))
+        Ok(())
+    }
+}
+
+impl Drop for NewFolder {
+    fn drop(&mut self) {
+        if !self.finished && !self.resumable {
+            // The error that led here is the one to tell.
+            let _ = fs::remove_dir_all(&self.path);
+        }
     }
 }

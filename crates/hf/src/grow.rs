@@ -133,27 +133,45 @@ impl<'a> Growth<'a> {
             order,
             config,
         };
-        growth.check_dtypes()?;
+        growth.check_tensors()?;
         Ok(growth)
     }
 
-    /// Whether the experts of a layer are as many as before in every tensor that is only copied.
-    fn check_dtypes(&self) -> Result<(), HfError> {
-        let Some(layer) = self.moe.layers.first() else {
-            return Ok(());
-        };
-        // What cannot be computed is better said before anything is written.
-        let grown = self.rows(0)?;
-        if layer.bias.is_none() && grown.bias.iter().any(|&bias| bias != 0.0) {
-            return Err(HfError::Impossible(format!(
-                "the router extension of recipe `{}` is made of biases, and the {} family has none (or this checkpoint lacks them); use --router hyperplane or noise",
-                self.operator.recipe.name, self.checkpoint.layout.name
-            )));
-        }
-        if self.operator.recipe.experts != (ExpertInit::Copy {}) {
-            self.checkpoint.expert(layer, 0)?;
+    /// What cannot be computed is better said before anything is written.
+    fn check_tensors(&self) -> Result<(), HfError> {
+        let recipe = &self.operator.recipe;
+        for (index, layer) in self.moe.layers.iter().enumerate() {
+            for name in [Some(&layer.weight), layer.bias.as_ref()]
+                .into_iter()
+                .flatten()
+            {
+                self.checkpoint.check_float(name)?;
+            }
+            if layer.bias.is_none() && self.makes_biases(index) {
+                return Err(HfError::Impossible(format!(
+                    "the router extension of recipe `{}` is made of biases, and the {} family has none (or layer {} of this checkpoint lacks them); use --router hyperplane or noise",
+                    recipe.name, self.checkpoint.layout.name, layer.layer
+                )));
+            }
+            if recipe.experts != (ExpertInit::Copy {}) {
+                self.checkpoint.check_experts(layer, self.moe.experts)?;
+            }
         }
         Ok(())
+    }
+
+    /// Whether a router without biases gets some.
+    fn makes_biases(&self, layer: usize) -> bool {
+        let nothing = RouterRows {
+            weight: vec![1.0; self.moe.experts],
+            bias: vec![0.0; self.moe.experts],
+            d: 1,
+            input_rms: 1.0,
+        };
+        let plan = &self.choice.plan.layers[layer];
+        let seed = self.operator.layer_seed(layer, "noise");
+        let grown = self.operator.recipe.router.extend(&nothing, plan, seed);
+        grown.bias.iter().any(|&bias| bias != 0.0)
     }
 
     /// Whether some experts of a layer are copied more often than others.
@@ -251,16 +269,13 @@ impl<'a> Growth<'a> {
                 shape[0] = self.operator.target_experts;
                 Part::Rows { layer }
             } else if let Some(layer) = layer(|layer| layer.bias.as_ref()) {
-                // It has E values, in whatever shape.
-                let values = shape.iter_mut().find(|dim| **dim == self.moe.experts);
-                if let Some(values) = values {
-                    *values = self.operator.target_experts;
-                }
+                shape[0] = self.operator.target_experts;
                 Part::Bias { layer }
             } else {
                 Part::copy(tensor, 0, tensor.bytes)
             };
-            let parameters = shape.iter().map(|&dim| dim as u64).product();
+            let elements = shape.iter().map(|&dim| dim as u64).product();
+            let parameters = checkpoint.layout.experts.parameters(name, elements);
             tensors.push(OutTensor {
                 meta: TensorMeta {
                     name: name.clone(),
@@ -424,6 +439,9 @@ impl Replica {
     }
 }
 
+/// Far above any model, far below what fills the memory with names.
+const MOST_EXPERTS: usize = 1 << 16;
+
 /// What no router of transformers can do.
 fn check_recipe(operator: &Upcycle, moe: &Moe) -> Result<(), HfError> {
     let recipe = &operator.recipe;
@@ -439,6 +457,10 @@ fn check_recipe(operator: &Upcycle, moe: &Moe) -> Result<(), HfError> {
         ));
     }
     let target = operator.target_experts;
+    if target > MOST_EXPERTS {
+        let problem = format!("{target} experts a layer are more than {MOST_EXPERTS}");
+        return Err(OperatorError::GrownModel(problem).into());
+    }
     if target <= moe.experts {
         return Err(OperatorError::TargetNotAbove {
             target,

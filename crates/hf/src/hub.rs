@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use hf_hub::{
     Repo, RepoType,
-    api::sync::{ApiBuilder, ApiError, ApiRepo},
+    api::sync::{ApiBuilder, ApiError},
 };
 
 use crate::{
@@ -39,25 +39,45 @@ pub fn download(model: &str) -> Result<PathBuf, HfError> {
         .with_retries(3)
         .build()
         .map_err(fail)?;
-    let repo = Repo::with_revision(name.to_owned(), RepoType::Model, revision.to_owned());
-    let repo = api.repo(repo);
-    let files: Vec<String> = repo
-        .info()
-        .map_err(fail)?
+    let of = |revision: String| Repo::with_revision(name.to_owned(), RepoType::Model, revision);
+    let info = api.repo(of(revision.to_owned())).info().map_err(fail)?;
+    let files: Vec<String> = info
         .siblings
         .into_iter()
         .map(|file| file.rfilename)
         .collect();
-    let get = |repo: &ApiRepo, file: &str| repo.get(file).map_err(fail);
-    let config = get(&repo, ConfigFile::NAME)?;
+    let has = |wanted: &str| files.iter().any(|file| file == wanted);
+    if !has(ConfigFile::NAME) || !(has(INDEX) || has(SINGLE)) {
+        return Err(HfError::Impossible(format!(
+            "hf:{model} has no {} with safetensors weights",
+            ConfigFile::NAME
+        )));
+    }
+    // All files of one commit, also when the branch moves meanwhile.
+    let repo = api.repo(of(info.sha));
+    let get = |file: &str| repo.get(file).map_err(fail);
+    let config = get(ConfigFile::NAME)?;
     let folder = config.parent().unwrap_or(Path::new("."));
+    // Folders with weights hold the model in another format.
+    let foreign: Vec<&Path> = files
+        .iter()
+        .map(Path::new)
+        .filter(|file| is_weights(file))
+        .filter_map(Path::parent)
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .collect();
     let mut wanted: Vec<String> = files
         .iter()
         .filter(|file| !is_weights(Path::new(file)) && !file.starts_with('.'))
+        .filter(|file| {
+            !foreign
+                .iter()
+                .any(|folder| Path::new(file).starts_with(folder))
+        })
         .cloned()
         .collect();
-    if files.iter().any(|file| file == INDEX) {
-        let path = get(&repo, INDEX)?;
+    if has(INDEX) {
+        let path = get(INDEX)?;
         let text = std::fs::read_to_string(&path).map_err(HfError::io("read", &path))?;
         let mut shards: Vec<String> = Index::parse(&text, &path)?
             .weight_map
@@ -70,7 +90,7 @@ pub fn download(model: &str) -> Result<PathBuf, HfError> {
         wanted.push(SINGLE.to_owned());
     }
     for file in wanted {
-        get(&repo, &file)?;
+        get(&file)?;
     }
     Ok(folder.to_owned())
 }

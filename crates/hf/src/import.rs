@@ -165,8 +165,8 @@ fn shape(checkpoint: &HfCheckpoint, model: &ModelLayout, moe: &Moe) -> Result<Lm
     );
     let d_model: usize = config.need("hidden_size")?;
     let theta = match config.get("rope_parameters.rope_theta")? {
-        Some(theta) => Some(theta),
-        None => config.get("rope_theta")?,
+        Some(theta) => theta,
+        None => config.need("rope_theta")?,
     };
     // Within its window, sliding attention is plain attention.
     let window = match config.get("use_sliding_window")? {
@@ -210,7 +210,7 @@ fn shape(checkpoint: &HfCheckpoint, model: &ModelLayout, moe: &Moe) -> Result<Lm
         renormalize: moe.routing.renormalize,
         gate_scale: 1.0,
         qk_norm: model.qk_norm,
-        rope_theta: theta.unwrap_or(10_000.0),
+        rope_theta: theta,
         norm_eps: config.need("rms_norm_eps")?,
         embedding_std: 0.5,
         two_level: None,

@@ -51,9 +51,10 @@ impl HfCheckpoint {
         let (mut others, mut experts) = (0, 0);
         let mut dtypes = BTreeMap::new();
         for (name, tensor) in &self.tensors {
+            let parameters = layout.parameters(name, tensor.elements());
             match layout.tensors.find(name) {
-                Some(place) => experts += layout.parameters(place.after, tensor.elements()),
-                None => others += tensor.elements(),
+                Some(_) => experts += parameters,
+                None => others += parameters,
             }
             *dtypes.entry(tensor.dtype.to_string()).or_default() += tensor.bytes;
         }

@@ -54,10 +54,10 @@ pub(crate) struct ExpertLayout {
     /// Axes of a matrix.
     #[serde(default)]
     pub orientation: Orientation,
-    /// Tensors of scales of quantised weights, which are no parameters.
+    /// How names of scales of quantised weights end, which are no parameters; in the whole checkpoint.
     #[serde(default)]
     scales: Vec<String>,
-    /// Tensors with two 4-bit parameters a byte.
+    /// How names of tensors with two 4-bit parameters a byte end.
     #[serde(default)]
     packed: Vec<String>,
 }
@@ -263,7 +263,7 @@ impl ExpertLayout {
 
     /// Parameters in a tensor of this name and so many elements.
     pub fn parameters(&self, name: &str, elements: u64) -> u64 {
-        let is = |names: &[String]| names.iter().any(|known| known == name);
+        let is = |ends: &[String]| ends.iter().any(|end| name.ends_with(end.as_str()));
         if is(&self.scales) {
             0
         } else if is(&self.packed) {

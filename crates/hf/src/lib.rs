@@ -29,6 +29,7 @@ pub use checkpoint::HfCheckpoint;
 pub use config::ConfigFile;
 pub use error::HfError;
 pub use export::{Export, ExportType};
+pub use folder::check_free;
 pub use grow::{GivenScores, Growth, GrowthRequest};
 #[cfg(feature = "hub")]
 pub use hub::download;

@@ -133,9 +133,9 @@ impl HfCheckpoint {
             };
             moe.d = d;
             if let Some(bias) = &layer.bias
-                && self.tensor(bias)?.elements() != experts as u64
+                && self.tensor(bias)?.shape != [experts]
             {
-                let problem = format!("does not have {experts} values, one for each expert");
+                let problem = format!("has shape {:?}, not [{experts}]", self.tensor(bias)?.shape);
                 return Err(self.fault(bias, problem));
             }
         }
@@ -272,54 +272,91 @@ impl HfCheckpoint {
         expert: usize,
     ) -> Result<([Vec<f32>; 3], [usize; 2]), HfError> {
         let layout = &self.layout.experts;
-        let (mut gate, mut up, mut down) = (None, None, None);
+        let [d, f] = self.expert_shape(layer, expert)?;
+        let (mut gate, mut up, mut down) = (Vec::new(), Vec::new(), Vec::new());
         for part in layout.names() {
-            let name = layout.tensors.name(layer.place(Some(expert), part));
-            let (values, [inputs, outputs]) = self.expert_matrix(&name, expert)?;
-            let columns = |first: usize, step: usize, count: usize| {
-                let rows = values.chunks_exact(outputs);
-                let taken = rows.flat_map(|row| row[first..].iter().step_by(step).take(count));
-                (taken.copied().collect::<Vec<f32>>(), [inputs, count])
+            let values = self.expert_matrix(layer, expert, part)?;
+            let columns = |first: usize, step: usize| -> Vec<f32> {
+                let rows = values.chunks_exact(2 * f);
+                let taken = rows.flat_map(|row| row[first..].iter().step_by(step).take(f));
+                taken.copied().collect()
             };
             match layout.matrix(part) {
-                Some(Matrix::Gate) => gate = Some((values, [inputs, outputs])),
-                Some(Matrix::Up) => up = Some((values, [inputs, outputs])),
-                Some(Matrix::Down) => down = Some((values, [inputs, outputs])),
+                Some(Matrix::Gate) => gate = values,
+                Some(Matrix::Up) => up = values,
+                Some(Matrix::Down) => down = values,
                 Some(Matrix::GateUp(fused)) => {
-                    let f = outputs / 2;
                     let (first, step) = match fused {
                         Fused::Halves => (f, 1),
                         Fused::Interleaved => (1, 2),
                     };
-                    gate = Some(columns(0, step, f));
-                    up = Some(columns(first, step, f));
+                    gate = columns(0, step);
+                    up = columns(first, step);
                 }
                 None => {}
             }
         }
-        match (gate, up, down) {
-            (Some((gate, [d, f])), Some((up, shape)), Some((down, back)))
-                if shape == [d, f] && back == [f, d] =>
-            {
-                Ok(([gate, up, down], [d, f]))
-            }
-            _ => Err(HfError::file(
-                &self.dir,
-                format!(
-                    "the matrices of expert {expert} in layer {} do not fit each other",
-                    layer.layer
-                ),
-            )),
-        }
+        Ok(([gate, up, down], [d, f]))
     }
 
-    /// A matrix of an expert as `[inputs, outputs]`, and its shape.
-    fn expert_matrix(&self, name: &str, expert: usize) -> Result<(Vec<f32>, [usize; 2]), HfError> {
+    /// Whether the matrices of all experts of a layer are floats of the same shape.
+    pub(crate) fn check_experts(&self, layer: &MoeLayer, experts: usize) -> Result<(), HfError> {
+        let first = self.expert_shape(layer, 0)?;
+        for expert in 1..experts {
+            let shape = self.expert_shape(layer, expert)?;
+            if shape != first {
+                let problem = format!(
+                    "expert {expert} of layer {} has D and F {shape:?}, expert 0 {first:?}",
+                    layer.layer
+                );
+                return Err(HfError::file(&self.dir, problem));
+            }
+        }
+        Ok(())
+    }
+
+    /// D and F of an expert, whose matrices must be floats and fit each other.
+    fn expert_shape(&self, layer: &MoeLayer, expert: usize) -> Result<[usize; 2], HfError> {
+        let layout = &self.layout.experts;
+        let mut shape = None;
+        for part in layout.names() {
+            let name = layout.tensors.name(layer.place(Some(expert), part));
+            if !self.tensors.contains_key(&name) {
+                let problem = format!(
+                    "is not there: experts are stored as {}, which cannot be computed with; use --expert-init copy",
+                    layer.parts.join(", ")
+                );
+                return Err(self.fault(&name, problem));
+            }
+            self.check_float(&name)?;
+            let [inputs, outputs] = self.matrix_shape(&name)?;
+            let own = match layout.matrix(part) {
+                Some(Matrix::Down) => [outputs, inputs],
+                Some(Matrix::GateUp(_)) if outputs.is_multiple_of(2) => [inputs, outputs / 2],
+                Some(Matrix::GateUp(_)) => [inputs, 0],
+                _ => [inputs, outputs],
+            };
+            if own.contains(&0) || shape.is_some_and(|shape| shape != own) {
+                let found = &self.tensor(&name)?.shape;
+                let problem =
+                    format!("has shape {found:?}, which does not fit the expert's other matrices");
+                return Err(self.fault(&name, problem));
+            }
+            shape = Some(own);
+        }
+        shape.ok_or_else(|| HfError::file(&self.dir, "its layout names no matrix of experts"))
+    }
+
+    /// Inputs and outputs of a matrix of an expert.
+    fn matrix_shape(&self, name: &str) -> Result<[usize; 2], HfError> {
         let layout = &self.layout.experts;
         let tensor = self.tensor(name)?;
-        let stacked = !layout.tensors.has_expert();
-        let shape = match (stacked, layout.axis, tensor.shape.as_slice()) {
-            (false, _, &[rows, columns]) | (true, 0, &[_, rows, columns]) => [rows, columns],
+        let [rows, columns] = match (
+            layout.tensors.has_expert(),
+            layout.axis,
+            tensor.shape.as_slice(),
+        ) {
+            (true, _, &[rows, columns]) | (false, 0, &[_, rows, columns]) => [rows, columns],
             _ => {
                 let problem = format!(
                     "has shape {:?}, which is not that of a matrix an expert",
@@ -328,12 +365,31 @@ impl HfCheckpoint {
                 return Err(self.fault(name, problem));
             }
         };
-        let size = (shape[0] * shape[1]) as u64;
-        let start = if stacked { expert as u64 * size } else { 0 };
-        let values = self.float_range(name, start, size)?;
         Ok(match layout.orientation {
-            Orientation::InOut => (values, shape),
-            Orientation::OutIn => (transpose(&values, shape), [shape[1], shape[0]]),
+            Orientation::InOut => [rows, columns],
+            Orientation::OutIn => [columns, rows],
+        })
+    }
+
+    /// A matrix of an expert as `[inputs, outputs]`.
+    fn expert_matrix(
+        &self,
+        layer: &MoeLayer,
+        expert: usize,
+        part: &str,
+    ) -> Result<Vec<f32>, HfError> {
+        let layout = &self.layout.experts;
+        let name = layout.tensors.name(layer.place(Some(expert), part));
+        let [inputs, outputs] = self.matrix_shape(&name)?;
+        let size = (inputs * outputs) as u64;
+        let start = match layout.tensors.has_expert() {
+            true => 0,
+            false => expert as u64 * size,
+        };
+        let values = self.float_range(&name, start, size)?;
+        Ok(match layout.orientation {
+            Orientation::InOut => values,
+            Orientation::OutIn => transpose(&values, [outputs, inputs]),
         })
     }
 }

@@ -64,7 +64,8 @@ impl TryFrom<String> for Pattern {
             pieces.push(Piece::Text(rest.to_owned()));
         }
         let starts_with_text = matches!(pieces.first(), Some(Piece::Text(_)));
-        if !starts_with_text || rest.contains('*') || !pieces.contains(&Piece::Layer) {
+        let is_star = |piece: &Piece| matches!(piece, Piece::Text(text) if text.contains('*'));
+        if !starts_with_text || pieces.iter().any(is_star) || !pieces.contains(&Piece::Layer) {
             return Err(format!(
                 "`{text}` must have text, {{layer}}, and `*` at its ends only"
             ));
@@ -190,6 +191,7 @@ mod tests {
             "a.{head}",
             "a.{layer",
             "a.*.{layer}.*.b",
+            "a.*.{layer}.b",
             "a.b",
         ] {
             assert!(Pattern::try_from(text.to_owned()).is_err(), "{text}");

@@ -73,7 +73,7 @@ impl Growth<'_> {
         self.written(&self.output(shard_bytes)?, 0)
     }
 
-    /// Writes the grown checkpoint as the folder `to`, which must not exist or be empty.
+    /// Writes the grown checkpoint as the folder `to`, which must not exist.
     ///
     /// Shards are written to `to.partial` one after the other; the folder gets its name in the end. Copied bytes stay in
     /// the operating system, so that memory does not grow with the checkpoint.
@@ -89,10 +89,12 @@ impl Growth<'_> {
         check_free(to)?;
         let output = self.output(options.shard_bytes)?;
         let (files, _) = self.checkpoint.other_files()?;
+        check_outside(to, &self.checkpoint.dir)?;
         if !options.force {
-            check_space(to, &output.plan)?;
+            check_space(to, missing_bytes(to, &output.plan))?;
         }
-        let folder = NewFolder::begin(to, self.fingerprint(&output)?, options.resume)?;
+        let fingerprint = self.fingerprint(&output)?;
+        let folder = NewFolder::begin_resumable(to, fingerprint, options.resume)?;
         let total = output.plan.bytes();
         let mut writer = Writer {
             growth: self,
@@ -164,7 +166,9 @@ impl Growth<'_> {
             let modified = modified.map_err(HfError::io("read", path))?;
             add(&format!("{} {} {modified:?}", path.display(), shard.bytes));
         }
+        add(env!("CARGO_PKG_VERSION"));
         add(self.config.text());
+        add(&format!("{:?}", self.choice.plan));
         add(&format!("{:?}", self.operator));
         for file in &output.plan.files {
             add(&file.name);
@@ -207,6 +211,11 @@ impl Writer<'_> {
             for part in &tensor.parts {
                 self.part(file, path, &tensor.meta, part)?;
             }
+        }
+        let written = file.stream_position().map_err(HfError::io("write", path))?;
+        if written != shard.bytes {
+            let problem = format!("came out with {written} bytes, not {}", shard.bytes);
+            return Err(HfError::file(path, problem));
         }
         Ok(())
     }
@@ -289,28 +298,32 @@ impl Writer<'_> {
     }
 }
 
-/// Space for all shards that are not there yet.
-fn check_space(to: &Path, plan: &ShardPlan) -> Result<(), HfError> {
+/// Bytes of all shards that are not there yet.
+fn missing_bytes(to: &Path, plan: &ShardPlan) -> u64 {
     let folder = partial(to);
-    let there = |file: &&ShardFile| {
+    let there = |file: &ShardFile| {
         fs::metadata(folder.join(&file.name)).is_ok_and(|there| there.len() == file.bytes)
     };
-    let needed: u64 = plan
-        .files
-        .iter()
-        .filter(|file| !there(file))
-        .map(|file| file.bytes)
-        .sum();
-    // The folder itself is not there yet.
-    let existing = to.ancestors().skip(1).find(|path| path.is_dir());
-    let existing = existing.unwrap_or(Path::new("."));
+    let missing = plan.files.iter().filter(|file| !there(file));
+    missing.map(|file| file.bytes).sum()
+}
+
+/// The nearest folder above that is there.
+fn existing_above(to: &Path) -> &Path {
+    let above = to.ancestors().skip(1).find(|path| path.is_dir());
+    above.unwrap_or(Path::new("."))
+}
+
+/// The disk of a folder that is to be made must have so many bytes left.
+pub(crate) fn check_space(to: &Path, needed: u64) -> Result<(), HfError> {
+    let existing = existing_above(to);
     let available = fs4::available_space(existing).map_err(HfError::io("read", existing))?;
     if needed > available {
         let gigabytes = |bytes: u64| bytes as f64 / 1e9;
         return Err(HfError::file(
             to,
             format!(
-                "needs {:.2} GB, its disk has {:.2} GB free; choose another folder, or try all the same with --force",
+                "needs {:.2} GB, its disk has {:.2} GB free; choose another folder",
                 gigabytes(needed),
                 gigabytes(available)
             ),
@@ -319,10 +332,29 @@ fn check_space(to: &Path, plan: &ShardPlan) -> Result<(), HfError> {
     Ok(())
 }
 
+/// What is written to the source's own folder would be taken for its files.
+fn check_outside(to: &Path, from: &Path) -> Result<(), HfError> {
+    let above = existing_above(to);
+    let canonical = |path: &Path| path.canonicalize().map_err(HfError::io("read", path));
+    if canonical(above)?.starts_with(canonical(from)?) {
+        let problem = format!(
+            "lies in the checkpoint {} itself; choose another folder",
+            from.display()
+        );
+        return Err(HfError::file(to, problem));
+    }
+    Ok(())
+}
+
+/// Copies the contents of a file; it is whole or absent.
 pub(crate) fn copy_file(from: &Path, to: &Path) -> Result<(), HfError> {
     if let Some(parent) = to.parent() {
         fs::create_dir_all(parent).map_err(HfError::io("create", parent))?;
     }
-    fs::copy(from, to).map_err(HfError::io("write", to))?;
-    Ok(())
+    let mut source = File::open(from).map_err(HfError::io("open", from))?;
+    write_file(to, |file| {
+        io::copy(&mut source, file)
+            .map(|_| ())
+            .map_err(HfError::io("write", to))
+    })
 }

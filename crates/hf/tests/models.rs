@@ -246,3 +246,25 @@ fn checkpoints_that_cannot_be_run_are_explained() {
     );
     assert!(layers.contains("layers.2.mlp.gate.weight"), "{layers}");
 }
+
+#[test]
+fn a_failed_export_leaves_nothing() {
+    let dir = tempdir().unwrap();
+    let to = dir.path().join("out");
+    let model = config().init::<Flex>(1, &FlexDevice).unwrap();
+    let unfinished = Export::new(model.config(), None, None, ExportType::F32, 50_000, &to).unwrap();
+    let busy = Export::new(model.config(), None, None, ExportType::F32, 50_000, &to);
+    assert!(busy.err().unwrap().to_string().contains("another process"));
+    let error = unfinished.finish().unwrap_err().to_string();
+    assert!(error.contains("no tensor was given"), "{error}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+
+    // What a killed export of other shards left does not get into the next one.
+    let partial = dir.path().join("out.partial");
+    fs::create_dir_all(&partial).unwrap();
+    fs::write(partial.join("model-00001-of-00002.safetensors"), "stale").unwrap();
+    export(&model, None, ExportType::F32, &to).unwrap();
+    let stale = fs::read(to.join("model-00001-of-00002.safetensors"));
+    assert!(stale.map_or(true, |bytes| bytes != b"stale"));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}

@@ -31,6 +31,14 @@ pub enum OperatorError {
         /// Groups.
         groups: usize,
     },
+    /// What is wrong with one group of experts.
+    #[error("group {group} of the experts: {source}")]
+    InGroup {
+        /// The group, from 0.
+        group: usize,
+        /// What is wrong.
+        source: Box<OperatorError>,
+    },
     /// Greedy selection cannot reach the target.
     #[error(
         "recipe field `selection.cap` = {cap}: {experts} experts with at most {cap} extra copies each give no more than {most}, the target is {target}; raise the cap or lower the target"

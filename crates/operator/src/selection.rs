@@ -197,13 +197,12 @@ impl Selection {
         }
         let group_counts = (0..groups).map(|group| {
             let scores = scores.chunks(size).nth(group).unwrap_or_default();
-            self.counts(
-                layer,
-                size,
-                target_size,
-                scores,
-                seed.wrapping_add(group as u64),
-            )
+            let seed = seed.wrapping_add(group as u64);
+            let counts = self.counts(layer, size, target_size, scores, seed);
+            counts.map_err(|error| OperatorError::InGroup {
+                group,
+                source: Box::new(error),
+            })
         });
         let groups: Vec<Vec<usize>> = group_counts.collect::<Result<_, _>>()?;
         Ok(groups.concat())

@@ -187,13 +187,32 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
         }
     }
 
+    /// Reads the model alone of the checkpoint in `dir`.
+    ///
+    /// # Errors
+    /// If it is missing or damaged.
+    pub fn load_model(dir: &Path, device: &B::Device) -> Result<Lm<B>, TrainError> {
+        Self::model_of(&CheckpointInfo::read(dir)?, dir, device)
+    }
+
+    fn model_of(
+        info: &CheckpointInfo,
+        dir: &Path,
+        device: &B::Device,
+    ) -> Result<Lm<B>, TrainError> {
+        let record: LmRecord<B> = decode(info.read_file(dir, MODEL)?, dir, MODEL, device)?;
+        let model =
+            load_model(&info.model, record, device).map_err(|problem| broken(dir, problem))?;
+        Ok(model.at_step(info.step))
+    }
+
     /// Reads the checkpoint in `dir`.
     ///
     /// # Errors
     /// If it is missing or damaged, or its parts do not fit each other.
     pub fn load(dir: &Path, device: &B::Device) -> Result<Self, TrainError> {
         let info = CheckpointInfo::read(dir)?;
-        let model: LmRecord<B> = decode(info.read_file(dir, MODEL)?, dir, MODEL, device)?;
+        let model = Self::model_of(&info, dir, device)?;
         let optimizer: AdamWRecord<B> =
             decode(info.read_file(dir, OPTIMIZER)?, dir, OPTIMIZER, device)?;
         let tokenizer = if info.files.contains_key(TOKENIZER) {
@@ -204,11 +223,9 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
         } else {
             None
         };
-        let model =
-            load_model(&info.model, model, device).map_err(|problem| broken(dir, problem))?;
         check_optimizer(&model, &optimizer).map_err(|problem| broken(dir, problem))?;
         Ok(Self {
-            model: model.at_step(info.step),
+            model,
             optimizer,
             step: info.step,
             tokens: info.tokens,

@@ -42,7 +42,7 @@ pub trait Engine: Send + Sync {
     /// See [`TrainError`]; nothing is then written.
     fn upcycle(&self, job: &UpcycleJob) -> Result<UpcycleOutcome, TrainError>;
 
-    /// Gives away the parameters of the checkpoint in `from`.
+    /// Gives away the parameters of the model in the checkpoint `from`.
     ///
     /// # Errors
     /// If it cannot be loaded, or the sink cannot take them.
@@ -166,8 +166,7 @@ impl<B: MoeAutodiffBackend> Engine for BurnEngine<B> {
 
     fn export(&self, from: &Path, sink: &mut (dyn WeightSink + Send)) -> Result<(), TrainError> {
         B::InnerBackend::run(|| {
-            let checkpoint = Checkpoint::<B>::load(from, &self.device)?;
-            let model = checkpoint.model.valid();
+            let model = Checkpoint::<B>::load_model(from, &self.device)?.valid();
             model.to_weights(sink).map_err(TrainError::Weights)
         })
     }

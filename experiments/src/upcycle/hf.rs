@@ -16,9 +16,9 @@ use upcycle_hf::{
     GivenScores, Growth, GrowthRequest, HfCheckpoint, Import, Layout, Moe, MoeLayer, Progress,
     RoutingForecast, Score, WriteOptions, Written,
 };
-use upcycle_lm::{CostModel, WeightSource};
+use upcycle_lm::{CostModel, LmConfig, WeightSource};
 use upcycle_operator::{Recipe, ReplicationPlan, Selection, Upcycle, Verification};
-use upcycle_train::CompareJob;
+use upcycle_train::{CompareJob, Engine};
 
 use super::UpcycleArgs;
 use crate::{amount, backend::engine, limits::refusal, output, progress::style};
@@ -69,6 +69,13 @@ struct HfOutcome<'a> {
     seconds: f64,
 }
 
+/// What `--verify` compares with.
+struct Trial {
+    before: Import,
+    data: Option<Dataset>,
+    engine: Box<dyn Engine>,
+}
+
 impl HfArgs {
     /// None of the flags has a meaning for this program's checkpoints.
     pub fn refuse(&self, from: &Path) -> Result<()> {
@@ -109,12 +116,8 @@ impl UpcycleArgs {
     /// Grows the checkpoint in `from`.
     pub(super) fn run_hf(&self, from: &Path) -> Result<()> {
         let started = Instant::now();
-        let layout = self.hf.layout.as_deref().map(Layout::read).transpose()?;
-        let checkpoint = HfCheckpoint::open(from, layout)?;
-        if self.hf.verify {
-            // Better said before hours of copying.
-            Import::new(HfCheckpoint::open(from, None)?)?;
-        }
+        let checkpoint = self.open_hf(from)?;
+        self.refuse_own()?;
         let moe = checkpoint.moe()?;
         let target_experts = self.experts.unwrap_or(2 * moe.experts);
         let operator = Upcycle {
@@ -128,6 +131,11 @@ impl UpcycleArgs {
             scores: self.hf.scores()?,
         };
         let growth = Growth::new(&checkpoint, request)?;
+        // What stands against it is better said before hours of copying.
+        let trial = match self.hf.verify {
+            true => Some(self.trial(from, target_experts)?),
+            false => None,
+        };
         let forecast = growth.forecast()?;
         if !self.json {
             print_plan(&growth, self.dry_run)?;
@@ -149,13 +157,20 @@ impl UpcycleArgs {
             }
             None => growth.preview(shard_bytes)?,
         };
-        for file in &written.left_out {
-            output::note!("left out: {file} (weights that do not belong to the checkpoint)");
+        if !written.left_out.is_empty() {
+            output::note!(
+                "left out, as not of the checkpoint: {}",
+                written.left_out.join(", ")
+            );
         }
         let seconds = started.elapsed().as_secs_f64();
-        let verification = match to.filter(|_| self.hf.verify) {
-            Some(to) => Some(self.verify(from, &growth.choice.plan, to)?),
-            None => None,
+        let verification = match (to, &trial) {
+            (Some(to), Some(trial)) => {
+                let verified = self.verify(trial, &growth.choice.plan, to);
+                let context = || format!("{} is written, but was not verified", to.display());
+                Some(verified.with_context(context)?)
+            }
+            _ => None,
         };
         if self.json {
             let outcome = HfOutcome {
@@ -193,43 +208,83 @@ impl UpcycleArgs {
         Ok(())
     }
 
-    /// Runs the model before and after.
-    fn verify(&self, from: &Path, plan: &ReplicationPlan, to: &Path) -> Result<Verification> {
-        let open = |dir: &Path| -> Result<Import> {
-            let import = Import::new(HfCheckpoint::open(dir, None)?)?;
-            let context = import.config().context.min(VERIFICATION_CONTEXT);
-            Ok(import.with_context(context))
-        };
-        let (before, after) = (open(from)?, open(to)?);
-        let data = match self.data.config_with(from) {
-            Some(config) => Some(Dataset::open(&config, &self.data_cache)?),
+    /// Flags that have a meaning for this program's checkpoints only.
+    fn refuse_own(&self) -> Result<()> {
+        let flags = [
+            ("--batches", self.batches.is_some()),
+            ("--rows", self.rows.is_some()),
+            ("--other-data", self.other_data),
+            (
+                "--data without --verify",
+                !self.data.data.is_empty() && !self.hf.verify,
+            ),
+        ];
+        let given = flags
+            .iter()
+            .find(|(_, given)| *given)
+            .map(|(flag, _)| *flag);
+        match given.or(self.recipe.of_training()) {
+            Some(flag) => {
+                bail!("{flag} has no meaning for a Hugging Face checkpoint; leave it out")
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn open_hf(&self, dir: &Path) -> Result<HfCheckpoint> {
+        let layout = self.hf.layout.as_deref().map(Layout::read).transpose()?;
+        Ok(HfCheckpoint::open(dir, layout)?)
+    }
+
+    /// A checkpoint as a model for short sequences.
+    fn import(&self, dir: &Path) -> Result<Import> {
+        let import = Import::new(self.open_hf(dir)?)?;
+        Ok(import.with_context(VERIFICATION_CONTEXT))
+    }
+
+    /// Prepares the comparison with the grown model.
+    fn trial(&self, from: &Path, target_experts: usize) -> Result<Trial> {
+        let before = self.import(from)?;
+        let config = before.config();
+        let data = match self.data.config_with(from)? {
+            Some(data) => Some(Dataset::open(&data, &self.data_cache)?),
             None => None,
         };
-        if let Some(data) = data
-            .as_ref()
-            .filter(|data| data.vocab_size() > before.config().vocab)
-        {
-            bail!(
-                "the data has {} tokens, the model knows {}; give the --tokenizer that it was trained with",
-                data.vocab_size(),
-                before.config().vocab
-            );
+        if let Some(data) = &data {
+            data.check_shape(config.context)?;
+            if data.vocab_size() > config.vocab {
+                bail!(
+                    "the data has {} tokens, the model knows {}; give the --tokenizer that it was trained with",
+                    data.vocab_size(),
+                    config.vocab
+                );
+            }
         }
         let engine = engine(self.backend)?;
-        let parameters = |import: &Import| CostModel::new(import.config()).parameters().total();
-        let memory = 4 * (parameters(&before) + parameters(&after));
+        let grown = LmConfig {
+            experts: target_experts,
+            ..config.clone()
+        };
+        let parameters = |config: &LmConfig| CostModel::new(config).parameters().total();
+        let memory = 4 * (parameters(config) + parameters(&grown));
         if let Some(refusal) = refusal(engine.as_ref(), memory, 0.0).filter(|_| !self.force.force) {
-            bail!(
-                "{} is written, but cannot be verified here: {refusal}",
-                to.display()
-            );
+            bail!("--verify: {refusal}");
         }
-        Ok(engine.compare(&CompareJob {
-            before: &before,
-            after: &after,
+        Ok(Trial {
+            before,
+            data,
+            engine,
+        })
+    }
+
+    /// Runs the model before and after.
+    fn verify(&self, trial: &Trial, plan: &ReplicationPlan, to: &Path) -> Result<Verification> {
+        Ok(trial.engine.compare(&CompareJob {
+            before: &trial.before,
+            after: &self.import(to)?,
             plan,
-            data: data.as_ref(),
-            context: before.config().context,
+            data: trial.data.as_ref(),
+            context: trial.before.config().context,
             rows: VERIFICATION_ROWS,
         })?)
     }
