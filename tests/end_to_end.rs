@@ -495,7 +495,7 @@ fn a_checkpoint_of_transformers_is_grown_and_verified() {
         dry.contains("6 -> 9 experts") && dry.contains("would write"),
         "{dry}"
     );
-    assert!(lab.fails("upcycle", &grow).contains("big exists already"));
+    assert!(lab.fails("upcycle", &grow).contains("big: exists already"));
     let exact = lab.fails(
         "upcycle",
         &["--from", "hf", "--dry-run", "--recipe", "exact"],
@@ -598,7 +598,7 @@ fn a_checkpoint_of_transformers_is_trained_on_and_exported() {
         "train",
         &[&train[..], &["--out", "other", "--export", "out"]].concat(),
     );
-    assert!(there.contains("out exists already"), "{there}");
+    assert!(there.contains("out: exists already"), "{there}");
     let ours = lab.fails(
         "train",
         &["--init", "run/checkpoints/step-00000078", "--out", "other"],

@@ -14,7 +14,7 @@ use serde::Serialize;
 use upcycle_data::Dataset;
 use upcycle_hf::{
     GivenScores, Growth, GrowthRequest, HfCheckpoint, Import, Layout, Moe, MoeLayer, Progress,
-    RoutingForecast, Score, WriteOptions, Written,
+    RoutingForecast, Score, WriteOptions, Written, check_free,
 };
 use upcycle_lm::{CostModel, LmConfig, WeightSource};
 use upcycle_operator::{Recipe, ReplicationPlan, Selection, Upcycle, Verification};
@@ -118,6 +118,10 @@ impl UpcycleArgs {
         let started = Instant::now();
         let checkpoint = self.open_hf(from)?;
         self.refuse_own()?;
+        let to = self.to.as_deref().filter(|_| !self.dry_run);
+        if let Some(to) = to {
+            check_free(to)?;
+        }
         let moe = checkpoint.moe()?;
         let target_experts = self.experts.unwrap_or(2 * moe.experts);
         let operator = Upcycle {
@@ -142,7 +146,6 @@ impl UpcycleArgs {
             print_forecast(&growth, &forecast)?;
         }
         let shard_bytes = self.hf.shard_size.unwrap_or(SHARD_BYTES);
-        let to = self.to.as_deref().filter(|_| !self.dry_run);
         let written = match to {
             Some(to) => {
                 let options = WriteOptions {
