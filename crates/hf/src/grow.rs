@@ -1,30 +1,20 @@
 //! Growing the experts of a checkpoint: what every tensor of the grown one is made of.
 
-use serde::{Deserialize, Serialize};
 use upcycle_operator::{
-    Choice, ExpertInit, ExpertMatrices, LayerEvidence, LayerPlan, Norms, OperatorError,
-    RouterExtension, RouterRows, Score as UtilityScore, Upcycle,
+    Choice, ExpertInit, ExpertMatrices, LayerPlan, OperatorError, RouterExtension, RouterRows,
+    Upcycle,
 };
 
 use crate::{
     checkpoint::{HfCheckpoint, TensorEntry},
     config::ConfigFile,
     error::HfError,
-    layout::{Matrix, Orientation},
-    moe::{Moe, MoeLayer, transpose},
+    layout::Matrix,
+    moe::{Moe, MoeLayer},
+    replica::Replica,
+    scores::{GivenScores, check_scores, utility_scores},
     shards::TensorMeta,
 };
-
-/// Utility scores that were recorded elsewhere, as they stand in a JSON file:
-/// `{"score": "load", "layers": [[0.01, 0.02, ...], ...]}`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct GivenScores {
-    /// What they are; must be what the recipe asks for.
-    pub score: UtilityScore,
-    /// Scores of all experts, for each MoE layer in order.
-    pub layers: Vec<Vec<f64>>,
-}
 
 /// How a checkpoint grows.
 #[derive(Debug, Clone, PartialEq)]
@@ -403,42 +393,6 @@ impl Part {
     }
 }
 
-/// An expert that is not a copy.
-pub(crate) struct Replica {
-    pub layer: usize,
-    pub expert: usize,
-    /// Gate, up and down, `[D, F]`, `[D, F]` and `[F, D]`.
-    matrices: [Vec<f32>; 3],
-    shape: [usize; 2],
-    orientation: Orientation,
-}
-
-impl Replica {
-    /// Values of a tensor of this expert.
-    pub fn matrix(&self, matrix: Matrix) -> Vec<f32> {
-        use crate::layout::Fused;
-        let [gate, up, down] = &self.matrices;
-        let [d, f] = self.shape;
-        let (values, shape) = match matrix {
-            Matrix::Gate => (gate.clone(), [d, f]),
-            Matrix::Up => (up.clone(), [d, f]),
-            Matrix::Down => (down.clone(), [f, d]),
-            Matrix::GateUp(fused) => {
-                let rows = gate.chunks_exact(f).zip(up.chunks_exact(f));
-                let both = rows.flat_map(|(gate, up)| match fused {
-                    Fused::Halves => [gate, up].concat(),
-                    Fused::Interleaved => gate.iter().zip(up).flat_map(|(&g, &u)| [g, u]).collect(),
-                });
-                (both.collect(), [d, 2 * f])
-            }
-        };
-        match self.orientation {
-            Orientation::InOut => values,
-            Orientation::OutIn => transpose(&values, shape),
-        }
-    }
-}
-
 /// Far above any model, far below what fills the memory with names.
 const MOST_EXPERTS: usize = 1 << 16;
 
@@ -471,65 +425,6 @@ fn check_recipe(operator: &Upcycle, moe: &Moe) -> Result<(), HfError> {
     Ok(())
 }
 
-fn check_scores(given: &GivenScores, operator: &Upcycle, moe: &Moe) -> Result<(), HfError> {
-    let fail = |problem: String| Err(HfError::Impossible(format!("--scores: {problem}")));
-    let recipe = &operator.recipe;
-    let Some(utility) = recipe.selection.utility() else {
-        return fail(format!(
-            "recipe `{}` selects without scores; choose --selection greedy, proportional or sampled",
-            recipe.name
-        ));
-    };
-    if utility.score != given.score {
-        return fail(format!(
-            "the file has {:?}, recipe `{}` asks for {:?}; change --selection",
-            given.score, recipe.name, utility.score
-        ));
-    }
-    if given.layers.len() != moe.layers.len() {
-        return fail(format!(
-            "the file has scores for {} layers, the model has {} MoE layers",
-            given.layers.len(),
-            moe.layers.len()
-        ));
-    }
-    Ok(())
-}
-
-/// Scores of the experts of a layer: those given, or what can be told from the weights.
-fn utility_scores(
-    checkpoint: &HfCheckpoint,
-    moe: &Moe,
-    operator: &Upcycle,
-    given: Option<&GivenScores>,
-    layer: usize,
-) -> Result<Vec<f64>, HfError> {
-    let Some(utility) = operator.recipe.selection.utility() else {
-        return Ok(Vec::new());
-    };
-    if let Some(given) = given {
-        return Ok(given.layers[layer].clone());
-    }
-    let mut evidence = LayerEvidence::NOTHING;
-    if utility.score == UtilityScore::WeightNorm {
-        let mut norms = Norms::default();
-        for expert in 0..moe.experts {
-            let ([gate, up, down], _) = checkpoint.expert(&moe.layers[layer], expert)?;
-            norms.fc1.push((squares(&gate) + squares(&up)).sqrt());
-            norms.fc2.push(squares(&down).sqrt());
-        }
-        evidence.weights = Some(norms);
-    }
-    let seed = operator.layer_seed(layer, "score");
-    utility.scores(&evidence, moe.experts, seed).map_err(|missing| {
-        HfError::Impossible(format!(
-            "recipe `{}` needs {}, which weights do not tell; record them as docs/huggingface.md shows and give the file with --scores, or use --selection uniform",
-            operator.recipe.name,
-            missing.name()
-        ))
-    })
-}
-
 fn matrices([gate, up, down]: &[Vec<f32>; 3], [d, f]: [usize; 2]) -> ExpertMatrices<'_> {
     ExpertMatrices {
         gate,
@@ -538,8 +433,4 @@ fn matrices([gate, up, down]: &[Vec<f32>; 3], [d, f]: [usize; 2]) -> ExpertMatri
         d,
         f,
     }
-}
-
-fn squares(values: &[f32]) -> f64 {
-    values.iter().map(|&v| f64::from(v) * f64::from(v)).sum()
 }

@@ -15,7 +15,8 @@ use crate::{
     error::HfError,
     floats,
     folder::{NewFolder, check_free, partial},
-    grow::{Growth, OutTensor, Part, Replica},
+    grow::{Growth, OutTensor, Part},
+    replica::Replica,
     shards::{ShardFile, ShardPlan, TensorMeta, write_file, write_text},
 };
 

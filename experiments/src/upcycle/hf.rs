@@ -23,27 +23,29 @@ use upcycle_train::{CompareJob, Engine};
 use super::UpcycleArgs;
 use crate::{amount, backend::engine, limits::refusal, output, progress::style};
 
+/// Heading of these flags.
+const HEADING: &str = "Hugging Face checkpoints";
+
 /// Flags for checkpoints of Hugging Face's transformers.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Hugging Face checkpoints")]
 pub struct HfArgs {
     /// Experts of a token afterwards, for routers that are to choose more. [default: as before]
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", help_heading = HEADING)]
     top_k: Option<usize>,
     /// Utility scores of experts, recorded elsewhere: a JSON file {"score": "load", "layers": [[0.01, ..], ..]}.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
     scores: Option<PathBuf>,
     /// Largest size of an output file, such as 500M or 5GB.
-    #[arg(long, value_name = "BYTES", value_parser = amount::parse_bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = amount::parse_bytes, help_heading = HEADING)]
     shard_size: Option<u64>,
     /// Go on with a copy that was stopped.
-    #[arg(long)]
+    #[arg(long, help_heading = HEADING)]
     resume: bool,
     /// Compare logits and losses before and after, on --data or on random tokens; for OLMoE, Mixtral and Qwen3-MoE.
-    #[arg(long, conflicts_with = "dry_run")]
+    #[arg(long, conflicts_with = "dry_run", help_heading = HEADING)]
     verify: bool,
     /// Layout of a family that is not built in: a TOML file, see docs/huggingface.md.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
     layout: Option<PathBuf>,
 }
 

@@ -1,0 +1,84 @@
+//! Utility scores of the experts of a checkpoint.
+
+use serde::{Deserialize, Serialize};
+use upcycle_operator::{LayerEvidence, Norms, Score, Upcycle};
+
+use crate::{checkpoint::HfCheckpoint, error::HfError, moe::Moe};
+
+/// Utility scores that were recorded elsewhere, as they stand in a JSON file:
+/// `{"score": "load", "layers": [[0.01, 0.02, ...], ...]}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GivenScores {
+    /// What they are; must be what the recipe asks for.
+    pub score: Score,
+    /// Scores of all experts, for each MoE layer in order.
+    pub layers: Vec<Vec<f64>>,
+}
+
+pub(crate) fn check_scores(
+    given: &GivenScores,
+    operator: &Upcycle,
+    moe: &Moe,
+) -> Result<(), HfError> {
+    let fail = |problem: String| Err(HfError::Impossible(format!("--scores: {problem}")));
+    let recipe = &operator.recipe;
+    let Some(utility) = recipe.selection.utility() else {
+        return fail(format!(
+            "recipe `{}` selects without scores; choose --selection greedy, proportional or sampled",
+            recipe.name
+        ));
+    };
+    if utility.score != given.score {
+        return fail(format!(
+            "the file has {:?}, recipe `{}` asks for {:?}; change --selection",
+            given.score, recipe.name, utility.score
+        ));
+    }
+    if given.layers.len() != moe.layers.len() {
+        return fail(format!(
+            "the file has scores for {} layers, the model has {} MoE layers",
+            given.layers.len(),
+            moe.layers.len()
+        ));
+    }
+    Ok(())
+}
+
+/// Scores of the experts of a layer: those given, or what can be told from the weights.
+pub(crate) fn utility_scores(
+    checkpoint: &HfCheckpoint,
+    moe: &Moe,
+    operator: &Upcycle,
+    given: Option<&GivenScores>,
+    layer: usize,
+) -> Result<Vec<f64>, HfError> {
+    let Some(utility) = operator.recipe.selection.utility() else {
+        return Ok(Vec::new());
+    };
+    if let Some(given) = given {
+        return Ok(given.layers[layer].clone());
+    }
+    let mut evidence = LayerEvidence::NOTHING;
+    if utility.score == Score::WeightNorm {
+        let mut norms = Norms::default();
+        for expert in 0..moe.experts {
+            let ([gate, up, down], _) = checkpoint.expert(&moe.layers[layer], expert)?;
+            norms.fc1.push((squares(&gate) + squares(&up)).sqrt());
+            norms.fc2.push(squares(&down).sqrt());
+        }
+        evidence.weights = Some(norms);
+    }
+    let seed = operator.layer_seed(layer, "score");
+    utility.scores(&evidence, moe.experts, seed).map_err(|missing| {
+        HfError::Impossible(format!(
+            "recipe `{}` needs {}, which weights do not tell; record them as docs/huggingface.md shows and give the file with --scores, or use --selection uniform",
+            operator.recipe.name,
+            missing.name()
+        ))
+    })
+}
+
+fn squares(values: &[f32]) -> f64 {
+    values.iter().map(|&v| f64::from(v) * f64::from(v)).sum()
+}
