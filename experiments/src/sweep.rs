@@ -31,7 +31,8 @@ pub struct SweepArgs {
     /// Sweep to start from: `quick`, or a TOML file.
     #[arg(long, value_name = "NAME|FILE", default_value = "quick")]
     config: String,
-    /// Scales: tiny, small, 154M, 1B, or TOML files.
+    /// Scales: tiny, small, medium; the paper's 154M, 305M, 1B, 2.4B, 0.7B-top1, 1B-interleaved, 7B-interleaved; or TOML
+    /// files.
     #[arg(
         long,
         alias = "scale",

@@ -44,7 +44,8 @@ pub struct TrainArgs {
     /// Folder of the run: metrics.jsonl, result.json and checkpoints.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Scale: tiny, small, 154M, 1B, or a TOML file. With --from it gives batch and learning rate only.
+    /// Scale: tiny, small, medium; the paper's 154M, 305M, 1B, 2.4B, 0.7B-top1, 1B-interleaved, 7B-interleaved; or a TOML
+    /// file. With --from or --init it gives batch and schedule only.
     #[arg(long, value_name = "NAME|FILE", default_value = "tiny")]
     scale: String,
     /// Continue this checkpoint (or training run) on the continued-pre-training split.

@@ -13,7 +13,10 @@ macro_rules! presets {
     };
 }
 
-const SCALES: &[(&str, &str)] = presets!("scales": "tiny", "small", "154M", "1B");
+const SCALES: &[(&str, &str)] = presets!(
+    "scales":
+    "tiny", "small", "medium", "154M", "305M", "1B", "2.4B", "1B-interleaved", "0.7B-top1", "7B-interleaved",
+);
 const SWEEPS: &[(&str, &str)] = presets!("sweeps": "quick");
 const RECIPES: &[(&str, &str)] = presets!(
     "recipes":
