@@ -250,7 +250,7 @@ impl HfCheckpoint {
     }
 
     /// Files of the folder that are neither weights nor written anew, by path in the folder; and those left out: weights
-    /// that do not belong to the checkpoint, with all that lies beside them in a folder of their own.
+    /// that do not belong to the checkpoint, with all that lies beside them in a folder of their own, and what is no file.
     pub(crate) fn other_files(&self) -> Result<(Vec<PathBuf>, Vec<PathBuf>), HfError> {
         let (mut kept, mut left) = (Vec::new(), Vec::new());
         let mut folders = vec![PathBuf::new()];
@@ -263,13 +263,16 @@ impl HfCheckpoint {
                 if entry.file_name().to_string_lossy().starts_with('.') || is_trace(&name) {
                     continue;
                 }
-                // Follows links: a hub's cache is made of them.
-                if entry.path().is_dir() {
-                    folders.push(name);
-                } else if !is_weights(&name) {
-                    files.push(name);
-                } else if self.shards.iter().all(|shard| shard.path != entry.path()) {
-                    weights.push(name);
+                let path = entry.path();
+                let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+                // Links to files are followed, a hub's cache is made of them; links to folders may lead back.
+                match fs::metadata(&path) {
+                    Ok(metadata) if metadata.is_dir() && !is_link => folders.push(name),
+                    Ok(metadata) if metadata.is_file() && !is_weights(&name) => files.push(name),
+                    Ok(_) if self.shards.iter().any(|shard| shard.path == path) => {}
+                    Ok(metadata) if metadata.is_file() => weights.push(name),
+                    // Pipes, links to nowhere, and the like.
+                    _ => left.push(name),
                 }
             }
             let is_root = folder.as_os_str().is_empty();

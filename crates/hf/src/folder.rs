@@ -53,7 +53,20 @@ pub fn check_free(to: &Path) -> Result<(), HfError> {
         let problem = "exists already; choose another folder or remove it";
         return Err(HfError::file(to, problem));
     }
+    let above = existing_above(to);
+    if !above.is_dir() {
+        let problem = format!("cannot lie in {}, which is no folder", above.display());
+        return Err(HfError::file(to, problem));
+    }
     Ok(())
+}
+
+/// The nearest path above that is there.
+pub(crate) fn existing_above(to: &Path) -> &Path {
+    let named = |path: &&Path| !path.as_os_str().is_empty();
+    let above = to.ancestors().skip(1).filter(named);
+    let mut above = above.filter(|path| path.symlink_metadata().is_ok());
+    above.next().unwrap_or(Path::new("."))
 }
 
 impl NewFolder {
@@ -101,7 +114,9 @@ impl NewFolder {
     /// Makes and locks the folder; whether it was there.
     fn claim(to: &Path, resumable: bool) -> Result<(Self, bool), HfError> {
         check_free(to)?;
-        let path = partial(to);
+        // Without a `.` at the end, which could not be given as a name.
+        let to: PathBuf = to.components().collect();
+        let path = partial(&to);
         let begun = path.exists();
         fs::create_dir_all(&path).map_err(HfError::io("create", &path))?;
         let lock = path.join(LOCK);
@@ -111,7 +126,7 @@ impl NewFolder {
         }
         let folder = Self {
             path,
-            to: to.to_owned(),
+            to,
             resumable,
             finished: false,
             _lock: file,

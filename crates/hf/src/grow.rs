@@ -1,5 +1,8 @@
 //! Growing the experts of a checkpoint: what every tensor of the grown one is made of.
 
+use std::fs;
+
+use serde_json::{Value, json};
 use upcycle_operator::{
     Choice, ExpertInit, ExpertMatrices, LayerPlan, OperatorError, RouterExtension, RouterRows,
     Upcycle,
@@ -15,6 +18,9 @@ use crate::{
     scores::{GivenScores, check_scores, utility_scores},
     shards::TensorMeta,
 };
+
+/// Name of the record of a growth in the folder of a grown checkpoint.
+pub(crate) const RECORD: &str = "upcycle.json";
 
 /// How a checkpoint grows.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,8 +39,10 @@ pub struct Growth<'a> {
     pub(crate) checkpoint: &'a HfCheckpoint,
     /// The MoE layers before.
     pub moe: Moe,
-    /// Recipe, target and seed.
+    /// Recipe, target and the seed of this growth.
     pub operator: Upcycle,
+    /// The seed that was asked for.
+    seed: u64,
     /// Experts of a token afterwards.
     pub top_k: usize,
     /// What is copied, and why.
@@ -82,20 +90,23 @@ impl<'a> Growth<'a> {
     /// If the recipe cannot be carried out on this family, or the target cannot be reached.
     pub fn new(checkpoint: &'a HfCheckpoint, request: GrowthRequest) -> Result<Self, HfError> {
         let GrowthRequest {
-            operator,
+            mut operator,
             top_k,
             scores,
         } = request;
         operator.recipe.validate()?;
         let moe = checkpoint.moe()?;
+        let seed = operator.seed;
+        // Another seed for every growth, or replicas of replicas would part along the same directions again.
+        operator.seed = seed.wrapping_add((moe.experts as u64) << 32);
+        check_recipe(&operator, &moe)?;
         let top_k = top_k.unwrap_or(moe.top_k);
         if top_k == 0 || top_k > operator.target_experts {
             return Err(HfError::Impossible(format!(
-                "{top_k} experts a token of {} cannot be",
+                "--top-k {top_k} must lie between 1 and the {} experts",
                 operator.target_experts
             )));
         }
-        check_recipe(&operator, &moe)?;
         if let Some(given) = &scores {
             check_scores(given, &operator, &moe)?;
         }
@@ -118,6 +129,7 @@ impl<'a> Growth<'a> {
             checkpoint,
             moe,
             operator,
+            seed,
             top_k,
             choice,
             order,
@@ -143,6 +155,19 @@ impl<'a> Growth<'a> {
                     recipe.name, self.checkpoint.layout.name, layer.layer
                 )));
             }
+            let rows = self.rounded_rows(index)?;
+            if rows
+                .weight
+                .iter()
+                .chain(&rows.bias)
+                .any(|value| !value.is_finite())
+            {
+                let dtype = self.checkpoint.tensor(&layer.weight)?.dtype;
+                let problem = format!(
+                    "would get values that {dtype} cannot hold, or has such; is the router's strength too large?"
+                );
+                return Err(self.checkpoint.fault(&layer.weight, problem));
+            }
             if recipe.experts != (ExpertInit::Copy {}) {
                 self.checkpoint.check_experts(layer, self.moe.experts)?;
             }
@@ -162,6 +187,31 @@ impl<'a> Growth<'a> {
         let seed = self.operator.layer_seed(layer, "noise");
         let grown = self.operator.recipe.router.extend(&nothing, plan, seed);
         grown.bias.iter().any(|&bias| bias != 0.0)
+    }
+
+    /// What was done, for people and programs that find the checkpoint: `upcycle.json` in its folder. A source that was
+    /// grown itself has one, which becomes part of it.
+    pub(crate) fn record(&self) -> Value {
+        let before = fs::read_to_string(self.checkpoint.dir.join(RECORD));
+        let before = before
+            .ok()
+            .and_then(|text| serde_json::from_str(&text).ok());
+        let layers = self.moe.layers.iter().enumerate().map(|(index, layer)| {
+            let source_of: Vec<usize> = self.source_of(index).collect();
+            json!({ "layer": layer.layer, "source_of": source_of })
+        });
+        json!({
+            "program": concat!("burn-upcycle ", env!("CARGO_PKG_VERSION")),
+            "from": self.checkpoint.dir,
+            "family": self.checkpoint.layout.name,
+            "recipe": self.operator.recipe,
+            "seed": self.seed,
+            "experts": [self.moe.experts, self.operator.target_experts],
+            "top_k": [self.moe.top_k, self.top_k],
+            "layers": layers.collect::<Vec<_>>(),
+            "scores": self.choice.scores,
+            "before": before.unwrap_or(Value::Null),
+        })
     }
 
     /// Whether some experts of a layer are copied more often than others.

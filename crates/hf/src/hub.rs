@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use hf_hub::{
-    Repo, RepoType,
+    Cache, Repo, RepoType,
     api::sync::{ApiBuilder, ApiError},
 };
 
@@ -21,9 +21,10 @@ use crate::{
 pub fn download(model: &str) -> Result<PathBuf, HfError> {
     let (name, revision) = model.split_once('@').unwrap_or((model, "main"));
     let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
-    if !name
-        .split_once('/')
-        .is_some_and(|(org, name)| plain(org) && plain(name) && !name.contains('/'))
+    if revision.is_empty()
+        || !name
+            .split_once('/')
+            .is_some_and(|(org, name)| plain(org) && plain(name) && !name.contains('/'))
     {
         return Err(HfError::Impossible(format!(
             "`hf:{model}` should be hf:ORG/NAME or hf:ORG/NAME@REVISION"
@@ -40,7 +41,15 @@ pub fn download(model: &str) -> Result<PathBuf, HfError> {
         .build()
         .map_err(fail)?;
     let of = |revision: String| Repo::with_revision(name.to_owned(), RepoType::Model, revision);
-    let info = api.repo(of(revision.to_owned())).info().map_err(fail)?;
+    let asked = Cache::from_env().repo(of(revision.to_owned()));
+    let info = match api.repo(of(revision.to_owned())).info() {
+        Ok(info) => info,
+        // Without a network, what was downloaded before.
+        Err(error) => {
+            let config = asked.get(ConfigFile::NAME).ok_or_else(|| fail(error))?;
+            return Ok(config.parent().unwrap_or(Path::new(".")).to_owned());
+        }
+    };
     let files: Vec<String> = info
         .siblings
         .into_iter()
@@ -54,7 +63,7 @@ pub fn download(model: &str) -> Result<PathBuf, HfError> {
         )));
     }
     // All files of one commit, also when the branch moves meanwhile.
-    let repo = api.repo(of(info.sha));
+    let repo = api.repo(of(info.sha.clone()));
     let get = |file: &str| repo.get(file).map_err(fail);
     let config = get(ConfigFile::NAME)?;
     let folder = config.parent().unwrap_or(Path::new("."));
@@ -92,5 +101,7 @@ pub fn download(model: &str) -> Result<PathBuf, HfError> {
     for file in wanted {
         get(&file)?;
     }
+    let refused = asked.create_ref(&info.sha);
+    refused.map_err(HfError::io("write to the cache of", folder))?;
     Ok(folder.to_owned())
 }

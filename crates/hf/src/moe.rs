@@ -1,6 +1,6 @@
 //! The MoE layers of a checkpoint.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use upcycle_operator::RouterRows;
@@ -113,6 +113,7 @@ impl HfCheckpoint {
             );
             return Err(HfError::file(config.path(), problem));
         }
+        self.check_layers()?;
         let mut moe = Moe {
             experts,
             top_k,
@@ -131,6 +132,12 @@ impl HfCheckpoint {
                     return Err(self.fault(&layer.weight, problem));
                 }
             };
+            let widths = ["hidden_size", "text_config.hidden_size"].map(String::from);
+            if config.any(&widths).is_ok_and(|width: usize| width != d) {
+                let problem =
+                    format!("has rows of {d} values, which is not the hidden_size of config.json");
+                return Err(self.fault(&layer.weight, problem));
+            }
             moe.d = d;
             if let Some(bias) = &layer.bias
                 && self.tensor(bias)?.shape != [experts]
@@ -179,6 +186,32 @@ impl HfCheckpoint {
         match &layer.input_norm {
             Some(norm) => self.floats(norm, &[moe.d]),
             None => Ok(vec![1.0; moe.d]),
+        }
+    }
+
+    /// Every layer that the configuration speaks of must have some tensor.
+    fn check_layers(&self) -> Result<(), HfError> {
+        let fields = ["num_hidden_layers", "text_config.num_hidden_layers"].map(String::from);
+        let Ok(layers) = self.config.any::<usize>(&fields) else {
+            return Ok(());
+        };
+        let number = |name: &str| {
+            let (_, after) = name.split_once("layers.")?;
+            after.split('.').next()?.parse::<usize>().ok()
+        };
+        let there: BTreeSet<usize> = self
+            .tensors
+            .keys()
+            .filter_map(|name| number(name))
+            .collect();
+        match (0..layers).find(|layer| !there.contains(layer)) {
+            Some(layer) => Err(HfError::file(
+                &self.dir,
+                format!(
+                    "has no tensor of layer {layer}, though config.json speaks of {layers} layers; download it again"
+                ),
+            )),
+            None => Ok(()),
         }
     }
 
@@ -243,7 +276,7 @@ impl HfCheckpoint {
             });
         }
         if layers.is_empty() {
-            let problem = format!("has no tensor of an expert of the {} family", layout.name);
+            let problem = format!("has no tensor of an expert, as {} models have", layout.name);
             return Err(HfError::file(&self.dir, problem));
         }
         Ok(layers)

@@ -97,7 +97,7 @@ impl Growth<'_> {
     }
 
     /// Rows and biases as they are written, in their own types.
-    fn rounded_rows(&self, layer: usize) -> Result<RouterRows, HfError> {
+    pub(crate) fn rounded_rows(&self, layer: usize) -> Result<RouterRows, HfError> {
         let grown = self.rows(layer)?;
         let tensors = &self.moe.layers[layer];
         let round = |name: &str, values: Vec<f32>| {

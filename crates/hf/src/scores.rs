@@ -31,8 +31,10 @@ pub(crate) fn check_scores(
     };
     if utility.score != given.score {
         return fail(format!(
-            "the file has {:?}, recipe `{}` asks for {:?}; change --selection",
-            given.score, recipe.name, utility.score
+            "the file has {}, recipe `{}` asks for {}; change --selection",
+            name(given.score),
+            recipe.name,
+            name(utility.score)
         ));
     }
     if given.layers.len() != moe.layers.len() {
@@ -81,4 +83,14 @@ pub(crate) fn utility_scores(
 
 fn squares(values: &[f32]) -> f64 {
     values.iter().map(|&v| f64::from(v) * f64::from(v)).sum()
+}
+
+/// Name of a score, as recipes have it.
+fn name(score: Score) -> String {
+    let name = serde_json::to_value(score).ok();
+    let name = name
+        .as_ref()
+        .and_then(|name| name.as_str())
+        .unwrap_or_default();
+    format!("`{name}`")
 }

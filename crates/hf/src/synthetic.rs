@@ -48,6 +48,8 @@ pub enum Weights {
     F32,
     /// As bf16.
     Bf16,
+    /// As f16.
+    F16,
     /// As f8_e4m3 with a scale for each block of 128 x 128 (DeepSeek-V3).
     Fp8,
     /// As MXFP4: blocks of 32 values and their scales (GPT-OSS).
@@ -129,6 +131,7 @@ impl Synthetic {
         let (e, d) = (self.experts, self.d);
         let plain = match self.weights {
             Weights::F32 => Dtype::F32,
+            Weights::F16 => Dtype::F16,
             _ => Dtype::BF16,
         };
         let meta = |name: String, dtype, shape: Vec<usize>| TensorMeta {
@@ -189,7 +192,7 @@ impl Synthetic {
             };
             let name = name.to_owned();
             match self.weights {
-                Weights::F32 | Weights::Bf16 => parts.push((name, plain, shape)),
+                Weights::F32 | Weights::Bf16 | Weights::F16 => parts.push((name, plain, shape)),
                 Weights::Fp8 => {
                     let blocks = shape.iter().map(|dim| dim.div_ceil(128)).collect();
                     parts.push((format!("{name}_scale_inv"), Dtype::F32, blocks));

@@ -7,6 +7,7 @@ use std::{
     path::Path,
 };
 
+use safetensors::Dtype;
 use serde::Serialize;
 
 use crate::{
@@ -14,8 +15,8 @@ use crate::{
     config::ConfigFile,
     error::HfError,
     floats,
-    folder::{NewFolder, check_free, partial},
-    grow::{Growth, OutTensor, Part},
+    folder::{NewFolder, check_free, existing_above, partial},
+    grow::{Growth, OutTensor, Part, RECORD},
     replica::Replica,
     shards::{ShardFile, ShardPlan, TensorMeta, write_file, write_text},
 };
@@ -122,6 +123,8 @@ impl Growth<'_> {
         for name in &files {
             copy_file(&self.checkpoint.dir.join(name), &folder.path.join(name))?;
         }
+        let record = format!("{:#}\n", self.record());
+        write_text(&folder.path.join(RECORD), &record)?;
         write_text(&folder.path.join(ConfigFile::NAME), self.config.text())?;
         folder.finish()?;
         self.written(&output, resumed)
@@ -258,6 +261,13 @@ impl Writer<'_> {
                     .unwrap_or_default()
             }
         };
+        let largest = values
+            .iter()
+            .fold(0.0_f32, |most, value| most.max(value.abs()));
+        if meta.dtype == Dtype::F16 && largest > 65_504.0 {
+            let problem = format!("would get a value of {largest:e}, which F16 cannot hold");
+            return Err(self.growth.checkpoint.fault(&meta.name, problem));
+        }
         let bytes = floats::encode(meta.dtype, &values).ok_or_else(|| {
             let problem = format!("has dtype {}, which cannot be computed with", meta.dtype);
             self.growth.checkpoint.fault(&meta.name, problem)
@@ -307,12 +317,6 @@ fn missing_bytes(to: &Path, plan: &ShardPlan) -> u64 {
     };
     let missing = plan.files.iter().filter(|file| !there(file));
     missing.map(|file| file.bytes).sum()
-}
-
-/// The nearest folder above that is there.
-fn existing_above(to: &Path) -> &Path {
-    let above = to.ancestors().skip(1).find(|path| path.is_dir());
-    above.unwrap_or(Path::new("."))
 }
 
 /// The disk of a folder that is to be made must have so many bytes left.

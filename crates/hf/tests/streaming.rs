@@ -388,7 +388,7 @@ fn initialisations_are_those_of_the_operator() {
         let growth = Growth::new(&checkpoint, request.clone()).unwrap();
         let to = dir.path().join(index.to_string());
         growth.write(&to, options(1 << 30), &mut |_| ()).unwrap();
-        let seed = request.operator.layer_seed(1, "experts");
+        let seed = growth.operator.layer_seed(1, "experts");
         let expected = init.grow(source, &growth.choice.plan.layers[1], seed);
         assert!(mixtral_experts(&to, 1, 9) == expected, "{init:?}");
     }
@@ -538,6 +538,13 @@ fn damage_is_named_with_file_and_tensor() {
         &|dir| fs::remove_file(dir.join(FIRST)).unwrap(),
         &[FIRST, "missing"],
     );
+    let config = |from: &'static str, to: &'static str| {
+        move |dir: &Path| replace(&dir.join("config.json"), from, to)
+    };
+    let layers = config("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3");
+    check(&layers, &["no tensor of layer 2"]);
+    let width = config("\"hidden_size\": 32", "\"hidden_size\": 64");
+    check(&width, &["gate.weight", "hidden_size"]);
     check(
         &|dir| replace(&dir.join(FIRST), "\"dtype\":\"F32\"", "\"dtype\":\"F99\""),
         &[FIRST, "tensor `", "unknown dtype \"F99\""],
@@ -678,6 +685,55 @@ fn requests_that_cannot_be_met_are_explained() {
     .unwrap_err()
     .to_string();
     assert!(there.contains("exists already"), "{there}");
+}
+
+#[test]
+fn a_second_growth_parts_twins_along_other_directions() {
+    let dir = tempdir().unwrap();
+    let (once, twice) = (dir.path().join("once"), dir.path().join("twice"));
+    grow(&fixture("olmoe"), &once, request(uniform(hyperplane()), 12)).unwrap();
+    grow(&once, &twice, request(uniform(hyperplane()), 24)).unwrap();
+    let found = HfCheckpoint::open(&twice, None).unwrap().inspect().unwrap();
+    for (_, router) in found.routers {
+        assert!(router.largest_cosine < 0.999, "{}", router.largest_cosine);
+    }
+    let record = fs::read_to_string(twice.join("upcycle.json")).unwrap();
+    let record: Value = serde_json::from_str(&record).unwrap();
+    assert_eq!(record["experts"], serde_json::json!([12, 24]));
+    assert_eq!(record["before"]["experts"], serde_json::json!([6, 12]));
+    assert_eq!(
+        record["layers"][1]["source_of"].as_array().unwrap().len(),
+        24
+    );
+}
+
+#[test]
+fn values_that_a_type_cannot_hold_are_refused() {
+    let (_dir, from) = generate(&Synthetic {
+        weights: Weights::F16,
+        ..generated().swap_remove(0)
+    });
+    let strong = RouterExtension::Hyperplane { strength: 1e6 };
+    let error = error(&from, request(uniform(strong), 8));
+    assert!(
+        error.contains("mlp.gate.weight") && error.contains("F16"),
+        "{error}"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_is_left_out() {
+    let (dir, from) = damaged("olmoe");
+    std::os::unix::fs::symlink(".", from.join("loop")).unwrap();
+    std::os::unix::fs::symlink("nowhere", from.join("dangling")).unwrap();
+    let to = dir.path().join("to/.");
+    let (written, _) = grow(&from, &to, request(uniform(hyperplane()), 12)).unwrap();
+    assert_eq!(
+        written.left_out,
+        ["dangling", "expected.safetensors", "loop"]
+    );
+    assert!(to.join("config.json").is_file());
 }
 
 #[test]
