@@ -13,6 +13,7 @@ paper recommends. It needs memory for gradients: load the model in bfloat16 on a
 import argparse
 import json
 import re
+import sys
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -28,14 +29,22 @@ parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else
 parser.add_argument("--out", default="scores.json")
 args = parser.parse_args()
 
+with open(args.text, encoding="utf-8") as file:
+    text = file.read()
 tokenizer = AutoTokenizer.from_pretrained(args.model)
 model = AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device).eval()
-with open(args.text, encoding="utf-8") as file:
-    tokens = tokenizer(file.read(), return_tensors="pt").input_ids[0]
+tokens = tokenizer(text, return_tensors="pt").input_ids[0]
+longest = getattr(model.config, "max_position_embeddings", args.length)
+args.length = min(args.length, longest)
 sequences = tokens[: len(tokens) // args.length * args.length].view(-1, args.length)[: args.sequences]
-assert len(sequences), f"{args.text} has {len(tokens)} tokens, fewer than --length"
+if not len(sequences):
+    sys.exit(f"{args.text} has {len(tokens)} tokens, fewer than a sequence of {args.length}; give more text or a smaller --length")
 
 if args.score == "load":
+    if any(name.endswith("e_score_correction_bias") for name, _ in model.named_buffers()) or any(
+        name.endswith("e_score_correction_bias") for name, _ in model.named_parameters()
+    ):
+        sys.exit("this family selects by biases and groups, which router logits do not tell; use --score gradient-squared")
     counts = None
     for sequence in sequences:
         with torch.no_grad():
@@ -52,7 +61,7 @@ else:
     squares = {}
     for name, parameter in model.named_parameters():
         place = re.search(r"layers\.(\d+)\..*experts\.(?:(\d+)\.)?(gate_up_proj|gate_proj|up_proj|down_proj|w1|w2|w3)", name)
-        if not place or "bias" in name or parameter.grad is None:
+        if not place or "bias" in name or "shared_expert" in name or parameter.grad is None:
             continue
         layer, expert, matrix = int(place[1]), place[2], place[3]
         gradient = parameter.grad.float().square()
@@ -66,6 +75,8 @@ else:
         for _, (first, second) in sorted(squares.items())
     ]
 
+if len({len(layer) for layer in layers}) != 1:
+    sys.exit("layers have different numbers of experts; is this a family that upcycle knows?")
 with open(args.out, "w", encoding="utf-8") as file:
     json.dump({"score": args.score, "layers": layers}, file)
 print(f"{args.out}: {args.score} of {len(layers[0])} experts in {len(layers)} MoE layers")

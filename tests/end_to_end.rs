@@ -396,7 +396,7 @@ fn mistakes_are_named_with_their_fix() {
     assert!(error.contains("--scale-of-things"), "{error}");
     let error = lab.fails("upcycle", &["--from", "nowhere", "--to", "x"]);
     assert!(
-        error.contains("nowhere") && error.contains("checkpoint.json"),
+        error.contains("nowhere does not exist") && error.contains("folder"),
         "{error}"
     );
     let error = lab.fails("inspect", &["nowhere"]);
@@ -496,6 +496,17 @@ fn a_checkpoint_of_transformers_is_grown_and_verified() {
         "{dry}"
     );
     assert!(lab.fails("upcycle", &grow).contains("big: exists already"));
+
+    // Nobody reads what it prints; it is done all the same.
+    let mut unread = lab
+        .command("upcycle", &["--from", "hf", "--to", "unread"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    drop(unread.stdout.take());
+    assert!(unread.wait().unwrap().success());
+    assert!(lab.path("unread/config.json").is_file());
     let exact = lab.fails(
         "upcycle",
         &["--from", "hf", "--dry-run", "--recipe", "exact"],
@@ -593,6 +604,37 @@ fn a_checkpoint_of_transformers_is_trained_on_and_exported() {
         "on",
     ];
     lab.ok("train", &on);
+
+    // Through a checkpoint of this program, with the original's configuration.
+    let text = ["--data", "text.txt", "--tokenizer", "hf/tokenizer.json"];
+    lab.ok(
+        "upcycle",
+        &[
+            &["--from", "run", "--to", "ours", "--recipe", "hyperplane"],
+            &text[..],
+        ]
+        .concat(),
+    );
+    let like = [
+        "--export",
+        "like",
+        "--export-like",
+        "hf",
+        "--auxiliary-loss",
+        "0.01",
+    ];
+    let on = ["--from", "ours", "--tokens", "1k", "--out", "ours-on"];
+    lab.ok("train", &[&on[..], &text, &like].concat());
+    let config = |dir: &str| -> serde_json::Value {
+        let text = fs::read_to_string(lab.path(dir).join("config.json")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    };
+    let (ours, theirs) = (config("like"), config("hf"));
+    for field in ["max_position_embeddings", "eos_token_id", "hidden_size"] {
+        assert_eq!(ours[field], theirs[field], "{field}");
+    }
+    assert_eq!(ours["num_experts"], 12);
+    assert!(lab.path("like/generation_config.json").is_file());
 
     let there = lab.fails(
         "train",
@@ -722,7 +764,14 @@ fn a_model_of_the_hub_is_downloaded_once() {
     // One shard in place of four has no index.
     let mut expected = files("hf");
     expected.retain(|name| name != "model.safetensors.index.json");
+    expected.push("upcycle.json".into());
     assert_eq!(files("big"), expected);
+    // Without the hub, what is in the cache.
+    let offline = run(
+        &["--from", "hf:org/tiny", "--dry-run"],
+        "http://127.0.0.1:9",
+    );
+    assert!(offline.status.success());
     let absent = run(&["--from", "hf:org/absent", "--dry-run"], &address);
     let errors = String::from_utf8_lossy(&absent.stderr);
     assert_eq!(absent.status.code(), Some(2));

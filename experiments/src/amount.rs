@@ -27,10 +27,25 @@ pub fn parse(text: &str) -> Result<u64, String> {
 
 /// Parses a number of bytes: `5GB`, `500M`.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
-    let amount = text
-        .strip_suffix(['B', 'b'])
-        .filter(|rest| rest.ends_with(char::is_alphabetic));
-    parse(amount.unwrap_or(text))
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match text[number.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kb" => 1e3,
+        "m" | "mb" => 1e6,
+        "g" | "gb" => 1e9,
+        "t" | "tb" => 1e12,
+        "kib" => 1024.0,
+        "mib" => 1024.0 * 1024.0,
+        "gib" => 1024.0 * 1024.0 * 1024.0,
+        unit => return Err(format!("unknown unit `{unit}`; examples: 500MB, 5GB, 4GiB")),
+    };
+    let value: f64 = number
+        .parse()
+        .map_err(|_| "not a size; examples: 500MB, 5GB, 4GiB".to_owned())?;
+    match (value * factor).round() {
+        bytes if (1.0..=1e16).contains(&bytes) => Ok(bytes as u64),
+        _ => Err("must be at least one byte, and not more than any disk holds".into()),
+    }
 }
 
 #[cfg(test)]
@@ -48,7 +63,9 @@ mod tests {
     fn bytes_may_be_named() {
         assert_eq!(super::parse_bytes("5GB"), Ok(5_000_000_000));
         assert_eq!(super::parse_bytes("500M"), Ok(500_000_000));
-        assert_eq!(super::parse_bytes("2B"), Ok(2_000_000_000));
+        assert_eq!(super::parse_bytes("2gb"), Ok(2_000_000_000));
+        assert_eq!(super::parse_bytes("1GiB"), Ok(1 << 30));
+        assert!(super::parse_bytes("0").is_err());
         assert!(super::parse_bytes("GB").is_err());
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::Parser;
 use serde::Serialize;
-use upcycle_hf::{HfCheckpoint, RouterStats};
+use upcycle_hf::{HfCheckpoint, Layout, RouterStats};
 use upcycle_lm::{CostModel, ParameterCount, TwoLevel};
 use upcycle_train::{CheckpointInfo, StageCheckpoints};
 
@@ -24,6 +24,9 @@ pub struct InspectArgs {
     /// A checkpoint, the folder of a training run, or a model of the Hugging Face hub.
     #[arg(value_name = "DIR|hf:ORG/NAME[@REVISION]")]
     dir: String,
+    /// Layout of a family of Hugging Face checkpoints that is not built in: a TOML file, see docs/huggingface.md.
+    #[arg(long, value_name = "FILE")]
+    layout: Option<PathBuf>,
     /// Print as JSON.
     #[arg(long)]
     json: bool,
@@ -138,7 +141,8 @@ impl InspectArgs {
 
     /// Shows the checkpoint of transformers in `dir`.
     fn run_hf(&self, dir: &Path) -> Result<()> {
-        let checkpoint = HfCheckpoint::open(dir, None)?;
+        let layout = self.layout.as_deref().map(Layout::read).transpose()?;
+        let checkpoint = HfCheckpoint::open(dir, layout)?;
         let found = checkpoint.inspect()?;
         if self.json {
             return Ok(output::line(serde_json::to_string_pretty(&found)?)?);

@@ -34,7 +34,6 @@ pub fn run(command: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
     unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, -1) };
     match command() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
             output::note!("error: {}", output::join_causes(&causes));

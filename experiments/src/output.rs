@@ -2,12 +2,18 @@
 
 use std::io::{self, Write};
 
-/// Writes a line to standard output; a reader that has gone away is an error, not a panic.
+/// Writes a line to standard output. A reader that has gone away is no reason to stop what is being done.
 pub fn line(text: impl AsRef<str>) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_ref().as_bytes())?;
-    stdout.write_all(b"\n")?;
-    stdout.flush()
+    let mut write = || {
+        stdout.write_all(text.as_ref().as_bytes())?;
+        stdout.write_all(b"\n")?;
+        stdout.flush()
+    };
+    match write() {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
 }
 
 /// Writes a line to standard error for people; nobody reading it is no reason to stop.
@@ -18,13 +24,6 @@ macro_rules! note {
     }};
 }
 pub(crate) use note;
-
-/// Whether an error only says that nobody reads the output any more.
-pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<io::Error>()
-        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-}
 
 /// An error and its causes as one sentence, without causes that are part of the error before them.
 pub fn join_causes(causes: &[String]) -> String {
@@ -57,6 +56,14 @@ pub fn count(value: f64) -> String {
         2
     };
     format!("{scaled:.decimals$}{unit}")
+}
+
+/// A number of things: `1 file`, `3 files`.
+pub fn plural(count: usize, thing: &str) -> String {
+    match count {
+        1 => format!("1 {thing}"),
+        _ => format!("{count} {thing}s"),
+    }
 }
 
 /// Parameters, as models are named by them: `102k`, `154M`, `1028M`, `13.2B`.

@@ -95,6 +95,39 @@ impl RecipeArgs {
     }
 }
 
+/// The sections of a recipe that make checkpoints of other programs, as flags have them.
+pub fn in_words(recipe: &Recipe) -> String {
+    let table = Table::try_from(recipe).unwrap_or_default();
+    let section = |name: &str| {
+        let fields = table.get(name).and_then(Value::as_table);
+        let text = fields.map(section_text).unwrap_or_default();
+        format!("{name} {text}")
+    };
+    ["selection", "experts", "router"].map(section).join(", ")
+}
+
+/// The inverse of [`section_of`].
+fn section_text(section: &Table) -> String {
+    let kind = section
+        .get("kind")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let fields: Vec<String> = section
+        .iter()
+        .filter(|(key, value)| *key != "kind" && !value.is_array() && !value.is_table())
+        .map(|(key, value)| match value {
+            // As it was written, not as the nearest double.
+            Value::Float(number) => format!("{key}={}", *number as f32),
+            Value::String(text) => format!("{key}={text}"),
+            value => format!("{key}={value}"),
+        })
+        .collect();
+    match fields.is_empty() {
+        true => kind.to_owned(),
+        false => format!("{kind}:{}", fields.join(",")),
+    }
+}
+
 fn recipe_of(table: &Table) -> Result<Recipe> {
     let recipe = table.clone().try_into();
     recipe.map_err(|error: toml::de::Error| anyhow!("{}", error.message()))
@@ -197,6 +230,15 @@ mod tests {
         assert_eq!(
             json("dense", "top_k=2"),
             r#"{"layers":"all-moe","shards":1,"top_k":2}"#
+        );
+    }
+
+    #[test]
+    fn recipes_are_said_as_their_flags() {
+        let args = |router: &str| changed("router", router).unwrap();
+        assert_eq!(
+            in_words(&args("hyperplane:strength=0.02")),
+            "selection uniform, experts copy, router hyperplane:strength=0.02"
         );
     }
 

@@ -72,6 +72,14 @@ pub struct TrainArgs {
     /// that fits the model.
     #[arg(long, value_name = "DIR", help_heading = "Hugging Face checkpoints")]
     export: Option<PathBuf>,
+    /// Take layout, configuration and all other files of the export from this checkpoint. [default: that of --init]
+    #[arg(
+        long,
+        value_name = "DIR|hf:ORG/NAME[@REVISION]",
+        requires = "export",
+        help_heading = "Hugging Face checkpoints"
+    )]
+    export_like: Option<String>,
     /// How exported parameters are stored.
     #[arg(
         long,
@@ -181,6 +189,11 @@ impl TrainArgs {
     /// With a sentence on what is wrong and what to do.
     pub fn run(self) -> Result<()> {
         let init = self.import()?;
+        let like = match &self.export_like {
+            Some(like) => Some(HfCheckpoint::open(&sources::folder(like)?, None)?),
+            None => None,
+        };
+        let like = like.as_ref().or(init.as_deref().map(Import::checkpoint));
         let config = match &init {
             Some(init) => {
                 let config = self.data.config_with(&init.checkpoint().dir)?;
@@ -193,8 +206,16 @@ impl TrainArgs {
             .from
             .as_deref()
             .map(|from| {
+                sources::check(from)?;
+                if sources::is_hugging_face(from) {
+                    bail!(
+                        "{} is a checkpoint of Hugging Face's transformers; train it with --init",
+                        from.display()
+                    );
+                }
                 let path = checkpoint_of(from);
-                CheckpointInfo::read(&path).map(|info| (path, info))
+                let info = CheckpointInfo::read(&path)?;
+                Ok((path, info))
             })
             .transpose()?;
         let mut scale = self.scale(&data)?;
@@ -222,7 +243,7 @@ impl TrainArgs {
             spec.data.cpt_from = Some(0);
         }
         spec.validate()?;
-        self.check_export(&scale.model, init.as_deref(), &spec)?;
+        self.check_export(&scale.model, like, &spec)?;
         let engine = engine(self.backend)?;
         output::note!("backend {}: {}", engine.backend(), engine.device());
         if run_is_all_warmup(&spec.schedule, from_step) {
@@ -272,7 +293,7 @@ impl TrainArgs {
         {
             output::note!("{} is finished already", self.out.display());
             self.print(&outcome)?;
-            return self.write_export(engine.as_ref(), init.as_deref());
+            return self.write_export(engine.as_ref(), like);
         }
         let start = match (parent, &init) {
             (Some((path, _)), _) => Start::Checkpoint(path),
@@ -286,7 +307,7 @@ impl TrainArgs {
         let json = serde_json::to_string_pretty(&outcome)?;
         write_atomically(&result, json.as_bytes())?;
         self.print(&outcome)?;
-        self.write_export(engine.as_ref(), init.as_deref())
+        self.write_export(engine.as_ref(), like)
     }
 
     /// The model of `--init`.
@@ -311,7 +332,7 @@ impl TrainArgs {
     fn check_export(
         &self,
         model: &LmConfig,
-        init: Option<&Import>,
+        like: Option<&HfCheckpoint>,
         spec: &TrainSpec,
     ) -> Result<()> {
         let Some(to) = &self.export else {
@@ -323,7 +344,6 @@ impl TrainArgs {
             );
         }
         let model = released(model, spec.schedule.end);
-        let like = init.map(Import::checkpoint);
         Export::check(&model, like, self.export_type.into(), to)?;
         Ok(())
     }
@@ -340,14 +360,13 @@ impl TrainArgs {
         Ok(())
     }
 
-    fn write_export(&self, engine: &dyn Engine, init: Option<&Import>) -> Result<()> {
+    fn write_export(&self, engine: &dyn Engine, like: Option<&HfCheckpoint>) -> Result<()> {
         let Some(to) = &self.export else {
             return Ok(());
         };
         let from = checkpoint_of(&self.out);
         let info = CheckpointInfo::read(&from)?;
         let model = released(&info.model, info.step);
-        let like = init.map(Import::checkpoint);
         let tokenizer = fs::read_to_string(from.join("tokenizer.json")).ok();
         let dtype = self.export_type.into();
         let mut export = Export::new(&model, like, tokenizer, dtype, self.shard_size, to)?;

@@ -379,6 +379,10 @@ fn fields(
         config.insert(field.to_owned(), value);
     };
     set("vocab_size", model.vocab.into());
+    set("hidden_size", model.d_model.into());
+    set("num_hidden_layers", model.layers.into());
+    set("num_attention_heads", model.heads.into());
+    set("num_key_value_heads", model.kv_heads.into());
     set(d_expert, model.d_expert.into());
     set("tie_word_embeddings", false.into());
     for field in types {
@@ -391,10 +395,6 @@ fn fields(
         set("model_type", layout.model_types[0].clone().into());
         set("architectures", json!([architecture]));
         set("hidden_act", "silu".into());
-        set("hidden_size", model.d_model.into());
-        set("num_hidden_layers", model.layers.into());
-        set("num_attention_heads", model.heads.into());
-        set("num_key_value_heads", model.kv_heads.into());
         set("head_dim", model.head_dim().into());
         set("max_position_embeddings", model.context.into());
         set("rms_norm_eps", number(model.norm_eps));

@@ -32,6 +32,11 @@ const NOTHING: f64 = 1e-3;
 const MUCH: f64 = 0.15;
 
 impl RoutingForecast {
+    /// Whether gates stay as they are.
+    pub fn is_exact(&self) -> bool {
+        self.gate_change < NOTHING
+    }
+
     /// Whether the loss will clearly jump.
     pub fn is_a_jump(&self) -> bool {
         self.gate_change >= MUCH
@@ -40,9 +45,7 @@ impl RoutingForecast {
     /// What it means for the loss.
     pub fn in_words(&self) -> &'static str {
         match self.gate_change {
-            change if change < NOTHING => {
-                "the model computes what it did, so the loss does not jump"
-            }
+            change if change < NOTHING => "routers choose as they did, so the loss does not jump",
             change if change < MUCH => {
                 "expect a small jump of the loss that continued pre-training soon makes good"
             }

@@ -17,11 +17,13 @@ use upcycle_hf::{
     RoutingForecast, Score, WriteOptions, Written, check_free,
 };
 use upcycle_lm::{CostModel, LmConfig, WeightSource};
-use upcycle_operator::{Recipe, ReplicationPlan, Selection, Upcycle, Verification};
+use upcycle_operator::{ExpertInit, Recipe, ReplicationPlan, Selection, Upcycle, Verification};
 use upcycle_train::{CompareJob, Engine};
 
 use super::UpcycleArgs;
-use crate::{amount, backend::engine, limits::refusal, output, progress::style};
+use crate::{
+    amount, backend::engine, limits::refusal, output, progress::style, recipe_args::in_words,
+};
 
 /// Heading of these flags.
 const HEADING: &str = "Hugging Face checkpoints";
@@ -63,6 +65,8 @@ struct HfOutcome<'a> {
     recipe: &'a Recipe,
     experts: [usize; 2],
     top_k: [usize; 2],
+    /// Number in tensor names of every MoE layer.
+    layers: Vec<usize>,
     plan: &'a ReplicationPlan,
     scores: &'a [Vec<f64>],
     forecast: RoutingForecast,
@@ -183,6 +187,7 @@ impl UpcycleArgs {
                 recipe: &growth.operator.recipe,
                 experts: [moe.experts, growth.operator.target_experts],
                 top_k: [moe.top_k, growth.top_k],
+                layers: moe.layers.iter().map(|layer| layer.layer).collect(),
                 plan: &growth.choice.plan,
                 scores: &growth.choice.scores,
                 forecast,
@@ -194,10 +199,10 @@ impl UpcycleArgs {
         } else {
             let verb = if to.is_some() { "wrote" } else { "would write" };
             output::line(format!(
-                "{verb} {} parameters, {} in {} files",
+                "{verb} {} parameters, {} in {}",
                 output::parameters(written.parameters),
                 output::bytes(written.bytes),
-                written.shards
+                output::plural(written.shards, "file")
             ))?;
             if let Some(verification) = &verification {
                 super::print_verification(verification)?;
@@ -325,23 +330,27 @@ impl UpcycleArgs {
 fn print_plan(growth: &Growth, tables: bool) -> Result<()> {
     let (moe, target) = (&growth.moe, growth.operator.target_experts);
     output::line(format!(
-        "{} MoE layers, {} -> {target} experts, top-{}{}, recipe {}",
-        moe.layers.len(),
+        "{}, {} -> {target} experts, top-{}{}",
+        output::plural(moe.layers.len(), "MoE layer"),
         moe.experts,
         growth.top_k,
         match growth.top_k == moe.top_k {
             true => String::new(),
-            false => format!(" (before top-{})", moe.top_k),
+            false => format!(
+                " (before top-{}, so {:.1} times the compute in experts)",
+                moe.top_k,
+                growth.top_k as f64 / moe.top_k as f64
+            ),
         },
-        growth.operator.recipe.name
     ))?;
+    output::line(in_words(&growth.operator.recipe))?;
     if !tables {
         return Ok(());
     }
-    for (layer, plan) in moe.layers.iter().zip(&growth.choice.plan.layers) {
+    for (index, plan) in growth.choice.plan.layers.iter().enumerate() {
+        let layer = moe.layers[index].layer;
         output::line(format!(
-            "layer {}: copies of each {:?}",
-            layer.layer,
+            "MoE layer {index} (layers.{layer}): copies of each {:?}",
             plan.counts()
         ))?;
     }
@@ -360,7 +369,10 @@ fn print_forecast(growth: &Growth, forecast: &RoutingForecast) -> Result<()> {
             "experts are copied unequally often, which no plain router can make up for: a multiple of their number with --selection uniform jumps less",
         )?;
     }
-    if growth.operator.recipe.sleeps() {
+    if growth.operator.recipe.experts != (ExpertInit::Copy {}) {
+        output::line("replicas are no copies of their sources, which changes the model further")?;
+    }
+    if growth.operator.recipe.sleeps() && forecast.is_exact() {
         output::line(
             "replicas sleep until the bias updates of continued pre-training raise them: train with loss-free balancing",
         )?;
