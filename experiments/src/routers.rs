@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use upcycle_hf::RouterStats;
-use upcycle_lm::{LmConfig, WeightSink};
+use upcycle_lm::{LmConfig, ParameterShape, WeightSink};
 use upcycle_operator::RouterRows;
 use upcycle_train::Engine;
 
@@ -42,7 +42,7 @@ impl Routers {
 }
 
 impl WeightSink for Routers {
-    fn begin(&mut self, config: &LmConfig, _: &[(String, Vec<usize>)]) -> Result<(), String> {
+    fn begin(&mut self, config: &LmConfig, _: &[ParameterShape]) -> Result<(), String> {
         self.d = config.d_model;
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::{
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use upcycle_lm::{CostModel, LayerKind, LmConfig, QkNorm, WeightSink};
+use upcycle_lm::{CostModel, LayerKind, LmConfig, ParameterShape, QkNorm, WeightSink};
 use upcycle_moe::ScoreFunction;
 
 use crate::{
@@ -173,7 +173,7 @@ impl Export {
         self.folder.finish()
     }
 
-    fn start(&mut self, parameters: &[(String, Vec<usize>)]) -> Result<(), HfError> {
+    fn start(&mut self, parameters: &[ParameterShape]) -> Result<(), HfError> {
         let dtype = self.dtype.dtype();
         let mut metas = Vec::new();
         let mut add = |name: String, shape: Vec<usize>| {
@@ -184,10 +184,10 @@ impl Export {
                 shape,
             });
         };
-        for (path, shape) in parameters {
-            match (stored(&self.layout, &self.model, path), shape.as_slice()) {
+        for ParameterShape { path, dims, .. } in parameters {
+            match (stored(&self.layout, &self.model, path), dims.as_slice()) {
                 (Some(Stored::Nowhere), _) => {}
-                (Some(Stored::Same(name)), _) => add(name, shape.clone()),
+                (Some(Stored::Same(name)), _) => add(name, dims.clone()),
                 (Some(Stored::Transposed(name)), &[rows, columns]) => {
                     add(name, vec![columns, rows])
                 }
@@ -264,11 +264,7 @@ impl Export {
 }
 
 impl WeightSink for Export {
-    fn begin(
-        &mut self,
-        _config: &LmConfig,
-        parameters: &[(String, Vec<usize>)],
-    ) -> Result<(), String> {
+    fn begin(&mut self, _config: &LmConfig, parameters: &[ParameterShape]) -> Result<(), String> {
         self.start(parameters).map_err(|error| error.to_string())
     }
 

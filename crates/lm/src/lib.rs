@@ -10,6 +10,7 @@ mod cost;
 mod feed_forward;
 mod model;
 mod norm;
+mod shapes;
 mod weights;
 
 pub use attention::Attention;
@@ -22,4 +23,5 @@ pub use cost::{CostModel, MemoryEstimate, ParameterCount};
 pub use feed_forward::{SwiGlu, SwiGluRecord};
 pub use model::{Lm, LmOutput, LmRecord};
 pub use norm::RmsNorm;
+pub use shapes::{ParameterShape, parameter_shapes};
 pub use weights::{WeightSink, WeightSource};

@@ -7,7 +7,11 @@ use burn::{
     tensor::{Tensor, TensorData, backend::Backend},
 };
 
-use crate::{config::LmConfig, model::Lm};
+use crate::{
+    config::LmConfig,
+    model::Lm,
+    shapes::{ParameterShape, parameter_shapes},
+};
 
 /// Where the parameters of a model come from.
 pub trait WeightSource: Debug + Send + Sync {
@@ -28,11 +32,7 @@ pub trait WeightSink {
     ///
     /// # Errors
     /// If it cannot take them.
-    fn begin(
-        &mut self,
-        config: &LmConfig,
-        parameters: &[(String, Vec<usize>)],
-    ) -> Result<(), String>;
+    fn begin(&mut self, config: &LmConfig, parameters: &[ParameterShape]) -> Result<(), String>;
 
     /// Values of one parameter, row-major.
     ///
@@ -68,9 +68,7 @@ impl<B: Backend> Lm<B> {
     /// # Errors
     /// The first error of the sink.
     pub fn to_weights(&self, sink: &mut dyn WeightSink) -> Result<(), String> {
-        let mut shapes = Shapes::default();
-        self.visit(&mut shapes);
-        sink.begin(self.config(), &shapes.found)?;
+        sink.begin(self.config(), &parameter_shapes(self))?;
         let mut writer = Writer {
             sink,
             path: Path::default(),
@@ -131,26 +129,6 @@ impl<B: Backend> ModuleMapper<B> for Reader<'_> {
         // A new leaf: Burn silently freezes a parameter whose value is not tracked.
         let tensor = Tensor::from_data(data, &param.device());
         Param::initialized(param.id, tensor.set_require_grad(param.is_require_grad()))
-    }
-}
-
-#[derive(Default)]
-struct Shapes {
-    path: Path,
-    found: Vec<(String, Vec<usize>)>,
-}
-
-impl<B: Backend> ModuleVisitor<B> for Shapes {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.enter(name);
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.leave();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-        self.found.push((self.path.text(), param.dims().to_vec()));
     }
 }
 

@@ -16,10 +16,10 @@ use burn::{
 };
 use serde::{Deserialize, Serialize};
 use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend, adamw::moment_shape};
-use upcycle_lm::{Lm, LmConfig, LmRecord, WeightSource};
+use upcycle_lm::{Lm, LmConfig, LmRecord, WeightSource, parameter_shapes};
 use upcycle_moe::Lineage;
 
-use crate::{error::TrainError, files::write_synced, shapes::parameter_shapes};
+use crate::{error::TrainError, files::write_synced};
 
 /// Version of the checkpoint format and of everything that stages' results depend on in this code.
 pub const FORMAT_VERSION: u32 = 3;

@@ -16,7 +16,6 @@ mod learner;
 mod measure;
 mod metrics;
 mod schedule;
-mod shapes;
 mod trainer;
 mod upcycler;
 

@@ -13,7 +13,7 @@ use upcycle_kernels::{
     MoeAutodiffBackend, Precision,
     cases::{Run, Sizes, cases},
 };
-use upcycle_lm::{Lm, LmConfig};
+use upcycle_lm::{Lm, LmConfig, parameter_shapes};
 use upcycle_operator::{Evidence, Source, Upcycle};
 
 use crate::{
@@ -21,7 +21,6 @@ use crate::{
     config::BatchConfig,
     error::TrainError,
     learner::{Learner, Settings, StepSums},
-    shapes::parameter_shapes,
 };
 
 /// Training steps to measure: a new model on random tokens.

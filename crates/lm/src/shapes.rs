@@ -4,7 +4,8 @@ use burn::{
     module::{Module, ModuleVisitor, Param, ParamId},
     tensor::{Tensor, backend::Backend},
 };
-use upcycle_lm::Lm;
+
+use crate::model::Lm;
 
 /// Path, id, shape and whether it is trained, of every float parameter.
 #[derive(Debug, Clone, PartialEq)]
