@@ -151,27 +151,7 @@ impl UpcycleArgs {
             print_plan(&growth, self.dry_run)?;
             print_forecast(&growth, &forecast)?;
         }
-        let shard_bytes = self.hf.shard_size.unwrap_or(SHARD_BYTES);
-        let written = match to {
-            Some(to) => {
-                let options = WriteOptions {
-                    shard_bytes,
-                    resume: self.hf.resume,
-                    force: self.force.force,
-                };
-                let mut display = Display::new();
-                let written = growth.write(to, options, &mut |progress| display.show(progress));
-                display.bar.finish_and_clear();
-                written?
-            }
-            None => growth.preview(shard_bytes)?,
-        };
-        if !written.left_out.is_empty() {
-            output::note!(
-                "left out, as not of the checkpoint: {}",
-                written.left_out.join(", ")
-            );
-        }
+        let written = self.copy(&growth, to)?;
         let seconds = started.elapsed().as_secs_f64();
         let verification = match (to, &trial) {
             (Some(to), Some(trial)) => {
@@ -216,6 +196,32 @@ impl UpcycleArgs {
             );
         }
         Ok(())
+    }
+
+    /// Writes the grown checkpoint, or says what it would be.
+    fn copy(&self, growth: &Growth, to: Option<&Path>) -> Result<Written> {
+        let shard_bytes = self.hf.shard_size.unwrap_or(SHARD_BYTES);
+        let written = match to {
+            Some(to) => {
+                let options = WriteOptions {
+                    shard_bytes,
+                    resume: self.hf.resume,
+                    force: self.force.force,
+                };
+                let mut display = Display::new();
+                let written = growth.write(to, options, &mut |progress| display.show(progress));
+                display.bar.finish_and_clear();
+                written?
+            }
+            None => growth.preview(shard_bytes)?,
+        };
+        if !written.left_out.is_empty() {
+            output::note!(
+                "left out, as not of the checkpoint: {}",
+                written.left_out.join(", ")
+            );
+        }
+        Ok(written)
     }
 
     /// Flags that have a meaning for this program's checkpoints only.
