@@ -828,3 +828,34 @@ fn a_full_disk_leaves_no_checkpoint() {
     let resumed: serde_json::Value = serde_json::from_str(&lab.ok("upcycle", &resume)).unwrap();
     assert!(resumed["output"]["resumed"].as_u64().unwrap() > 0);
 }
+
+#[test]
+fn sweeps_by_name_are_planned() {
+    let lab = Lab::new();
+    for name in [
+        "table2b",
+        "table3",
+        "table7",
+        "multipliers",
+        "topk",
+        "exact",
+    ] {
+        let small = [
+            "--config",
+            name,
+            "--scales",
+            "tiny",
+            "--seeds",
+            "1",
+            "--dry-run",
+            "--json",
+        ];
+        let plan: serde_json::Value = serde_json::from_str(&lab.ok("sweep", &small)).unwrap();
+        assert!(plan.is_object(), "{name}: {plan}");
+    }
+    let unknown = lab.fails("sweep", &["--config", "table99"]);
+    assert!(
+        unknown.contains("table99") && unknown.contains("table2b"),
+        "{unknown}"
+    );
+}

@@ -17,10 +17,13 @@ const SCALES: &[(&str, &str)] = presets!(
     "scales":
     "tiny", "small", "medium", "154M", "305M", "1B", "2.4B", "1B-interleaved", "0.7B-top1", "7B-interleaved",
 );
-const SWEEPS: &[(&str, &str)] = presets!("sweeps": "quick");
+const SWEEPS: &[(&str, &str)] = presets!(
+    "sweeps": "quick", "table2b", "table3", "table7", "multipliers", "topk", "exact",
+);
 const RECIPES: &[(&str, &str)] = presets!(
     "recipes":
-    "paper", "uniform", "exact", "separated", "released", "hyperplane", "dormant", "sparse-upcycling", "drop-upcycling", "virtual-groups",
+    "paper", "uniform", "exact", "separated", "released", "hyperplane", "dormant", "sparse-upcycling", "drop-upcycling", "virtual-groups", "heuristics/random-experts",
+    "paper-weight-norm", "paper-saliency", "paper-fisher",
 );
 
 /// The scale of a name, or in the TOML file of a path.
