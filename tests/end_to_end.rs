@@ -839,6 +839,7 @@ fn sweeps_by_name_are_planned() {
         "multipliers",
         "topk",
         "exact",
+        "softmax",
     ] {
         let small = [
             "--config",

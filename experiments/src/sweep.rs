@@ -28,11 +28,12 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "sweep", version)]
 pub struct SweepArgs {
-    /// Sweep to start from: quick; of the paper's tables table2b, table3, table7; multipliers, topk, exact; or a TOML file.
+    /// Sweep to start from: quick; of the paper's tables table2b, table3, table7; multipliers, topk, exact, softmax; or a TOML
+    /// file.
     /// Flags go before what it says.
     #[arg(long, value_name = "NAME|FILE", default_value = "quick")]
     config: String,
-    /// Scales: tiny, small, medium; the paper's 154M, 305M, 1B, 2.4B, 0.7B-top1, 1B-interleaved, 7B-interleaved; or TOML
+    /// Scales: tiny, tiny-softmax, small, medium; the paper's 154M, 305M, 1B, 2.4B, 0.7B-top1, 1B-interleaved, 7B-interleaved; or TOML
     /// files.
     #[arg(
         long,

@@ -44,7 +44,7 @@ pub struct TrainArgs {
     /// Folder of the run: metrics.jsonl, result.json and checkpoints.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Scale: tiny, small, medium; the paper's 154M, 305M, 1B, 2.4B, 0.7B-top1, 1B-interleaved, 7B-interleaved; or a TOML
+    /// Scale: tiny, tiny-softmax, small, medium; the paper's 154M, 305M, 1B, 2.4B, 0.7B-top1, 1B-interleaved, 7B-interleaved; or a TOML
     /// file. With --from or --init it gives batch and schedule only.
     #[arg(long, value_name = "NAME|FILE", default_value = "tiny")]
     scale: String,

@@ -15,14 +15,15 @@ macro_rules! presets {
 
 const SCALES: &[(&str, &str)] = presets!(
     "scales":
-    "tiny", "small", "medium", "154M", "305M", "1B", "2.4B", "1B-interleaved", "0.7B-top1", "7B-interleaved",
+    "tiny", "tiny-softmax", "small", "medium", "154M", "305M", "1B", "2.4B", "1B-interleaved", "0.7B-top1", "7B-interleaved",
 );
 const SWEEPS: &[(&str, &str)] = presets!(
-    "sweeps": "quick", "table2b", "table3", "table7", "multipliers", "topk", "exact",
+    "sweeps": "quick", "table2b", "table3", "table7", "multipliers", "topk", "exact", "softmax",
 );
 const RECIPES: &[(&str, &str)] = presets!(
     "recipes":
     "paper", "uniform", "exact", "separated", "released", "hyperplane", "dormant", "sparse-upcycling", "drop-upcycling", "virtual-groups", "heuristics/random-experts",
+    "heuristics/hyperplane-1", "heuristics/hyperplane-3", "heuristics/hyperplane-10", "heuristics/hyperplane-30",
     "paper-weight-norm", "paper-saliency", "paper-fisher",
 );
 

@@ -48,7 +48,7 @@ fn interleaved_scales_are_the_papers() {
 
 #[test]
 fn laptop_scales_take_the_vocabulary_of_the_data() {
-    for name in ["tiny", "small", "medium"] {
+    for name in ["tiny", "tiny-softmax", "small", "medium"] {
         let mut scale = presets::scale(name).unwrap();
         assert_eq!(scale.model.vocab, 0, "{name}");
         scale.model.vocab = 256;
