@@ -170,6 +170,16 @@ impl<'a> Growth<'a> {
             }
             if recipe.experts != (ExpertInit::Copy {}) {
                 self.checkpoint.check_experts(layer, self.moe.experts)?;
+                let matrices = self.checkpoint.layout.experts.names().count();
+                if layer.parts.len() > matrices
+                    && matches!(recipe.experts, ExpertInit::Shuffle { .. })
+                {
+                    return Err(HfError::Impossible(format!(
+                        "experts of layer {} have biases ({}), which would have to move with the shuffled neurons; use another --expert-init",
+                        layer.layer,
+                        layer.parts.join(", ")
+                    )));
+                }
             }
         }
         Ok(())

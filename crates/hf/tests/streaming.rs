@@ -414,6 +414,37 @@ fn fused_matrices_are_taken_apart_and_put_together() {
 }
 
 #[test]
+fn neurons_are_not_shuffled_away_from_their_biases() {
+    let (_dir, from) = damaged("mixtral");
+    let mut shuffled = request(uniform(hyperplane()), 12);
+    shuffled.operator.recipe.experts = ExpertInit::Shuffle { share: 0.5 };
+    let to = from.with_extension("grown");
+    grow(&from, &to, shuffled.clone()).unwrap();
+    // A tensor of experts that is no matrix.
+    for expert in 0..6 {
+        let name = format!("experts.{expert}.w1.bias");
+        let path = from.join("model-00002-of-00004.safetensors");
+        let bytes = fs::read(&path).unwrap();
+        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let mut header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+        let end = bytes.len() - 8 - length;
+        header[format!("model.layers.0.block_sparse_moe.{name}")] =
+            serde_json::json!({"dtype": "F32", "shape": [1], "data_offsets": [end, end + 4]});
+        let header = header.to_string();
+        let mut file = (header.len() as u64).to_le_bytes().to_vec();
+        file.extend(header.bytes());
+        file.extend(&bytes[8 + length..]);
+        file.extend([0; 4]);
+        fs::write(path, file).unwrap();
+    }
+    let text = error(&from, shuffled);
+    assert!(
+        text.contains("w1.bias") && text.contains("--expert-init"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_copy_that_was_killed_is_resumed() {
     let dir = tempdir().unwrap();
     let (whole, to) = (dir.path().join("whole"), dir.path().join("to"));
