@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::Args;
-use upcycle_data::{DataConfig, TextConfig, TokenizerConfig};
+use upcycle_data::{DataConfig, Dataset, TextConfig, TokenizerConfig};
 
 /// Which data; the built-in synthetic corpus without flags.
 #[derive(Debug, Clone, Args)]
@@ -47,6 +47,20 @@ impl DataArgs {
         }
         Ok(args.config())
     }
+}
+
+/// Data may have no token that the model, in words, does not know.
+///
+/// # Errors
+/// If it has.
+pub fn check_vocabulary(data: &Dataset, model: &str, vocab: usize) -> Result<()> {
+    if data.vocab_size() > vocab {
+        bail!(
+            "the data has {} tokens, {model} knows {vocab}; give the --data and --tokenizer that it was trained with",
+            data.vocab_size()
+        );
+    }
+    Ok(())
 }
 
 fn tokenizer(text: &str) -> Result<TokenizerConfig, String> {

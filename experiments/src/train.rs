@@ -24,7 +24,7 @@ use upcycle_train::{
 use crate::{
     amount,
     backend::{BackendKind, engine},
-    data_args::DataArgs,
+    data_args::{DataArgs, check_vocabulary},
     inspect::checkpoint_of,
     limits::{Force, refusal},
     output,
@@ -32,7 +32,7 @@ use crate::{
     routers::Routers,
     sources,
     sweep::PrecisionArg,
-    upcycle::SHARD_BYTES,
+    upcycle::{HEADING, SHARD_BYTES},
 };
 
 /// Train one model, from scratch or from a checkpoint such as an upcycled one.
@@ -57,7 +57,7 @@ pub struct TrainArgs {
         long,
         value_name = "DIR|hf:ORG/NAME[@REVISION]",
         conflicts_with = "from",
-        help_heading = "Hugging Face checkpoints"
+        help_heading = HEADING
     )]
     init: Option<String>,
     /// Tokens of a sequence with --init. [default: the model's, at most 1024]
@@ -65,19 +65,19 @@ pub struct TrainArgs {
         long,
         value_name = "N",
         requires = "init",
-        help_heading = "Hugging Face checkpoints"
+        help_heading = HEADING
     )]
     context: Option<usize>,
     /// Write the trained model to this folder, as transformers loads it: in the layout of --init, or of the family
     /// that fits the model.
-    #[arg(long, value_name = "DIR", help_heading = "Hugging Face checkpoints")]
+    #[arg(long, value_name = "DIR", help_heading = HEADING)]
     export: Option<PathBuf>,
     /// Take layout, configuration and all other files of the export from this checkpoint. [default: that of --init]
     #[arg(
         long,
         value_name = "DIR|hf:ORG/NAME[@REVISION]",
         requires = "export",
-        help_heading = "Hugging Face checkpoints"
+        help_heading = HEADING
     )]
     export_like: Option<String>,
     /// How exported parameters are stored.
@@ -85,11 +85,11 @@ pub struct TrainArgs {
         long,
         value_enum,
         default_value_t,
-        help_heading = "Hugging Face checkpoints"
+        help_heading = HEADING
     )]
     export_type: ExportTypeArg,
     /// Largest size of an exported file, such as 500M or 5GB.
-    #[arg(long, value_name = "BYTES", value_parser = amount::parse_bytes, default_value_t = SHARD_BYTES, help_heading = "Hugging Face checkpoints")]
+    #[arg(long, value_name = "BYTES", value_parser = amount::parse_bytes, default_value_t = SHARD_BYTES, help_heading = HEADING)]
     shard_size: u64,
     /// Tokens to train on, such as 1M. [default: the scale's]
     #[arg(long, value_parser = amount::parse, value_name = "TOKENS")]
@@ -276,13 +276,7 @@ impl TrainArgs {
             bail!(refusal);
         }
         data.check_shape(batch.context)?;
-        if data.vocab_size() > run.model.vocab {
-            bail!(
-                "the data has {} tokens, the model knows {}; give the --data and --tokenizer that it was trained with",
-                data.vocab_size(),
-                run.model.vocab
-            );
-        }
+        check_vocabulary(&data, "the model", run.model.vocab)?;
         if let Some((path, _)) = &parent {
             self.check_biases(engine.as_ref(), path)?;
         }
@@ -343,7 +337,7 @@ impl TrainArgs {
                 "--export: other programs do not know selection biases; balance with --auxiliary-loss 0.01"
             );
         }
-        let model = released(model, spec.schedule.end);
+        let model = model.at_step(spec.schedule.end);
         Export::check(&model, like, self.export_type.into(), to)?;
         Ok(())
     }
@@ -366,7 +360,7 @@ impl TrainArgs {
         };
         let from = checkpoint_of(&self.out);
         let info = CheckpointInfo::read(&from)?;
-        let model = released(&info.model, info.step);
+        let model = info.model.at_step(info.step);
         let tokenizer = fs::read_to_string(from.join("tokenizer.json")).ok();
         let dtype = self.export_type.into();
         let mut export = Export::new(&model, like, tokenizer, dtype, self.shard_size, to)?;
@@ -459,17 +453,6 @@ impl TrainArgs {
         display.bar.finish_and_clear();
         Ok(outcome?)
     }
-}
-
-/// The shape of a model at a step: a release that is over leaves a plain top K.
-fn released(model: &LmConfig, step: u64) -> LmConfig {
-    let mut model = model.clone();
-    let two_level = model.two_level.as_ref();
-    let release = two_level.and_then(|two_level| two_level.release);
-    if release.is_some_and(|release| release.hold(step) == 0.0) {
-        model.two_level = None;
-    }
-    model
 }
 
 fn run_is_all_warmup(schedule: &Schedule, from: u64) -> bool {

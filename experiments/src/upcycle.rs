@@ -2,7 +2,7 @@
 
 mod hf;
 
-pub(crate) use hf::SHARD_BYTES;
+pub(crate) use hf::{HEADING, SHARD_BYTES};
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
@@ -15,7 +15,7 @@ use upcycle_train::{BatchConfig, CheckpointInfo, UpcycleJob, UpcycleOutcome, Upc
 
 use crate::{
     backend::{BackendKind, engine},
-    data_args::DataArgs,
+    data_args::{DataArgs, check_vocabulary},
     inspect::checkpoint_of,
     limits::{Force, refusal},
     output,
@@ -124,14 +124,8 @@ impl UpcycleArgs {
         let grown = operator.shape(&info.model)?;
         let data = self.data.config().unwrap_or_default();
         let data = Dataset::open(&data, &self.data_cache)?;
-        if data.vocab_size() > info.model.vocab {
-            bail!(
-                "the data has {} tokens, the model in {} knows {}; give the --data and --tokenizer that it was trained with",
-                data.vocab_size(),
-                from.display(),
-                info.model.vocab
-            );
-        }
+        let model = format!("the model in {}", from.display());
+        check_vocabulary(&data, &model, info.model.vocab)?;
         if data.fingerprint() != info.data && !self.other_data {
             bail!(
                 "{} was not trained on the data `{}`; give the --data and --tokenizer that it was trained with, or --other-data if that is meant",

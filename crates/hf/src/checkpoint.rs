@@ -230,9 +230,7 @@ impl HfCheckpoint {
         if floats::is_float(dtype) {
             return Ok(());
         }
-        let problem =
-            format!("has dtype {dtype}, which cannot be computed with; f64, f32, f16 and bf16 can");
-        Err(self.fault(name, problem))
+        Err(self.fault(name, floats::not_a_float(dtype)))
     }
 
     /// Some consecutive values of a floating-point tensor.

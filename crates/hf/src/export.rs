@@ -253,7 +253,12 @@ impl Export {
             return Err(unknown(name));
         };
         let path = self.folder.path.join(&self.plan.files[file].name);
-        let bytes = floats::encode(self.dtype.dtype(), values).unwrap_or_default();
+        let bytes =
+            floats::encode(self.dtype.dtype(), values).map_err(|problem| HfError::Tensor {
+                path: path.clone(),
+                tensor: name.to_owned(),
+                problem,
+            })?;
         let write = || {
             let mut file = OpenOptions::new().write(true).open(&path)?;
             file.seek(SeekFrom::Start(start))?;

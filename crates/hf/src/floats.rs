@@ -24,9 +24,22 @@ fn each<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32
     chunks.iter().map(|&bytes| value(bytes)).collect()
 }
 
-/// Bytes of values in a dtype, rounded to nearest; none for other dtypes than floats of at least 16 bits.
-pub(crate) fn encode(dtype: Dtype, values: &[f32]) -> Option<Vec<u8>> {
-    Some(match dtype {
+/// Bytes of values in a dtype, rounded to nearest.
+///
+/// # Errors
+/// What is wrong with a tensor of this dtype: it is no float of at least 16 bits, or too small for a value.
+pub(crate) fn encode(dtype: Dtype, values: &[f32]) -> Result<Vec<u8>, String> {
+    let most = match dtype {
+        Dtype::F16 => f16::MAX.to_f32(),
+        Dtype::BF16 => bf16::MAX.to_f32(),
+        _ => f32::INFINITY,
+    };
+    if let Some(value) = values.iter().find(|value| value.abs() > most) {
+        return Err(format!(
+            "would get a value of {value:e}, which {dtype} cannot hold"
+        ));
+    }
+    Ok(match dtype {
         Dtype::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
         Dtype::F64 => values
             .iter()
@@ -40,6 +53,11 @@ pub(crate) fn encode(dtype: Dtype, values: &[f32]) -> Option<Vec<u8>> {
             .iter()
             .flat_map(|&v| bf16::from_f32(v).to_le_bytes())
             .collect(),
-        _ => return None,
+        _ => return Err(not_a_float(dtype)),
     })
+}
+
+/// What is wrong with a tensor of another dtype than floats of at least 16 bits.
+pub(crate) fn not_a_float(dtype: Dtype) -> String {
+    format!("has dtype {dtype}, which cannot be computed with; f64, f32, f16 and bf16 can")
 }

@@ -143,29 +143,16 @@ impl<'a> Growth<'a> {
     fn check_tensors(&self) -> Result<(), HfError> {
         let recipe = &self.operator.recipe;
         for (index, layer) in self.moe.layers.iter().enumerate() {
-            for name in [Some(&layer.weight), layer.bias.as_ref()]
-                .into_iter()
-                .flatten()
-            {
-                self.checkpoint.check_float(name)?;
-            }
-            if layer.bias.is_none() && self.makes_biases(index) {
+            let rows = self.rounded_rows(index)?;
+            if layer.bias.is_none() && rows.bias.iter().any(|&bias| bias != 0.0) {
                 return Err(HfError::Impossible(format!(
                     "the router extension of recipe `{}` is made of biases, and the {} family has none (or layer {} of this checkpoint lacks them); use --router hyperplane or noise",
                     recipe.name, self.checkpoint.layout.name, layer.layer
                 )));
             }
-            let rows = self.rounded_rows(index)?;
-            if rows
-                .weight
-                .iter()
-                .chain(&rows.bias)
-                .any(|value| !value.is_finite())
-            {
-                let dtype = self.checkpoint.tensor(&layer.weight)?.dtype;
-                let problem = format!(
-                    "would get values that {dtype} cannot hold, or has such; is the router's strength too large?"
-                );
+            let mut values = rows.weight.iter().chain(&rows.bias);
+            if values.any(|value| !value.is_finite()) {
+                let problem = "has or would get values that are no numbers; is the router's strength too large?";
                 return Err(self.checkpoint.fault(&layer.weight, problem));
             }
             if recipe.experts != (ExpertInit::Copy {}) {
@@ -183,20 +170,6 @@ impl<'a> Growth<'a> {
             }
         }
         Ok(())
-    }
-
-    /// Whether a router without biases gets some.
-    fn makes_biases(&self, layer: usize) -> bool {
-        let nothing = RouterRows {
-            weight: vec![1.0; self.moe.experts],
-            bias: vec![0.0; self.moe.experts],
-            d: 1,
-            input_rms: 1.0,
-        };
-        let plan = &self.choice.plan.layers[layer];
-        let seed = self.operator.layer_seed(layer, "noise");
-        let grown = self.operator.recipe.router.extend(&nothing, plan, seed);
-        grown.bias.iter().any(|&bias| bias != 0.0)
     }
 
     /// What was done, for people and programs that find the checkpoint: `upcycle.json` in its folder. A source that was

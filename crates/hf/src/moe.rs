@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
-use upcycle_operator::RouterRows;
+use upcycle_operator::{RouterRows, rms};
 
 use crate::{
     checkpoint::{HfCheckpoint, TensorEntry},
@@ -171,8 +171,7 @@ impl HfCheckpoint {
             None => vec![0.0; moe.experts],
         };
         let scale = self.input_scale(moe, layer)?;
-        let squares: f64 = scale.iter().map(|&s| f64::from(s) * f64::from(s)).sum();
-        let rms = (squares / scale.len().max(1) as f64).sqrt() as f32;
+        let rms = rms(&scale);
         Ok(RouterRows {
             weight: self.floats(&layer.weight, &[moe.experts, moe.d])?,
             bias,

@@ -105,12 +105,9 @@ impl Growth<'_> {
         let tensors = &self.moe.layers[layer];
         let round = |name: &str, values: Vec<f32>| {
             let dtype = self.checkpoint.tensor(name)?.dtype;
-            let bytes = floats::encode(dtype, &values);
-            Ok::<_, HfError>(
-                bytes
-                    .and_then(|bytes| floats::decode(dtype, &bytes))
-                    .unwrap_or(values),
-            )
+            let fault = |problem| self.checkpoint.fault(name, problem);
+            let bytes = floats::encode(dtype, &values).map_err(fault)?;
+            Ok::<_, HfError>(floats::decode(dtype, &bytes).unwrap_or(values))
         };
         Ok(RouterRows {
             weight: round(&tensors.weight, grown.weight)?,

@@ -50,6 +50,14 @@ pub(crate) struct ShardFile {
     pub bytes: u64,
 }
 
+impl ShardFile {
+    /// Whether a folder has it, whole.
+    pub fn is_in(&self, folder: &Path) -> bool {
+        let there = std::fs::metadata(folder.join(&self.name));
+        there.is_ok_and(|there| there.len() == self.bytes)
+    }
+}
+
 impl ShardPlan {
     /// Fills one file after the other up to `shard_bytes`; a larger tensor gets a file of its own.
     ///

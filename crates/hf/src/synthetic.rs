@@ -86,7 +86,7 @@ impl Synthetic {
                     let scale = (self.d as f32).powf(-0.5);
                     let values: Vec<f32> =
                         drawn[start..].iter().map(|value| scale * value).collect();
-                    let bytes = floats::encode(tensor.dtype, &values).unwrap_or_else(|| {
+                    let bytes = floats::encode(tensor.dtype, &values).unwrap_or_else(|_| {
                         // Of bytes, none is a NaN of f8_e4m3 and none a scale that overflows.
                         values
                             .iter()

@@ -4,10 +4,9 @@ use std::{
     collections::HashMap,
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
-use safetensors::Dtype;
 use serde::Serialize;
 
 use crate::{
@@ -66,13 +65,29 @@ struct Output {
     plan: ShardPlan,
 }
 
+impl Output {
+    fn written(&self, resumed: usize, left_out: &[PathBuf]) -> Written {
+        Written {
+            shards: self.plan.files.len(),
+            bytes: self.plan.bytes(),
+            parameters: self.metas.iter().map(|meta| meta.parameters).sum(),
+            resumed,
+            left_out: left_out
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect(),
+        }
+    }
+}
+
 impl Growth<'_> {
     /// What [`write`](Self::write) would write.
     ///
     /// # Errors
     /// As that of `write`, as far as it can be said before.
     pub fn preview(&self, shard_bytes: u64) -> Result<Written, HfError> {
-        self.written(&self.output(shard_bytes)?, 0)
+        let (_, left_out) = self.checkpoint.other_files()?;
+        Ok(self.output(shard_bytes)?.written(0, &left_out))
     }
 
     /// Writes the grown checkpoint as the folder `to`, which must not exist.
@@ -90,7 +105,7 @@ impl Growth<'_> {
     ) -> Result<Written, HfError> {
         check_free(to)?;
         let output = self.output(options.shard_bytes)?;
-        let (files, _) = self.checkpoint.other_files()?;
+        let (files, left_out) = self.checkpoint.other_files()?;
         check_outside(to, &self.checkpoint.dir)?;
         if !options.force {
             check_space(to, missing_bytes(to, &output.plan))?;
@@ -108,7 +123,7 @@ impl Growth<'_> {
         let mut resumed = 0;
         for shard in &output.plan.files {
             let path = folder.path.join(&shard.name);
-            if fs::metadata(&path).is_ok_and(|there| there.len() == shard.bytes) {
+            if shard.is_in(&folder.path) {
                 resumed += 1;
                 writer.advance(shard.bytes);
                 continue;
@@ -127,7 +142,7 @@ impl Growth<'_> {
         write_text(&folder.path.join(RECORD), &record)?;
         write_text(&folder.path.join(ConfigFile::NAME), self.config.text())?;
         folder.finish()?;
-        self.written(&output, resumed)
+        Ok(output.written(resumed, &left_out))
     }
 
     fn output(&self, shard_bytes: u64) -> Result<Output, HfError> {
@@ -140,20 +155,6 @@ impl Growth<'_> {
             tensors,
             metas,
             plan,
-        })
-    }
-
-    fn written(&self, output: &Output, resumed: usize) -> Result<Written, HfError> {
-        let (_, left_out) = self.checkpoint.other_files()?;
-        Ok(Written {
-            shards: output.plan.files.len(),
-            bytes: output.plan.bytes(),
-            parameters: output.metas.iter().map(|meta| meta.parameters).sum(),
-            resumed,
-            left_out: left_out
-                .iter()
-                .map(|path| path.display().to_string())
-                .collect(),
         })
     }
 
@@ -261,17 +262,8 @@ impl Writer<'_> {
                     .unwrap_or_default()
             }
         };
-        let largest = values
-            .iter()
-            .fold(0.0_f32, |most, value| most.max(value.abs()));
-        if meta.dtype == Dtype::F16 && largest > 65_504.0 {
-            let problem = format!("would get a value of {largest:e}, which F16 cannot hold");
-            return Err(self.growth.checkpoint.fault(&meta.name, problem));
-        }
-        let bytes = floats::encode(meta.dtype, &values).ok_or_else(|| {
-            let problem = format!("has dtype {}, which cannot be computed with", meta.dtype);
-            self.growth.checkpoint.fault(&meta.name, problem)
-        })?;
+        let bytes = floats::encode(meta.dtype, &values)
+            .map_err(|problem| self.growth.checkpoint.fault(&meta.name, problem))?;
         self.bytes(file, path, &bytes)
     }
 
@@ -312,10 +304,7 @@ impl Writer<'_> {
 /// Bytes of all shards that are not there yet.
 fn missing_bytes(to: &Path, plan: &ShardPlan) -> u64 {
     let folder = partial(to);
-    let there = |file: &ShardFile| {
-        fs::metadata(folder.join(&file.name)).is_ok_and(|there| there.len() == file.bytes)
-    };
-    let missing = plan.files.iter().filter(|file| !there(file));
+    let missing = plan.files.iter().filter(|file| !file.is_in(&folder));
     missing.map(|file| file.bytes).sum()
 }
 

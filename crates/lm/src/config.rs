@@ -256,6 +256,16 @@ impl LmConfig {
         }
     }
 
+    /// The shape at a step: a [release](Release) that is over leaves a plain top K.
+    pub fn at_step(&self, step: u64) -> Self {
+        let mut config = self.clone();
+        let release = config.two_level.as_ref().and_then(|it| it.release);
+        if release.is_some_and(|release| release.hold(step) == 0.0) {
+            config.two_level = None;
+        }
+        config
+    }
+
     /// Checks everything that building the model takes for granted.
     ///
     /// # Errors

@@ -173,11 +173,8 @@ impl<B: MoeBackend> Lm<B> {
         let Some(release) = two_level.and_then(|two_level| two_level.release) else {
             return self;
         };
-        let hold = release.hold(step);
-        if hold == 0.0 {
-            self.config.two_level = None;
-        }
-        self.map_routers(|router| router.release(hold))
+        self.config = self.config.at_step(step);
+        self.map_routers(|router| router.release(release.hold(step)))
     }
 
     /// Weighted [separation loss](Router::separation_loss) of a forward pass, averaged over MoE layers, `[1]`; none

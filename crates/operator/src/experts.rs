@@ -12,7 +12,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 pub use drop::Initialization;
-pub(crate) use noise::{normal, rms};
+pub(crate) use noise::normal;
+pub use noise::rms;
 pub(crate) use orthogonal::orthogonal;
 pub(crate) use svd::perturb;
 

@@ -27,7 +27,7 @@ pub use apply::{Choice, Source, Upcycle, Upcycled};
 pub use dense::DenseSource;
 pub use error::OperatorError;
 pub use evidence::{Evidence, ExpertUse, LayerEvidence, Norms, RoutedTokens};
-pub use experts::{ExpertInit, ExpertMatrices, Initialization};
+pub use experts::{ExpertInit, ExpertMatrices, Initialization, rms};
 pub use optimizer::OptimizerPolicy;
 pub use plan::{LayerPlan, ReplicationPlan};
 pub use recipe::Recipe;

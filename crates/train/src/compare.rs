@@ -7,7 +7,11 @@ use upcycle_kernels::MoeBackend;
 use upcycle_lm::{Lm, WeightSource};
 use upcycle_operator::{Verification, verify};
 
-use crate::{engine::CompareJob, error::TrainError, evaluate::tensors};
+use crate::{
+    engine::CompareJob,
+    error::TrainError,
+    evaluate::{tensors, validation_sequences},
+};
 
 /// Compares logits, losses and routing.
 pub fn compare<B: MoeBackend>(
@@ -19,17 +23,12 @@ pub fn compare<B: MoeBackend>(
     };
     let (before, after) = (load(job.before)?, load(job.after)?);
     let vocab = before.config().vocab;
-    let rows = match job.data {
-        Some(data) => data.validation_rows(job.context, job.rows),
-        None => job.rows,
+    let batches = match job.data {
+        Some(data) => validation_sequences(data, job.context, job.rows, device)?,
+        None => (0..job.rows as u64)
+            .map(|row| tensors(&random(row, job.context, vocab), device))
+            .collect(),
     };
-    let batches = (0..rows)
-        .map(|row| match job.data {
-            Some(data) => Ok(data.validation_batch(row, 1, job.context)?),
-            None => Ok(random(row as u64, job.context, vocab)),
-        })
-        .collect::<Result<Vec<_>, TrainError>>()?;
-    let batches = batches.iter().map(|batch| tensors(batch, device));
     Ok(verify(
         &before,
         &after,

@@ -54,11 +54,11 @@ pub fn evaluate<B: MoeBackend>(
     })
 }
 
+/// Tokens `[B, S]` and the targets of their positions.
+pub type Scored<B> = (Tensor<B, 2, Int>, SoftTargets<B>);
+
 /// Inputs `[B, S]` and targets `[B * S, J]` of a batch.
-pub fn tensors<B: Backend>(
-    batch: &Batch,
-    device: &B::Device,
-) -> (Tensor<B, 2, Int>, SoftTargets<B>) {
+pub fn tensors<B: Backend>(batch: &Batch, device: &B::Device) -> Scored<B> {
     let int = |values: &[u32], shape: [usize; 2]| {
         let values: Vec<i32> = values.iter().map(|&value| value as i32).collect();
         Tensor::from_data(TensorData::new(values, shape), device)
@@ -69,4 +69,19 @@ pub fn tensors<B: Backend>(
         weights_tj: Tensor::from_data(TensorData::new(batch.weights.clone(), flat), device),
     };
     (int(&batch.inputs, [batch.rows, batch.context]), targets)
+}
+
+/// At most `rows` validation sequences of `context` tokens, a batch each, with their targets.
+pub fn validation_sequences<B: Backend>(
+    data: &Dataset,
+    context: usize,
+    rows: usize,
+    device: &B::Device,
+) -> Result<Vec<Scored<B>>, TrainError> {
+    (0..data.validation_rows(context, rows))
+        .map(|row| {
+            let batch = data.validation_batch(row, 1, context)?;
+            Ok(tensors(&batch, device))
+        })
+        .collect()
 }

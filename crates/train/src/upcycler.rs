@@ -10,7 +10,7 @@ use crate::{
     checkpoint::{Checkpoint, check_optimizer, load_model},
     engine::UpcycleJob,
     error::TrainError,
-    evaluate::{Evaluation, evaluate, tensors},
+    evaluate::{Evaluation, evaluate, validation_sequences},
     evidence,
 };
 
@@ -130,13 +130,7 @@ fn verify_now<B: MoeAutodiffBackend>(
     device: &B::Device,
 ) -> Result<Verification, TrainError> {
     let context = job.spec.batch.context;
-    let rows = job.data.validation_rows(context, VERIFICATION_ROWS);
-    let batches = (0..rows)
-        .map(|row| {
-            let batch = job.data.validation_batch(row, 1, context)?;
-            Ok(tensors(&batch, device))
-        })
-        .collect::<Result<Vec<_>, TrainError>>()?;
+    let batches = validation_sequences(job.data, context, VERIFICATION_ROWS, device)?;
     Ok(verify(
         &before.model.valid(),
         &after.model.valid(),

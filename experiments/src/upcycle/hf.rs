@@ -22,11 +22,12 @@ use upcycle_train::{CompareJob, Engine};
 
 use super::UpcycleArgs;
 use crate::{
-    amount, backend::engine, limits::refusal, output, progress::style, recipe_args::in_words,
+    amount, backend::engine, data_args::check_vocabulary, limits::refusal, output, progress::style,
+    recipe_args::in_words,
 };
 
 /// Heading of these flags.
-const HEADING: &str = "Hugging Face checkpoints";
+pub const HEADING: &str = "Hugging Face checkpoints";
 
 /// Flags for checkpoints of Hugging Face's transformers.
 #[derive(Debug, Args)]
@@ -268,13 +269,7 @@ impl UpcycleArgs {
         };
         if let Some(data) = &data {
             data.check_shape(config.context)?;
-            if data.vocab_size() > config.vocab {
-                bail!(
-                    "the data has {} tokens, the model knows {}; give the --tokenizer that it was trained with",
-                    data.vocab_size(),
-                    config.vocab
-                );
-            }
+            check_vocabulary(data, "the model", config.vocab)?;
         }
         let engine = engine(self.backend)?;
         let grown = LmConfig {

@@ -9,7 +9,7 @@ pub(crate) fn normal(rng: &mut impl Rng) -> f32 {
 }
 
 /// Root mean square; 0 for nothing.
-pub(crate) fn rms(values: &[f32]) -> f32 {
+pub fn rms(values: &[f32]) -> f32 {
     let squares: f64 = values.iter().map(|&value| f64::from(value).powi(2)).sum();
     (squares / values.len().max(1) as f64).sqrt() as f32
 }
