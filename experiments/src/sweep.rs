@@ -7,8 +7,8 @@ use clap::{Parser, ValueEnum};
 use upcycle_data::{Dataset, Split};
 use upcycle_kernels::Precision;
 use upcycle_lab::{
-    CellPlan, Estimate, Protocol, RunOptions, Store, SweepConfig, SweepPlan, collect, presets,
-    report, run,
+    CellPlan, Estimate, Growth, Protocol, RunOptions, Store, SweepConfig, SweepPlan, collect,
+    presets, report, run,
 };
 use upcycle_train::Engine;
 
@@ -28,9 +28,8 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "sweep", version)]
 pub struct SweepArgs {
-    /// Sweep to start from: quick; of the paper's tables table2b, table3, table7; multipliers, topk, exact, softmax; or a TOML
-    /// file.
-    /// Flags go before what it says.
+    /// Sweep to start from: quick; of the paper's tables table1, table2a, table2b, table3, table4, table7, table8; multipliers,
+    /// topk, exact, softmax; or a TOML file. Flags go before what it says.
     #[arg(long, value_name = "NAME|FILE", default_value = "quick")]
     config: String,
     /// Scales: tiny, tiny-softmax, small, medium; the paper's 154M, 305M, 1B, 2.4B, 0.7B-top1, 1B-interleaved, 7B-interleaved; or TOML
@@ -77,7 +76,17 @@ pub struct SweepArgs {
         help_heading = "Axes"
     )]
     cpt: Option<Vec<f64>>,
-    /// Recipes: paper, uniform, exact, separated, released, hyperplane, or TOML files.
+    /// Shares of all steps at which the operator is applied, tau / T; with one --cpt, which then only says how many steps
+    /// there are in all.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        allow_hyphen_values = true,
+        value_name = "LIST",
+        help_heading = "Axes"
+    )]
+    transitions: Option<Vec<f64>>,
+    /// Recipes: paper, uniform, exact, separated, released, hyperplane, others that --list shows, or TOML files.
     #[arg(
         long,
         value_delimiter = ',',
@@ -88,9 +97,24 @@ pub struct SweepArgs {
     /// Number of seeds.
     #[arg(long, value_name = "N", help_heading = "Axes")]
     seeds: Option<u64>,
+    /// Ways to more than twice the experts.
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        value_name = "LIST",
+        help_heading = "Axes"
+    )]
+    growth: Option<Vec<GrowthArg>>,
     /// When the learning rate decays.
-    #[arg(long, value_enum, help_heading = "Axes")]
-    protocol: Option<ProtocolArg>,
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        value_name = "LIST",
+        help_heading = "Axes"
+    )]
+    protocol: Option<Vec<ProtocolArg>>,
     /// Pre-training tokens in place of the scale's, such as 1M or 1.5B.
     #[arg(long, value_parser = amount::parse, value_name = "TOKENS", help_heading = "Size")]
     tokens: Option<u64>,
@@ -130,6 +154,9 @@ pub struct SweepArgs {
     /// Name of this sweep's folder in it. [default: the sweep's name, with a hash if flags change it]
     #[arg(long, value_name = "NAME", help_heading = "Running")]
     name: Option<String>,
+    /// List scales, sweeps and recipes, and stop.
+    #[arg(long, help_heading = "Running")]
+    list: bool,
     /// Print what would run and what it would cost, and stop.
     #[arg(long, help_heading = "Running")]
     dry_run: bool,
@@ -146,6 +173,32 @@ enum ProtocolArg {
     Trunk,
     /// Pre-training ends with its own decay; continued pre-training warms up again.
     Annealed,
+}
+
+impl From<ProtocolArg> for Protocol {
+    fn from(arg: ProtocolArg) -> Self {
+        match arg {
+            ProtocolArg::Trunk => Self::Trunk,
+            ProtocolArg::Annealed => Self::Annealed,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum GrowthArg {
+    /// From E to mE at once.
+    Jump,
+    /// By doublings, spread over the stable part of the shortest budget.
+    Doubling,
+}
+
+impl From<GrowthArg> for Growth {
+    fn from(arg: GrowthArg) -> Self {
+        match arg {
+            GrowthArg::Jump => Self::Jump,
+            GrowthArg::Doubling => Self::Doubling,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -174,6 +227,9 @@ impl SweepArgs {
     /// # Errors
     /// With a sentence on what is wrong and what to do.
     pub fn run(self) -> Result<()> {
+        if self.list {
+            return list(self.json);
+        }
         let config = self.sweep_config()?;
         config.validate()?;
         let engine = engine(self.backend)?;
@@ -270,12 +326,13 @@ impl SweepArgs {
         set(&mut config.cpt, &self.cpt);
         set(&mut config.recipes, &self.recipes);
         set(&mut config.seeds, &self.seeds);
-        if let Some(protocol) = self.protocol {
-            config.protocol = match protocol {
-                ProtocolArg::Trunk => Protocol::Trunk,
-                ProtocolArg::Annealed => Protocol::Annealed,
-            };
+        set(&mut config.transitions, &self.transitions);
+        fn converted<A: Copy + Into<T>, T>(args: &Option<Vec<A>>) -> Option<Vec<T>> {
+            let convert = |args: &Vec<A>| args.iter().map(|&arg| arg.into()).collect();
+            args.as_ref().map(convert)
         }
+        set(&mut config.growth, &converted(&self.growth));
+        set(&mut config.protocols, &converted(&self.protocol));
         if let Some(precision) = self.precision {
             config.precision = precision.into();
         }
@@ -308,6 +365,25 @@ impl SweepArgs {
             }
         })
     }
+}
+
+/// Prints all presets.
+fn list(json: bool) -> Result<()> {
+    let catalogue = presets::catalogue();
+    if json {
+        return Ok(output::line(serde_json::to_string_pretty(&catalogue)?)?);
+    }
+    for (kind, presets) in [
+        ("Scales", &catalogue.scales),
+        ("Sweeps", &catalogue.sweeps),
+        ("Recipes", &catalogue.recipes),
+    ] {
+        output::line(format!("{kind}:"))?;
+        for preset in presets {
+            output::line(format!("  {:<36} {}", preset.name, preset.about))?;
+        }
+    }
+    Ok(())
 }
 
 fn print_estimate(plan: &SweepPlan, estimate: &Estimate, jobs: usize, all: bool) -> Result<()> {

@@ -14,7 +14,9 @@ use crate::report::ReportError;
 #[derive(Debug, Error)]
 pub enum LabError {
     /// Neither a preset nor a file.
-    #[error("there is no {kind} `{name}`; known are {known}, or give the path of a TOML file")]
+    #[error(
+        "there is no {kind} `{name}`; known are {known} (`sweep --list` shows all); or give the path of a TOML file"
+    )]
     UnknownPreset {
         /// Scale, sweep or recipe.
         kind: &'static str,

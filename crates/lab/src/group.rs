@@ -1,11 +1,12 @@
-//! The rows of a sweep that belong into one figure or table: all that share scale, data, protocol, E, mE and K.
+//! The rows of a sweep that belong into one figure or table: all that share scale, data, protocol, E, mE and K, over
+//! CPT fractions or, in sweeps that move tau, over transitions.
 
 use crate::results::{Arm, Cell, Curve, Results, RoutingRow, Setting};
 use crate::statistics::{SMALLEST_GAP, Summary, summarize};
 
 /// One comparison of Fixed-E, Fixed-mE and some recipes over CPT fractions and seeds.
 pub(crate) struct Group<'a> {
-    /// The setting of one of its rows; only the CPT fraction differs between rows.
+    /// The setting of one of its rows; only the place on the axis differs between rows.
     pub(crate) setting: &'a Setting,
     /// Name for people, unique in a sweep.
     pub(crate) label: String,
@@ -16,14 +17,14 @@ pub(crate) struct Group<'a> {
     pub(crate) routing: Vec<&'a RoutingRow>,
 }
 
-/// The seeds of one recipe at one CPT fraction.
+/// The seeds of one recipe at one place.
 pub(crate) struct Seeds<'a> {
     pub(crate) recipe: &'a str,
-    pub(crate) cpt_fraction: f64,
+    pub(crate) place: f64,
     pub(crate) cells: Vec<&'a Cell>,
 }
 
-/// How far Fixed-mE is ahead of Fixed-E at one CPT fraction.
+/// How far Fixed-mE is ahead of Fixed-E at one place.
 pub(crate) struct Gap {
     pub(crate) fixed_e: Summary,
     pub(crate) fixed_me: Summary,
@@ -136,6 +137,7 @@ fn same(a: &Setting, b: &Setting) -> bool {
         && a.experts == b.experts
         && a.target_experts == b.target_experts
         && a.top_k == b.top_k
+        && a.transition.is_some() == b.transition.is_some()
 }
 
 /// The protocol that is named wherever it is used; the other is the usual one.
@@ -196,9 +198,9 @@ fn distinct(stem: String, taken: &[String]) -> String {
 }
 
 impl<'a> Group<'a> {
-    /// CPT fractions of the finished cells, ascending.
-    pub(crate) fn cpt_fractions(&self) -> Vec<f64> {
-        ascending(self.cells.iter().map(|c| c.setting.cpt_fraction))
+    /// Places of the finished cells, ascending.
+    pub(crate) fn places(&self) -> Vec<f64> {
+        ascending(self.cells.iter().map(|c| c.setting.place()))
     }
 
     /// Recipes of the finished cells, in order of appearance.
@@ -212,22 +214,22 @@ impl<'a> Group<'a> {
         recipes
     }
 
-    /// The cells of one recipe at one CPT fraction; it may have none.
-    pub(crate) fn seeds(&self, recipe: &'a str, cpt_fraction: f64) -> Seeds<'a> {
-        let chosen = |c: &&&Cell| c.recipe == recipe && c.setting.cpt_fraction == cpt_fraction;
+    /// The cells of one recipe at one place; it may have none.
+    pub(crate) fn seeds(&self, recipe: &'a str, place: f64) -> Seeds<'a> {
+        let chosen = |c: &&&Cell| c.recipe == recipe && c.setting.place() == place;
         Seeds {
             recipe,
-            cpt_fraction,
+            place,
             cells: self.cells.iter().filter(chosen).copied().collect(),
         }
     }
 
-    /// Each recipe at each CPT fraction that has a cell: fractions ascending, recipes in order of appearance.
+    /// Each recipe at each place that has a cell: places ascending, recipes in order of appearance.
     pub(crate) fn comparisons(&self) -> Vec<Seeds<'a>> {
         let mut comparisons = Vec::new();
-        for fraction in self.cpt_fractions() {
+        for place in self.places() {
             for recipe in self.recipes() {
-                let seeds = self.seeds(recipe, fraction);
+                let seeds = self.seeds(recipe, place);
                 if !seeds.cells.is_empty() {
                     comparisons.push(seeds);
                 }
@@ -236,21 +238,21 @@ impl<'a> Group<'a> {
         comparisons
     }
 
-    /// One cell a seed at a CPT fraction: Fixed-E and Fixed-mE are the same runs whatever the recipe.
-    pub(crate) fn fixed(&self, cpt_fraction: f64) -> Vec<&'a Cell> {
+    /// One cell a seed at a place: Fixed-E and Fixed-mE are the same runs whatever the recipe.
+    pub(crate) fn fixed(&self, place: f64) -> Vec<&'a Cell> {
         let mut cells: Vec<&Cell> = Vec::new();
         for cell in &self.cells {
             let new = !cells.iter().any(|c| c.seed == cell.seed);
-            if new && cell.setting.cpt_fraction == cpt_fraction {
+            if new && cell.setting.place() == place {
                 cells.push(cell);
             }
         }
         cells
     }
 
-    /// The gap between Fixed-E and Fixed-mE at a CPT fraction.
-    pub(crate) fn gap(&self, cpt_fraction: f64) -> Gap {
-        let cells = self.fixed(cpt_fraction);
+    /// The gap between Fixed-E and Fixed-mE at a place.
+    pub(crate) fn gap(&self, place: f64) -> Gap {
+        let cells = self.fixed(place);
         let of =
             |loss: fn(&Cell) -> f64| summarize(&cells.iter().map(|c| loss(c)).collect::<Vec<_>>());
         Gap {
@@ -259,17 +261,17 @@ impl<'a> Group<'a> {
         }
     }
 
-    /// The curves at the largest CPT fraction that has one.
+    /// The curves at the last place that has one.
     pub(crate) fn longest_curves(&self) -> Vec<&'a Curve> {
-        let last = ascending(self.curves.iter().map(|c| c.setting.cpt_fraction)).pop();
-        let longest = |c: &&&Curve| Some(c.setting.cpt_fraction) == last;
+        let last = ascending(self.curves.iter().map(|c| c.setting.place())).pop();
+        let longest = |c: &&&Curve| Some(c.setting.place()) == last;
         self.curves.iter().filter(longest).copied().collect()
     }
 
-    /// The routing rows at the largest CPT fraction that has one.
+    /// The routing rows at the last place that has one.
     pub(crate) fn longest_routing(&self) -> Vec<&'a RoutingRow> {
-        let last = ascending(self.routing.iter().map(|r| r.setting.cpt_fraction)).pop();
-        let longest = |r: &&&RoutingRow| Some(r.setting.cpt_fraction) == last;
+        let last = ascending(self.routing.iter().map(|r| r.setting.place())).pop();
+        let longest = |r: &&&RoutingRow| Some(r.setting.place()) == last;
         self.routing.iter().filter(longest).copied().collect()
     }
 }
@@ -327,7 +329,7 @@ mod tests {
         let stems: Vec<&str> = groups.iter().map(|g| g.stem.as_str()).collect();
         assert_eq!(stems, ["tiny_8x2_k1", "tiny_8x2_k2"]);
         assert_eq!(groups[1].label, "tiny, 8 to 16 experts, top-2");
-        assert_eq!(groups[0].cpt_fractions(), [0.1, 0.25, 0.5, 1.0]);
+        assert_eq!(groups[0].places(), [0.1, 0.25, 0.5, 1.0]);
         assert_eq!(groups[0].fixed(1.0).len(), 2);
         assert_eq!(groups[0].comparisons().len(), 8);
     }
@@ -383,6 +385,6 @@ mod tests {
     fn a_fraction_that_is_no_number_is_left_out() {
         let mut results = sample::results();
         results.cells[0].setting.cpt_fraction = f64::NAN;
-        assert_eq!(groups(&results)[0].cpt_fractions().len(), 4);
+        assert_eq!(groups(&results)[0].places().len(), 4);
     }
 }

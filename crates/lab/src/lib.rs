@@ -36,4 +36,4 @@ pub use runner::{Observer, RunEvent, RunOptions, run};
 pub use scale::{Scale, TrainingScale};
 pub use stage::{Origin, StageKey, StageSpec};
 pub use store::{StageResult, Store};
-pub use sweep::{Protocol, SweepConfig};
+pub use sweep::{Growth, Protocol, SweepConfig};

@@ -1,27 +1,23 @@
 //! From the axes of a sweep to cells and stages.
 
+mod line;
+mod times;
+
 use upcycle_data::Dataset;
-use upcycle_lm::LmConfig;
+use upcycle_lm::{LayerPattern, LmConfig};
 use upcycle_operator::{Recipe, Upcycle};
-use upcycle_train::{
-    BatchConfig, DataSchedule, EvaluationConfig, Schedule, TrainSpec, UpcycleSpec,
-};
 
 use crate::{
     error::LabError,
-    graph::{Stage, StageGraph},
+    graph::StageGraph,
     presets,
     results::Setting,
     scale::Scale,
-    stage::{Origin, StageKey, StageSpec},
-    sweep::{Protocol, SweepConfig},
+    stage::{StageKey, StageSpec},
+    sweep::{Growth, Protocol, SweepConfig},
 };
-
-/// Share of a run over which the learning rate decays (the paper, section 4: 10 %).
-const DECAY_SHARE: f64 = 0.1;
-
-/// Batches over which the operator averages gradients (the paper, section 3).
-const EVIDENCE_BATCHES: usize = 10;
+use line::{Line, Planner};
+use times::{Times, times};
 
 /// All cells of a sweep and the stages that they need.
 #[derive(Debug, Clone)]
@@ -37,7 +33,7 @@ pub struct SweepPlan {
 pub struct CellPlan {
     /// Where in the sweep.
     pub setting: Setting,
-    /// Name of the recipe.
+    /// Name of the recipe, and of the way of growth where it is not one jump.
     pub recipe: String,
     /// Seed.
     pub seed: u64,
@@ -47,7 +43,7 @@ pub struct CellPlan {
     pub cpt_tokens: u64,
     /// Last stage of Fixed-E.
     pub fixed_e: StageKey,
-    /// The operator.
+    /// The operator, at tau.
     pub upcycle: StageKey,
     /// Last stage of Upcycled.
     pub upcycled: StageKey,
@@ -67,41 +63,39 @@ impl SweepPlan {
             .iter()
             .map(|name| presets::recipe(name))
             .collect::<Result<Vec<_>, _>>()?;
-        let mut planner = Planner {
-            backend,
-            data,
-            protocol: config.protocol,
-            graph: StageGraph::default(),
-            cells: Vec::new(),
-        };
+        let mut planner = Planner::new(backend, data, config.precision);
+        let mut cells = Vec::new();
         for name in &config.scales {
             let scale = adapt(presets::scale(name)?, config, data)?;
             data.check_shape(scale.model.context)?;
+            let times = times(config, scale.training.pretrain_steps)?;
             for experts in or_own(&config.experts, scale.model.experts) {
                 for top_k in or_own(&config.top_k, scale.model.top_k) {
                     let mut scale = scale.clone();
                     (scale.model.experts, scale.model.top_k) = (experts, top_k);
                     scale.model.validate()?;
                     for &multiplier in &config.multipliers {
-                        let target = target_experts(experts, multiplier)?;
-                        for recipe in &recipes {
-                            for seed in 0..config.seeds {
-                                planner.cells(config, &scale, multiplier, target, recipe, seed)?;
-                            }
+                        for path in paths(config, experts, multiplier)? {
+                            let points = Points {
+                                scale: &scale,
+                                multiplier,
+                                path,
+                                times: &times,
+                                recipes: &recipes,
+                            };
+                            points.plan(config, &mut planner, &mut cells)?;
                         }
                     }
                 }
             }
         }
-        for stage in planner.graph.stages() {
+        let graph = planner.graph;
+        for stage in graph.stages() {
             if let StageSpec::Train { spec, .. } = &stage.spec {
                 spec.validate()?;
             }
         }
-        Ok(Self {
-            cells: planner.cells,
-            graph: planner.graph,
-        })
+        Ok(Self { cells, graph })
     }
 }
 
@@ -141,6 +135,43 @@ fn adapt(mut scale: Scale, config: &SweepConfig, data: &Dataset) -> Result<Scale
     })
 }
 
+/// Experts after each growth of one way from E to mE.
+struct Path {
+    growth: Growth,
+    targets: Vec<usize>,
+}
+
+/// The ways of a sweep from `experts` to `multiplier` times as many.
+fn paths(config: &SweepConfig, experts: usize, multiplier: f64) -> Result<Vec<Path>, LabError> {
+    let target = target_experts(experts, multiplier)?;
+    let doublings = multiplier.log2();
+    let several = doublings.fract() == 0.0 && doublings > 1.0;
+    let mut paths = Vec::new();
+    for &growth in &config.growth {
+        match growth {
+            Growth::Jump => paths.push(Path {
+                growth,
+                targets: vec![target],
+            }),
+            Growth::Doubling if several => paths.push(Path {
+                growth,
+                targets: (1..=doublings as u32).map(|i| experts << i).collect(),
+            }),
+            // A single doubling, or what is none, is one jump.
+            Growth::Doubling if config.growth.contains(&Growth::Jump) => {}
+            Growth::Doubling => {
+                return Err(LabError::Sweep {
+                    field: "growth",
+                    problem: format!(
+                        "{multiplier} is not 4, 8 or another power of two above 2, so it cannot be reached by several doublings; add `jump`, or leave the multiplier out"
+                    ),
+                });
+            }
+        }
+    }
+    Ok(paths)
+}
+
 fn target_experts(experts: usize, multiplier: f64) -> Result<usize, LabError> {
     let target = experts as f64 * multiplier;
     if target.fract() != 0.0 || target <= experts as f64 {
@@ -154,294 +185,142 @@ fn target_experts(experts: usize, multiplier: f64) -> Result<usize, LabError> {
     Ok(target as usize)
 }
 
-/// Training of one model from one origin: a trunk at the stable learning rate, and decays that branch off it.
-struct Line<'a> {
-    label: String,
+/// The points of a sweep that have a scale, E, K and a way to mE in common.
+struct Points<'a> {
+    /// With E and K of the points.
     scale: &'a Scale,
-    config: &'a SweepConfig,
-    model: LmConfig,
-    origin: Origin,
-    /// Step of the origin.
-    from: u64,
-    warmup_steps: u64,
-    seed: u64,
-    tau: u64,
-    /// Steps at which the trunk is needed, in order; the trunk is cut there.
-    cuts: Vec<u64>,
+    multiplier: f64,
+    path: Path,
+    times: &'a [Times],
+    recipes: &'a [Recipe],
 }
 
-struct Planner<'a> {
-    backend: &'a str,
-    data: &'a Dataset,
-    protocol: Protocol,
-    graph: StageGraph,
-    cells: Vec<CellPlan>,
-}
-
-impl Planner<'_> {
-    /// The cells of all budgets for one model, recipe and seed.
-    fn cells(
-        &mut self,
+impl Points<'_> {
+    fn plan(
+        &self,
         config: &SweepConfig,
-        scale: &Scale,
-        multiplier: f64,
-        target: usize,
-        recipe: &Recipe,
-        seed: u64,
+        planner: &mut Planner,
+        cells: &mut Vec<CellPlan>,
     ) -> Result<(), LabError> {
-        let tau = scale.training.pretrain_steps;
-        let mut grown = scale.model.clone();
-        grown.experts = target;
-        grown.validate()?;
-        // The recipe must be able to reach the target; better said now than in the middle of the sweep.
-        let operator = Upcycle {
-            recipe: recipe.clone(),
-            target_experts: target,
-            seed,
-        };
-        operator.check(&scale.model, tau)?;
-
-        let budgets = budgets(tau, &config.cpt)?;
-        let mut cuts: Vec<u64> = budgets.iter().map(|budget| budget.decay_from).collect();
-        cuts.push(tau);
-        cuts.sort_unstable();
-        cuts.dedup();
-        let line = |model: &LmConfig, name: String| Line {
-            label: format!("{}/{name} k{} seed {seed}", scale.name, model.top_k),
-            scale,
-            config,
-            model: model.clone(),
-            origin: Origin::Initial {
-                model: Box::new(model.clone()),
-                seed,
-            },
-            from: 0,
-            warmup_steps: scale.training.warmup_steps,
-            seed,
-            tau,
-            cuts: cuts.clone(),
-        };
-        let fixed_e = line(&scale.model, format!("fixed-{}", scale.model.experts));
-        let fixed_me = line(&grown, format!("fixed-{target}"));
-        let (fixed_e, fixed_me) = match self.protocol {
-            Protocol::Trunk => (fixed_e, fixed_me),
-            Protocol::Annealed => (self.anneal(fixed_e), self.anneal(fixed_me)),
-        };
-
-        let parent = self.stable(&fixed_e, tau);
-        let upcycle = self.upcycle(&fixed_e, parent, recipe, target);
-        let upcycled = Line {
-            label: format!(
-                "{}/{}->{target} {} k{} seed {seed}",
-                scale.name, scale.model.experts, recipe.name, scale.model.top_k
-            ),
-            scale,
-            config,
-            model: grown,
-            origin: Origin::Stage(upcycle.clone()),
-            from: tau,
-            warmup_steps: match self.protocol {
-                Protocol::Trunk => 0,
-                Protocol::Annealed => scale.training.warmup_steps,
-            },
-            seed,
-            tau,
-            cuts: cuts.into_iter().filter(|&cut| cut > tau).collect(),
-        };
-        for budget in budgets {
-            let cell = CellPlan {
-                setting: Setting {
-                    scale: scale.name.clone(),
-                    data: self.data.label(),
-                    protocol: self.protocol.name().into(),
-                    experts: scale.model.experts,
-                    multiplier,
-                    target_experts: target,
-                    top_k: scale.model.top_k,
-                    cpt_fraction: budget.share,
-                },
-                recipe: recipe.name.clone(),
-                seed,
-                pretrain_tokens: tau * scale.tokens_per_step(),
-                cpt_tokens: (budget.end - tau) * scale.tokens_per_step(),
-                fixed_e: self.decay(&fixed_e, budget.decay_from, budget.end),
-                upcycled: self.decay(&upcycled, budget.decay_from, budget.end),
-                fixed_me: self.decay(&fixed_me, budget.decay_from, budget.end),
-                upcycle: upcycle.clone(),
-            };
-            self.cells.push(cell);
+        for &protocol in &config.protocols {
+            for times in self.times {
+                for recipe in self.recipes {
+                    for seed in 0..config.seeds {
+                        self.cells(protocol, times, recipe, seed, planner, cells)?;
+                    }
+                }
+            }
         }
         Ok(())
     }
 
-    /// Pre-training with a decay of its own; the line goes on from its end, with a new warmup.
-    fn anneal<'b>(&mut self, mut line: Line<'b>) -> Line<'b> {
-        let decay_from = line.tau - decay_steps(line.tau, line.tau);
-        let cuts = std::mem::replace(&mut line.cuts, vec![decay_from]);
-        let annealed = self.decay(&line, decay_from, line.tau);
-        line.origin = Origin::Stage(annealed);
-        line.from = line.tau;
-        line.cuts = cuts.into_iter().filter(|&cut| cut > line.tau).collect();
-        line
-    }
-
-    /// The trunk at `step`: the line's origin, or the end of a stage at the stable learning rate.
-    fn stable(&mut self, line: &Line, step: u64) -> Option<StageKey> {
-        let mut parent = match &line.origin {
-            Origin::Stage(key) => Some(key.clone()),
-            Origin::Initial { .. } => None,
-        };
-        let mut from = line.from;
-        for &cut in line
-            .cuts
-            .iter()
-            .filter(|&&cut| cut > line.from && cut <= step)
-        {
-            parent = Some(self.train(line, parent, from, cut, None));
-            from = cut;
-        }
-        parent
-    }
-
-    /// The end of a decay that branches off the trunk.
-    fn decay(&mut self, line: &Line, from: u64, end: u64) -> StageKey {
-        let parent = self.stable(line, from);
-        self.train(line, parent, from, end, Some(from))
-    }
-
-    fn train(
-        &mut self,
-        line: &Line,
-        parent: Option<StageKey>,
-        from: u64,
-        to: u64,
-        decay_from: Option<u64>,
-    ) -> StageKey {
-        let training = &line.scale.training;
-        let spec = StageSpec::Train {
-            origin: line.origin.clone(),
-            spec: Box::new(TrainSpec {
-                schedule: Schedule {
-                    peak_lr: training.peak_lr,
-                    warmup_from: line.from,
-                    warmup_steps: line.warmup_steps,
-                    decay_from,
-                    end: to,
-                },
-                optimizer: line.scale.optimizer.clone(),
-                batch: batch(line.scale),
-                data: DataSchedule {
-                    cpt_from: (to > line.tau).then_some(line.tau),
-                    seed: line.seed,
-                },
-                balancing: line.scale.balancing.clone(),
-                precision: line.config.precision,
-                evaluation: EvaluationConfig {
-                    every: training.evaluation_steps,
-                    rows: training.evaluation_rows,
-                },
-            }),
-        };
-        let phase = if decay_from.is_some() {
-            "decay"
-        } else {
-            "stable"
-        };
-        self.add(Stage {
-            key: spec.key(self.backend, self.data.fingerprint()),
-            spec,
-            parent,
-            label: format!("{} {phase} {from}..{to}", line.label),
-            model: line.model.clone(),
-            from,
-            to,
-        })
-    }
-
-    fn upcycle(
-        &mut self,
-        line: &Line,
-        parent: Option<StageKey>,
+    /// The cells of all budgets of one protocol, recipe and seed.
+    fn cells(
+        &self,
+        protocol: Protocol,
+        times: &Times,
         recipe: &Recipe,
-        target: usize,
-    ) -> StageKey {
-        let mut model = line.model.clone();
-        model.experts = target;
-        // tau is at least one step, so there is always a stage before the operator.
-        let parent = parent.unwrap_or_else(|| self.train(line, None, 0, line.tau, None));
-        let spec = StageSpec::Upcycle {
-            parent: parent.clone(),
-            spec: Box::new(UpcycleSpec {
+        seed: u64,
+        planner: &mut Planner,
+        cells: &mut Vec<CellPlan>,
+    ) -> Result<(), LabError> {
+        let (scale, tau) = (self.scale, times.tau);
+        let source = self.source(recipe);
+        let mut shapes = vec![source.clone()];
+        for &target in &self.path.targets {
+            let operator = Upcycle {
                 recipe: recipe.clone(),
                 target_experts: target,
-                seed: line.seed,
-                evidence_batches: EVIDENCE_BATCHES,
-                data_seed: line.seed,
-                batch: batch(line.scale),
-                precision: line.config.precision,
-                evaluation_rows: line.scale.training.evaluation_rows,
-            }),
-        };
-        self.add(Stage {
-            key: spec.key(self.backend, self.data.fingerprint()),
-            spec,
-            parent: Some(parent),
-            label: format!("{} upcycle to {target} by {}", line.label, recipe.name),
-            model,
-            from: line.tau,
-            to: line.tau,
-        })
-    }
-
-    fn add(&mut self, stage: Stage) -> StageKey {
-        let key = stage.key.clone();
-        self.graph.add(stage);
-        key
-    }
-}
-
-fn batch(scale: &Scale) -> BatchConfig {
-    BatchConfig {
-        rows: scale.training.rows,
-        context: scale.model.context,
-        accumulation: scale.training.accumulation,
-    }
-}
-
-/// One budget of continued pre-training.
-struct Budget {
-    share: f64,
-    decay_from: u64,
-    end: u64,
-}
-
-/// The budgets of all shares; each must be steps of its own.
-fn budgets(tau: u64, shares: &[f64]) -> Result<Vec<Budget>, LabError> {
-    let mut budgets: Vec<Budget> = Vec::new();
-    for &share in shares {
-        let cpt = (tau as f64 * share).round() as u64;
-        let end = tau + cpt;
-        let same = budgets.iter().find(|budget| budget.end == end);
-        if cpt == 0 || same.is_some() {
-            let problem = match same {
-                Some(other) => format!("{share} and {} are the same number of steps", other.share),
-                None => format!("{share} is less than one step"),
+                seed,
             };
-            return Err(LabError::Sweep {
-                field: "cpt",
-                problem: format!("{problem} of a pre-training of {tau}; raise `tokens`"),
+            // The recipe must be able to reach the target; better said now than in the middle of the sweep.
+            let before = &shapes[shapes.len() - 1];
+            operator.check(before, tau)?;
+            shapes.push(operator.shape(before)?);
+        }
+        let mut big = scale.model.clone();
+        big.experts = shapes[shapes.len() - 1].experts;
+        big.validate()?;
+        check_equal_compute(recipe, &shapes[shapes.len() - 1], &big)?;
+
+        let fixed_e = planner.begin(Line::new(scale, &scale.model, seed, times), protocol);
+        let fixed_me = planner.begin(Line::new(scale, &big, seed, times), protocol);
+        let mut line = match source == scale.model {
+            true => fixed_e.clone(),
+            false => planner.begin(Line::new(scale, &source, seed, times), protocol),
+        };
+        let mut operators = Vec::new();
+        let steps = times.growth_steps(self.path.targets.len())?;
+        for (shape, at) in shapes[1..].iter().zip(&steps) {
+            let upcycle = planner.upcycle(&line, *at, recipe, shape);
+            line = line.grown(shape, &upcycle, *at, protocol, &recipe.name, &steps);
+            operators.push(upcycle);
+        }
+        let recipe = match self.path.growth {
+            Growth::Jump => recipe.name.clone(),
+            Growth::Doubling => format!("{} by doubling", recipe.name),
+        };
+        for budget in &times.budgets {
+            cells.push(CellPlan {
+                setting: Setting {
+                    scale: scale.name.clone(),
+                    data: planner.data.label(),
+                    protocol: protocol.to_string(),
+                    experts: scale.model.experts,
+                    multiplier: self.multiplier,
+                    target_experts: big.experts,
+                    top_k: scale.model.top_k,
+                    cpt_fraction: budget.share,
+                    transition: times.transition,
+                },
+                recipe: recipe.clone(),
+                seed,
+                pretrain_tokens: tau * scale.tokens_per_step(),
+                cpt_tokens: (budget.end - tau) * scale.tokens_per_step(),
+                fixed_e: planner.decay(&fixed_e, budget),
+                upcycled: planner.decay(&line, budget),
+                fixed_me: planner.decay(&fixed_me, budget),
+                upcycle: operators[0].clone(),
             });
         }
-        budgets.push(Budget {
-            share,
-            decay_from: end - decay_steps(end, cpt),
-            end,
-        });
+        Ok(())
     }
-    Ok(budgets)
+
+    /// The model that a recipe grows: that of the scale, or a dense one with the width of as many experts as the recipe
+    /// makes of a network.
+    fn source(&self, recipe: &Recipe) -> LmConfig {
+        let mut source = self.scale.model.clone();
+        if let Some(dense) = &recipe.dense {
+            source.d_ffn = source.d_expert * dense.shards;
+            source.pattern = LayerPattern::AllDense;
+            // What a dense model has no use for must not tell two of them apart.
+            (source.experts, source.top_k) = (1, 1);
+        }
+        source
+    }
 }
 
-/// Steps of the decay that ends a run of `total` steps: 10 %, but no more than the `last` stage has.
-fn decay_steps(total: u64, last: u64) -> u64 {
-    ((total as f64 * DECAY_SHARE).round() as u64).clamp(1, last)
+/// What grows out of a dense model must be what it is compared with.
+fn check_equal_compute(recipe: &Recipe, grown: &LmConfig, big: &LmConfig) -> Result<(), LabError> {
+    let fail = |problem: String| {
+        Err(LabError::Sweep {
+            field: "recipes",
+            problem: format!(
+                "`{}` makes a MoE model of a dense one {problem}",
+                recipe.name
+            ),
+        })
+    };
+    if grown.top_k != big.top_k {
+        return fail(format!(
+            "with K = {}, and here K = {}; give --top-k {}, or a recipe with another `dense.top_k`",
+            grown.top_k, big.top_k, grown.top_k
+        ));
+    }
+    if grown.pattern != big.pattern {
+        return fail(
+            "with other layers than the scale; set `dense.layers` to its `pattern`".into(),
+        );
+    }
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use upcycle_operator::{Recipe, Selection};
 
 use crate::{error::LabError, scale::Scale, sweep::SweepConfig};
@@ -18,14 +18,57 @@ const SCALES: &[(&str, &str)] = presets!(
     "tiny", "tiny-softmax", "small", "medium", "154M", "305M", "1B", "2.4B", "1B-interleaved", "0.7B-top1", "7B-interleaved",
 );
 const SWEEPS: &[(&str, &str)] = presets!(
-    "sweeps": "quick", "table2b", "table3", "table7", "multipliers", "topk", "exact", "softmax",
+    "sweeps":
+    "quick", "table1", "table2a", "table2b", "table3", "table4", "table7", "table8", "multipliers", "topk", "exact", "softmax",
 );
 const RECIPES: &[(&str, &str)] = presets!(
     "recipes":
-    "paper", "uniform", "exact", "separated", "released", "hyperplane", "dormant", "sparse-upcycling", "drop-upcycling", "virtual-groups", "heuristics/random-experts",
-    "heuristics/hyperplane-1", "heuristics/hyperplane-3", "heuristics/hyperplane-10", "heuristics/hyperplane-30",
-    "paper-weight-norm", "paper-saliency", "paper-fisher",
+    "paper", "paper-weight-norm", "paper-saliency", "paper-fisher", "uniform", "exact", "exact-random", "exact-untied", "exact-reset", "exact-reset-new", "separated", "released", "hyperplane",
+    "dormant", "sparse-upcycling", "drop-upcycling", "virtual-groups",
+    "heuristics/expert-drop-kaiming-0.5", "heuristics/expert-drop-normal-0.5", "heuristics/expert-drop-xavier-0.3", "heuristics/expert-drop-xavier-0.5", "heuristics/expert-drop-xavier-0.7", "heuristics/expert-interpolate-0.2", "heuristics/expert-interpolate-0.5", "heuristics/expert-interpolate-0.7", "heuristics/expert-noise-0.01", "heuristics/expert-noise-0.02", "heuristics/expert-noise-0.05", "heuristics/expert-orthogonal", "heuristics/expert-scaled-0.90", "heuristics/expert-scaled-0.95", "heuristics/expert-scaled-1.05", "heuristics/expert-shuffle", "heuristics/expert-sparse-code-1024", "heuristics/expert-sparse-code-200", "heuristics/expert-sparse-code-256", "heuristics/expert-sparse-code-512", "heuristics/expert-sparse-code-mix-0.5", "heuristics/expert-sparse-code-sparsity-0.05", "heuristics/expert-sparse-code-sparsity-0.2", "heuristics/expert-svd-0.05-0.02", "heuristics/expert-svd-0.1-0.05", "heuristics/expert-svd-0.2-0.1", "heuristics/expert-svd-drop-0.3", "heuristics/expert-svd-mix-0.2", "heuristics/expert-svd-mix-0.3", "heuristics/expert-svd-mix-0.5", "heuristics/expert-svd-mix-0.7", "heuristics/expert-svd-values-0.15", "heuristics/expert-svd-vectors-0.1", "heuristics/hyperplane-1", "heuristics/hyperplane-10", "heuristics/hyperplane-3", "heuristics/hyperplane-30", "heuristics/plain-copy", "heuristics/random-experts", "heuristics/router-adversarial-0.1", "heuristics/router-adversarial-0.3", "heuristics/router-bias-only", "heuristics/router-interpolate-balanced", "heuristics/router-interpolate-heavy", "heuristics/router-interpolate-light", "heuristics/router-noise-0.01", "heuristics/router-noise-0.02", "heuristics/router-noise-0.05", "heuristics/router-orthogonal", "heuristics/router-perturb-new-0.01", "heuristics/router-perturb-new-0.05", "heuristics/router-scaled-0.95", "heuristics/router-scaled-1.05", "heuristics/router-svd-0.05-0.02", "heuristics/router-svd-0.1-0.05", "heuristics/router-temperature-0.9", "heuristics/router-temperature-1.1",
 );
+
+/// Names of the presets of one kind, with what the first lines of their files say.
+#[derive(Debug, Clone, Serialize)]
+pub struct Catalogue {
+    /// Models and their training.
+    pub scales: Vec<Preset>,
+    /// Whole experiments.
+    pub sweeps: Vec<Preset>,
+    /// Operators.
+    pub recipes: Vec<Preset>,
+}
+
+/// A configuration file that is compiled in.
+#[derive(Debug, Clone, Serialize)]
+pub struct Preset {
+    /// What to give on the command line.
+    pub name: &'static str,
+    /// What its file says of itself.
+    pub about: String,
+}
+
+/// All presets.
+pub fn catalogue() -> Catalogue {
+    let list = |presets: &[(&'static str, &str)]| {
+        let preset = |(name, text): &(&'static str, &str)| Preset {
+            name,
+            about: about(text),
+        };
+        presets.iter().map(preset).collect()
+    };
+    Catalogue {
+        scales: list(SCALES),
+        sweeps: list(SWEEPS),
+        recipes: list(RECIPES),
+    }
+}
+
+/// The comment at the head of a file.
+fn about(text: &str) -> String {
+    let lines = text.lines().map_while(|line| line.strip_prefix("# "));
+    lines.collect::<Vec<_>>().join(" ")
+}
 
 /// The scale of a name, or in the TOML file of a path.
 ///
@@ -104,7 +147,8 @@ fn read<T: DeserializeOwned>(
             (name.to_owned(), text)
         }
         None => {
-            let known: Vec<_> = presets.iter().map(|(preset, _)| *preset).collect();
+            let known = presets.iter().map(|(preset, _)| *preset);
+            let known: Vec<_> = known.filter(|preset| !preset.contains('/')).collect();
             return Err(LabError::UnknownPreset {
                 kind,
                 name: name.to_owned(),

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::number::percent;
+
 /// Everything that a sweep found out, with what is needed to repeat it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Results {
@@ -59,6 +61,24 @@ pub struct Setting {
     pub top_k: usize,
     /// CPT steps over pre-training steps.
     pub cpt_fraction: f64,
+    /// Pre-training steps over all steps, tau / T, in sweeps that move tau while T stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transition: Option<f64>,
+}
+
+impl Setting {
+    /// Where on the axis of its group: the transition in sweeps that move tau, else the CPT fraction.
+    pub(crate) fn place(&self) -> f64 {
+        self.transition.unwrap_or(self.cpt_fraction)
+    }
+
+    /// Name of a place on that axis, such as `CPT 25 %`.
+    pub(crate) fn place_name(&self, place: f64) -> String {
+        match self.transition {
+            Some(_) => format!("τ/T {}", percent(place)),
+            None => format!("CPT {}", percent(place)),
+        }
+    }
 }
 
 /// One comparison of Fixed-E, Upcycled and Fixed-mE at equal tokens.

@@ -116,6 +116,7 @@ fn setting(top_k: usize, cpt_fraction: f64) -> Setting {
         target_experts: 16,
         top_k,
         cpt_fraction,
+        transition: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Configuration of a sweep: the axes, and everything else that its results depend on.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 
 use serde::{Deserialize, Serialize};
 use upcycle_data::DataConfig;
@@ -26,13 +26,20 @@ pub struct SweepConfig {
     pub top_k: Vec<usize>,
     /// Budgets of continued pre-training, as fractions of the pre-training steps.
     pub cpt: Vec<f64>,
+    /// Shares of all steps at which the operator is applied, tau / T; all steps are then those of pre-training and the one
+    /// budget together. Empty to apply it at the end of pre-training.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub transitions: Vec<f64>,
     /// Recipes.
     pub recipes: Vec<String>,
+    /// Ways to more than twice the experts.
+    #[serde(default = "one_jump")]
+    pub growth: Vec<Growth>,
     /// Number of seeds, counted from 0.
     pub seeds: u64,
     /// When the learning rate decays.
-    #[serde(default)]
-    pub protocol: Protocol,
+    #[serde(default = "trunk")]
+    pub protocols: Vec<Protocol>,
     /// Pre-training tokens in place of the scale's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<u64>,
@@ -50,6 +57,34 @@ pub struct SweepConfig {
     pub data: DataConfig,
 }
 
+fn one_jump() -> Vec<Growth> {
+    vec![Growth::Jump]
+}
+
+fn trunk() -> Vec<Protocol> {
+    vec![Protocol::Trunk]
+}
+
+/// The way from E to mE experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Growth {
+    /// All at once.
+    Jump,
+    /// E, 2E, 4E and so on: the first doubling at tau, the others at even distances over the stable part of the shortest
+    /// budget, so that all budgets share one trunk. For multipliers that are powers of two.
+    Doubling,
+}
+
+impl fmt::Display for Growth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Jump => "jump",
+            Self::Doubling => "doubling",
+        })
+    }
+}
+
 /// When the learning rate decays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -61,13 +96,12 @@ pub enum Protocol {
     Annealed,
 }
 
-impl Protocol {
-    /// Name in configuration files.
-    pub fn name(self) -> &'static str {
-        match self {
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
             Self::Trunk => "trunk",
             Self::Annealed => "annealed",
-        }
+        })
     }
 }
 
@@ -97,6 +131,8 @@ impl SweepConfig {
             ("multipliers", self.multipliers.is_empty()),
             ("cpt", self.cpt.is_empty()),
             ("recipes", self.recipes.is_empty()),
+            ("growth", self.growth.is_empty()),
+            ("protocols", self.protocols.is_empty()),
         ] {
             if empty {
                 return fail(field, "is empty; give at least one value".into());
@@ -115,6 +151,9 @@ impl SweepConfig {
             ("top_k", repeated(&self.top_k)),
             ("multipliers", repeated(&self.multipliers)),
             ("cpt", repeated(&self.cpt)),
+            ("transitions", repeated(&self.transitions)),
+            ("growth", repeated(&self.growth)),
+            ("protocols", repeated(&self.protocols)),
         ] {
             if let Some(value) = repeated {
                 return fail(
@@ -138,6 +177,19 @@ impl SweepConfig {
             return fail(
                 "cpt",
                 format!("{cpt} must be positive; it is a fraction of the pre-training steps"),
+            );
+        }
+        if let Some(share) = (self.transitions.iter()).find(|&&share| !(share > 0.0 && share < 1.0))
+        {
+            return fail(
+                "transitions",
+                format!("{share} must lie between 0 and 1; it is a share of all steps, tau / T"),
+            );
+        }
+        if !self.transitions.is_empty() && self.cpt.len() > 1 {
+            return fail(
+                "transitions",
+                "move tau while all steps stay as many, so `cpt` must be one number: that of steps after pre-training that make up the rest; for several budgets leave `transitions` out".into(),
             );
         }
         if self.experts.contains(&0) {

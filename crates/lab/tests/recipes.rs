@@ -53,3 +53,26 @@ fn every_recipe_can_be_carried_out() {
     }
     assert!(seen > 50, "{seen}");
 }
+
+#[test]
+fn every_file_is_a_preset_that_says_what_it_is() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+    let catalogue = presets::catalogue();
+    for (folder, prefix, presets) in [
+        ("scales", "", &catalogue.scales),
+        ("sweeps", "", &catalogue.sweeps),
+        ("recipes", "", &catalogue.recipes),
+        ("recipes/heuristics", "heuristics/", &catalogue.recipes),
+    ] {
+        for entry in fs::read_dir(root.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                continue;
+            }
+            let name = format!("{prefix}{}", path.file_stem().unwrap().to_str().unwrap());
+            let preset = presets.iter().find(|preset| preset.name == name);
+            let preset = preset.unwrap_or_else(|| panic!("{name} is no preset"));
+            assert!(!preset.about.is_empty(), "{name} says nothing of itself");
+        }
+    }
+}

@@ -15,8 +15,8 @@ use std::{
 
 use upcycle_data::{DataConfig, Dataset};
 use upcycle_lab::{
-    LabError, Observer, RunEvent, RunOptions, StageSpec, Store, SweepConfig, SweepPlan, collect,
-    presets, run,
+    Growth, LabError, Observer, RunEvent, RunOptions, StageSpec, Store, SweepConfig, SweepPlan,
+    collect, presets, run,
 };
 use upcycle_lm::{LmConfig, WeightSink};
 use upcycle_operator::{LayerPlan, ReplicationPlan, Upcycle, Verification};
@@ -61,7 +61,7 @@ fn budgets_share_one_trunk_and_recipes_share_the_baselines() {
 #[test]
 fn annealed_runs_decay_twice() {
     let mut config = quick();
-    config.protocol = upcycle_lab::Protocol::Annealed;
+    config.protocols = vec![upcycle_lab::Protocol::Annealed];
     (config.seeds, config.cpt) = (1, vec![1.0]);
     config.recipes = vec!["exact".into()];
     // Three models; pre-training is shared by Fixed-E and Upcycled.
@@ -88,6 +88,81 @@ fn annealed_runs_decay_twice() {
         (1000, 50, true),
     ];
     assert_eq!(warmups, expected);
+}
+
+/// Steps of the operators before the end of a cell's upcycled run, and experts after each.
+fn growths(plan: &SweepPlan, cell: usize) -> Vec<(u64, usize)> {
+    let chain = plan.graph.chain(&plan.cells[cell].upcycled);
+    let upcycled = chain
+        .iter()
+        .filter(|stage| matches!(stage.spec, StageSpec::Upcycle { .. }));
+    upcycled
+        .map(|stage| (stage.from, stage.model.experts))
+        .collect()
+}
+
+#[test]
+fn tau_moves_while_all_steps_stay() {
+    let mut config = quick();
+    (config.seeds, config.cpt) = (1, vec![1.0]);
+    config.recipes = vec!["exact".into()];
+    config.transitions = vec![0.25, 0.5];
+    let plan = plan(&config);
+    let taus: Vec<_> = (0..2).map(|cell| growths(&plan, cell)).collect();
+    assert_eq!(taus, [[(500, 16)], [(1000, 16)]]);
+    for (cell, tau) in plan.cells.iter().zip([500, 1000]) {
+        assert_eq!(cell.pretrain_tokens, tau * 1024);
+        assert_eq!(cell.pretrain_tokens + cell.cpt_tokens, 2000 * 1024);
+        assert_eq!(cell.setting.cpt_fraction, (2000 - tau) as f64 / tau as f64);
+    }
+    // Before their own tau runs are the same; after it, data are others. Decays are 200 steps.
+    let fixed = 1000 + 1500 + 1000;
+    assert_eq!(steps(&plan), 2 * fixed + 1500 + 1000);
+}
+
+#[test]
+fn doublings_are_spread_over_the_shortest_budget() {
+    let mut config = quick();
+    (config.seeds, config.multipliers) = (1, vec![2.0, 8.0]);
+    (config.recipes, config.cpt) = (vec!["exact".into()], vec![0.5, 1.0]);
+    config.growth = vec![Growth::Jump, Growth::Doubling];
+    let plan = plan(&config);
+    // One doubling is a jump.
+    let recipes: Vec<&str> = plan.cells.iter().map(|cell| cell.recipe.as_str()).collect();
+    let doubling = "exact by doubling";
+    assert_eq!(
+        recipes,
+        ["exact", "exact", "exact", "exact", doubling, doubling]
+    );
+    // The shorter run decays from step 1350 on.
+    let expected = [(1000, 16), (1116, 32), (1233, 64)];
+    assert_eq!(growths(&plan, 4), expected);
+    assert_eq!(growths(&plan, 5), expected);
+    assert_eq!(growths(&plan, 2), [(1000, 64)]);
+}
+
+#[test]
+fn dense_models_are_grown_beside_experts() {
+    let mut config = quick();
+    (config.seeds, config.cpt) = (1, vec![1.0]);
+    (config.top_k, config.experts) = (vec![1], vec![4, 8]);
+    config.recipes = vec!["exact".into(), "sparse-upcycling".into()];
+    let plan = plan(&config);
+    let dense: Vec<_> = plan
+        .graph
+        .stages()
+        .into_iter()
+        .filter(|stage| stage.model.moe_layers() == 0)
+        .collect();
+    // One dense model for both numbers of experts, with the width of one expert.
+    assert_eq!(dense.len(), 1);
+    assert_eq!((dense[0].model.d_ffn, dense[0].steps()), (16, 1000));
+    for cell in &plan.cells {
+        let grown = plan.graph.get(&cell.upcycled).unwrap();
+        let big = plan.graph.get(&cell.fixed_me).unwrap();
+        assert_eq!(grown.model.experts, big.model.experts);
+        assert_eq!(grown.model.d_expert, big.model.d_expert);
+    }
 }
 
 #[test]
@@ -135,12 +210,25 @@ fn axes_that_cannot_be_are_named() {
     assert!(error(&|c| c.multipliers = vec![1.3]).contains("whole number"));
     assert!(error(&|c| c.multipliers = vec![0.5]).contains("above 1"));
     assert!(error(&|c| c.top_k = vec![9]).contains("top_k"));
-    assert!(error(&|c| c.recipes = vec!["best".into()]).contains("paper, uniform, exact"));
+    assert!(error(&|c| c.recipes = vec!["best".into()]).contains("uniform, exact, "));
     assert!(error(&|c| c.scales = vec!["7G".into()]).contains("154M"));
     assert!(error(&|c| c.cpt = vec![f64::NAN]).contains("`cpt`"));
     assert!(error(&|c| c.vocab = Some(10)).contains("vocab"));
     assert!(error(&|c| c.multipliers = vec![5.0]).contains("cap"));
     assert!(error(&|c| c.name = "../x".into()).contains("name"));
+    assert!(error(&|c| c.transitions = vec![0.5]).contains("one number"));
+    assert!(
+        error(&|c| (c.cpt, c.transitions) = (vec![1.0], vec![0.5, 1.0]))
+            .contains("between 0 and 1")
+    );
+    assert!(error(&|c| c.growth = vec![Growth::Doubling]).contains("power of two"));
+    let crowded = error(&|c| {
+        (c.growth, c.multipliers) = (vec![Growth::Doubling], vec![4.0]);
+        (c.cpt, c.tokens) = (vec![0.1], Some(20_000));
+    });
+    assert!(crowded.contains("do not fit"), "{crowded}");
+    let dense = error(&|c| c.recipes = vec!["sparse-upcycling".into()]);
+    assert!(dense.contains("--top-k 1"), "{dense}");
 }
 
 #[test]

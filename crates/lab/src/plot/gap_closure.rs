@@ -1,4 +1,4 @@
-//! The figure of gap closure over the CPT fraction.
+//! The figure of gap closure over the CPT fraction, or over the transition.
 
 use std::ops::Range;
 
@@ -23,12 +23,8 @@ const SEEDS_FOR_A_BAR: usize = 3;
 /// Gap closure of each recipe; none if no cell has one.
 pub(crate) fn figure(group: &Group, palette: &Palette) -> Result<Option<Figure>, PlotError> {
     // A logarithmic axis has no place for others.
-    let fractions: Vec<f64> = group
-        .cpt_fractions()
-        .into_iter()
-        .filter(|f| *f > 0.0)
-        .collect();
-    let lines = lines(group, palette, &fractions);
+    let places: Vec<f64> = group.places().into_iter().filter(|&p| p > 0.0).collect();
+    let lines = lines(group, palette, &places);
     let Some(all) = extent(lines.iter().flat_map(|line| line.values())) else {
         return Ok(None);
     };
@@ -42,8 +38,8 @@ pub(crate) fn figure(group: &Group, palette: &Palette) -> Result<Option<Figure>,
         .collect();
     let y = range(&all);
     let svg = draw(&title, &legend, 620, |sheet| {
-        let panel = sheet.panel(120..WIDTH - 170, budgets(&fractions), y.clone());
-        axes(&panel, group, &fractions)?;
+        let panel = sheet.panel(120..WIDTH - 170, across(&places), y.clone());
+        axes(&panel, group, &places)?;
         lines.iter().try_for_each(|line| line.draw(&panel))?;
         draw_beyond(&panel, &lines)
     })?;
@@ -65,18 +61,18 @@ struct Line<'a> {
     places: Vec<(f64, Vec<f64>)>,
 }
 
-fn lines<'a>(group: &Group<'a>, palette: &Palette, fractions: &[f64]) -> Vec<Line<'a>> {
+fn lines<'a>(group: &Group<'a>, palette: &Palette, places: &[f64]) -> Vec<Line<'a>> {
     let recipes = group.recipes();
     let lines = recipes.iter().enumerate().map(|(i, recipe)| {
-        let place = |fraction: &f64| {
-            let etas = percents(&group.seeds(recipe, *fraction));
-            (!etas.is_empty()).then_some((fraction.ln(), etas))
+        let point = |place: &f64| {
+            let etas = percents(&group.seeds(recipe, *place));
+            (!etas.is_empty()).then_some((place.ln(), etas))
         };
         Line {
             recipe,
             look: palette.look(Model::Upcycled(recipe)),
             beside: beside(i),
-            places: fractions.iter().filter_map(place).collect(),
+            places: places.iter().filter_map(point).collect(),
         }
     });
     lines.filter(|line| !line.places.is_empty()).collect()
@@ -92,9 +88,9 @@ fn beside(recipe: usize) -> i32 {
     }
 }
 
-/// The logarithms of the CPT fractions, with room at both ends.
-fn budgets(fractions: &[f64]) -> Range<f64> {
-    let all = extent(fractions.iter().map(|f| f.ln())).unwrap_or(0.0..0.0);
+/// The logarithms of the places, with room at both ends.
+fn across(places: &[f64]) -> Range<f64> {
+    let all = extent(places.iter().map(|f| f.ln())).unwrap_or(0.0..0.0);
     let room = 0.08 * (all.end - all.start).max(1.0);
     all.start - room..all.end + room
 }
@@ -111,22 +107,23 @@ fn range(all: &Range<f64>) -> Range<f64> {
     widened(&(low..high), 0.07, 0.07)
 }
 
-fn axes(panel: &Panel, group: &Group, fractions: &[f64]) -> Result<(), PlotError> {
+fn axes(panel: &Panel, group: &Group, places: &[f64]) -> Result<(), PlotError> {
     panel.y_axis("gap closure η in %")?;
     let mut labels: Vec<(f64, String)> = Vec::new();
     let mut free = i32::MIN;
-    for fraction in fractions {
-        let (x, _) = panel.place((fraction.ln(), 0.0));
+    for place in places {
+        let (x, _) = panel.place((place.ln(), 0.0));
         // A label that would run into the one before is left out.
         if x >= free {
-            labels.push((fraction.ln(), percent(*fraction)));
+            labels.push((place.ln(), percent(*place)));
             free = x + LABEL;
         }
     }
-    panel.x_axis(
-        &labels,
-        "continued pre-training, relative to pre-training steps (logarithmic)",
-    )?;
+    let heading = match group.setting.transition {
+        Some(_) => "transition: share of all steps before the operator (logarithmic)",
+        None => "continued pre-training, relative to pre-training steps (logarithmic)",
+    };
+    panel.x_axis(&labels, heading)?;
     for (eta, model) in [(0.0, Model::FixedE), (100.0, Model::FixedMe)] {
         panel.horizontal(eta, Stroke::dashed(MUTED, 3, (14, 8)))?;
         let (_, y) = panel.place((0.0, eta));
@@ -218,14 +215,14 @@ fn caption(group: &Group, lines: &[Line], all: &Range<f64>, y: &Range<f64>) -> S
         _ => " With fewer than three seeds no interval is drawn.",
     };
     let unresolved: Vec<String> = group
-        .cpt_fractions()
+        .places()
         .into_iter()
-        .filter(|f| !group.gap(*f).is_resolved())
-        .map(percent)
+        .filter(|&place| !group.gap(place).is_resolved())
+        .map(|place| group.setting.place_name(place))
         .collect();
     if !unresolved.is_empty() {
         caption += &format!(
-            " At CPT {} the gap is not resolved: values there are noise.",
+            " At {} the gap is not resolved: values there are noise.",
             unresolved.join(", ")
         );
     }
@@ -273,10 +270,10 @@ mod tests {
     }
 
     #[test]
-    fn budgets_stand_at_their_logarithms() {
-        let range = budgets(&[0.1, 1.0]);
+    fn places_stand_at_their_logarithms() {
+        let range = across(&[0.1, 1.0]);
         assert!(range.start < 0.1_f64.ln() && range.end > 0.0);
-        let single = budgets(&[0.5]);
+        let single = across(&[0.5]);
         assert!(single.start < single.end);
         assert_eq!([0, 1, 2, 3].map(beside), [20, -20, 34, -34]);
     }

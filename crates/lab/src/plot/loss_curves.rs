@@ -7,7 +7,7 @@ use plotters::style::BLACK;
 use plotters::style::text_anchor::HPos;
 
 use crate::group::{Group, Model, in_order};
-use crate::number::{count, count_unit, fixed, percent};
+use crate::number::{count, count_unit, fixed};
 use crate::plot::axis::{extent, ticks, widened};
 use crate::plot::canvas::{Entry, MUTED, Panel, Sheet, Stroke, WIDTH, draw};
 use crate::plot::palette::{Look, Palette};
@@ -246,12 +246,14 @@ fn draw_finals(sheet: &Sheet, finals: &[(&Bundle, Vec<f64>)]) -> Result<(), Plot
 
 fn caption(group: &Group, view: &View, floor: Option<f64>) -> String {
     let longest = group.longest_curves();
-    let fraction = longest.first().map_or(f64::NAN, |c| c.setting.cpt_fraction);
+    let longest = longest
+        .first()
+        .map(|c| c.setting.place_name(c.setting.place()));
     let mut caption = format!(
-        "Left: validation loss with CPT of {} of pre-training, from {} tokens on; thick lines are means over seeds, \
+        "Left: validation loss ({}), from {} tokens on; thick lines are means over seeds, \
          thin lines single seeds. The operator acts at τ (dashed). Right: mean loss at the end of the runs, on \
          its own scale; the dashed lines are the means of the fixed models.",
-        percent(fraction),
+        longest.unwrap_or_default(),
         count(view.tokens.start)
     );
     match (floor, view.floor) {

@@ -120,14 +120,16 @@ fn mean(layers: &[Vec<(f64, f64)>]) -> Vec<(f64, f64)> {
 }
 
 fn caption(rows: &[&RoutingRow], seed: u64, all: &Range<f64>, y: &Range<f64>) -> String {
-    let fraction = rows.first().map_or(f64::NAN, |r| r.setting.cpt_fraction);
+    let place = rows
+        .first()
+        .map(|r| r.setting.place_name(r.setting.place()));
     let mut layers: Vec<usize> = rows.iter().map(|row| row.layer).collect();
     layers.sort_unstable();
     layers.dedup();
     let mut caption = format!(
         "Share of the routed validation tokens that each expert of the final models gets, over the uniform share \
-         (dashed); CPT of {} of pre-training, seed {seed}.",
-        percent(fraction)
+         (dashed); {}, seed {seed}.",
+        place.unwrap_or_default()
     );
     if layers.len() > 1 {
         caption += &format!(

@@ -1,7 +1,7 @@
 //! The table of training cost.
 
 use crate::group::{Group, Model, Seeds};
-use crate::number::{MISSING, duration, flops, percent, saved, saving};
+use crate::number::{MISSING, duration, flops, saved, saving};
 use crate::plot::palette::Palette;
 use crate::report::markup::{Html, Table};
 use crate::results::Cell;
@@ -10,7 +10,7 @@ use crate::results::Cell;
 pub(crate) fn costs(group: &Group, palette: &Palette) -> Table {
     let big = Model::FixedMe.label(group.setting);
     let head = [
-        "CPT".to_owned(),
+        "at".to_owned(),
         "recipe".to_owned(),
         "FLOPs, Upcycled".to_owned(),
         format!("FLOPs, {big}"),
@@ -23,7 +23,7 @@ pub(crate) fn costs(group: &Group, palette: &Palette) -> Table {
     let mut table = Table::new(caption, 2, head);
     for seeds in group.comparisons() {
         let names = [
-            percent(seeds.cpt_fraction).into(),
+            group.setting.place_name(seeds.place).into(),
             Html::model(seeds.recipe, palette.look(Model::Upcycled(seeds.recipe))),
         ];
         let computed = pair(&seeds, flops, |c| c.train_flops, |c| c.train_flops_fixed_me);

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::results::{Cell, Results};
 
-const COLUMNS: [&str; 27] = [
+const COLUMNS: [&str; 28] = [
     "scale",
     "backend",
     "data",
@@ -14,6 +14,7 @@ const COLUMNS: [&str; 27] = [
     "target_experts",
     "top_k",
     "cpt_fraction",
+    "transition",
     "recipe",
     "seed",
     "pretrain_tokens",
@@ -34,8 +35,8 @@ const COLUMNS: [&str; 27] = [
     "wall_seconds_fixed_me",
 ];
 
-/// The cells as CSV with a header line, in the order of `results.cells`. Losses are in nats a token, `gap_closure` is
-/// a fraction and empty where there is none. Fields are quoted as RFC 4180 says; lines end with `\n`; numbers have the
+/// The cells as CSV with a header line, in the order of `results.cells`. Losses are in nats a token, `gap_closure` and
+/// `transition` are fractions, and empty where there is none. Fields are quoted as RFC 4180 says; lines end with `\n`; numbers have the
 /// digits that give the same number back.
 pub fn csv(results: &Results) -> String {
     let mut csv = COLUMNS.join(",") + "\n";
@@ -61,6 +62,9 @@ fn fields(cell: &Cell) -> [String; COLUMNS.len()] {
         setting.target_experts.to_string(),
         setting.top_k.to_string(),
         setting.cpt_fraction.to_string(),
+        setting
+            .transition
+            .map_or(String::new(), |tau| tau.to_string()),
         cell.recipe.clone(),
         cell.seed.to_string(),
         cell.pretrain_tokens.to_string(),
@@ -105,14 +109,14 @@ mod tests {
         for (line, cell) in lines[1..].iter().zip(&results.cells) {
             let fields: Vec<&str> = line.split(',').collect();
             assert_eq!(fields.len(), COLUMNS.len());
-            assert_eq!(fields[14].parse::<f64>().unwrap(), cell.loss_upcycled);
-            assert_eq!(fields[23].parse::<f64>().unwrap(), cell.train_flops);
+            assert_eq!(fields[15].parse::<f64>().unwrap(), cell.loss_upcycled);
+            assert_eq!(fields[24].parse::<f64>().unwrap(), cell.train_flops);
         }
     }
 
     #[test]
     fn header_is_a_promise() {
-        let header = "scale,backend,data,protocol,experts,multiplier,target_experts,top_k,cpt_fraction,recipe,seed,\
+        let header = "scale,backend,data,protocol,experts,multiplier,target_experts,top_k,cpt_fraction,transition,recipe,seed,\
                       pretrain_tokens,cpt_tokens,loss_fixed_e,loss_upcycled,loss_fixed_me,loss_before,loss_after,\
                       logit_difference,largest_logit_difference,changed_sources,twin_coselection,\
                       gap_closure,train_flops,train_flops_fixed_me,wall_seconds,wall_seconds_fixed_me\n";

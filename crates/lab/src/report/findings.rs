@@ -1,12 +1,12 @@
 //! What the numbers of a group say, in sentences.
 
 use crate::group::{ANNEALED, Group, Model, Seeds};
-use crate::number::{fixed, percent, saving, tenth_percent, whole_percent};
+use crate::number::{fixed, saving, tenth_percent, whole_percent};
 use crate::statistics::{Summary, summarize};
 
 /// A short paragraph on one group; none if no cell has finished.
 pub(crate) fn findings(group: &Group) -> Option<String> {
-    let last = *group.cpt_fractions().last()?;
+    let last = *group.places().last()?;
     let sentences = [
         protocol(group),
         Some(gap(group, last)),
@@ -32,19 +32,17 @@ fn protocol(group: &Group) -> Option<String> {
 }
 
 /// How far Fixed-mE is ahead of Fixed-E, measured by the spread of the seeds.
-fn gap(group: &Group, fraction: f64) -> String {
+fn gap(group: &Group, place: f64) -> String {
     let small = Model::FixedE.label(group.setting);
     let big = Model::FixedMe.label(group.setting);
-    let gap = group.gap(fraction);
-    let budget = percent(fraction);
+    let gap = group.gap(place);
+    let at = group.setting.place_name(place);
     if !gap.size().is_finite() {
-        return format!(
-            "At CPT of {budget} of pre-training no pair of {small} and {big} has a loss."
-        );
+        return format!("At {at} no pair of {small} and {big} has a loss.");
     }
     if gap.size() <= 0.0 {
         return format!(
-            "At CPT of {budget} of pre-training {big} from scratch is not better than {small} ({} against {} nats a \
+            "At {at} {big} from scratch is not better than {small} ({} against {} nats a \
              token), so there is no gap to close.",
             fixed(gap.fixed_me.mean, 4),
             fixed(gap.fixed_e.mean, 4)
@@ -67,17 +65,17 @@ fn gap(group: &Group, fraction: f64) -> String {
     };
     let decimals = if gap.size() < 0.01 { 4 } else { 3 };
     format!(
-        "At CPT of {budget} of pre-training {big} from scratch beats {small} by {} nats a token{measured}{caution}.",
+        "At {at} {big} from scratch beats {small} by {} nats a token{measured}{caution}.",
         fixed(gap.size(), decimals)
     )
 }
 
-/// Where else than at the largest CPT fraction no gap closure can be told.
+/// Where else than at the last place no gap closure can be told.
 fn unresolved(group: &Group, last: f64) -> Option<String> {
-    let fractions = group.cpt_fractions().into_iter();
-    let unresolved: Vec<String> = fractions
-        .filter(|f| *f != last && !group.gap(*f).is_resolved())
-        .map(percent)
+    let places = group.places().into_iter();
+    let unresolved: Vec<String> = places
+        .filter(|&place| place != last && !group.gap(place).is_resolved())
+        .map(|place| group.setting.place_name(place))
         .collect();
     if unresolved.is_empty() {
         return None;
@@ -85,18 +83,18 @@ fn unresolved(group: &Group, last: f64) -> Option<String> {
     let unresolved = listed(&unresolved);
     let last = group.gap(last);
     Some(if last.size() > 0.0 && !last.is_resolved() {
-        format!("The same holds at CPT {unresolved}.")
+        format!("The same holds at {unresolved}.")
     } else {
-        format!("At CPT {unresolved} the gap is not resolved, and a share of it would be noise.")
+        format!("At {unresolved} the gap is not resolved, and a share of it would be noise.")
     })
 }
 
-/// The best mean gap closure at each CPT fraction.
+/// The best mean gap closure at each place.
 fn best(group: &Group) -> Option<String> {
     let best: Vec<(Seeds, f64)> = group
-        .cpt_fractions()
+        .places()
         .into_iter()
-        .filter_map(|fraction| ranked(group, fraction).into_iter().next())
+        .filter_map(|place| ranked(group, place).into_iter().next())
         .map(|(seeds, etas)| (seeds, etas.mean))
         .collect();
     let first = best.first()?.0.recipe;
@@ -104,9 +102,9 @@ fn best(group: &Group) -> Option<String> {
     let several = group.recipes().len() > 1;
     let at = |(seeds, eta): &(Seeds, f64)| {
         let at = format!(
-            "{} at CPT {}",
+            "{} at {}",
             whole_percent(*eta),
-            percent(seeds.cpt_fraction)
+            group.setting.place_name(seeds.place)
         );
         if always {
             at
@@ -128,13 +126,13 @@ fn best(group: &Group) -> Option<String> {
 }
 
 /// Whether the two best recipes can be told apart with the longest CPT.
-fn contest(group: &Group, fraction: f64) -> Option<String> {
-    let ranked = ranked(group, fraction);
+fn contest(group: &Group, place: f64) -> Option<String> {
+    let ranked = ranked(group, place);
     let (first, first_etas) = ranked.first()?;
     if first_etas.n < 2 {
         return Some(format!(
             "At {} {} has one seed only, so no spread is known.",
-            percent(fraction),
+            group.setting.place_name(place),
             first.recipe
         ));
     }
@@ -150,15 +148,15 @@ fn contest(group: &Group, fraction: f64) -> Option<String> {
     };
     Some(format!(
         "At {} {} leads {} by {points} points, {verdict}.",
-        percent(fraction),
+        group.setting.place_name(place),
         first.recipe,
         second.recipe
     ))
 }
 
 /// What the upcycled run cost beside Fixed-mE.
-fn cost(group: &Group, fraction: f64) -> Option<String> {
-    let (best, _) = ranked(group, fraction).into_iter().next()?;
+fn cost(group: &Group, place: f64) -> Option<String> {
+    let (best, _) = ranked(group, place).into_iter().next()?;
     let flops = saving(
         best.summary(|c| c.train_flops).mean,
         best.summary(|c| c.train_flops_fixed_me).mean,
@@ -173,14 +171,11 @@ fn cost(group: &Group, fraction: f64) -> Option<String> {
 }
 
 /// Recipes that have a gap closure, best mean first; none where the gap is not resolved.
-fn ranked<'a>(group: &Group<'a>, fraction: f64) -> Vec<(Seeds<'a>, Summary)> {
-    if !group.gap(fraction).is_resolved() {
+fn ranked<'a>(group: &Group<'a>, place: f64) -> Vec<(Seeds<'a>, Summary)> {
+    if !group.gap(place).is_resolved() {
         return Vec::new();
     }
-    let all = group
-        .recipes()
-        .into_iter()
-        .map(|r| group.seeds(r, fraction));
+    let all = group.recipes().into_iter().map(|r| group.seeds(r, place));
     let mut ranked: Vec<_> = all
         .map(|seeds| {
             let etas = summarize(&seeds.gap_closures());
@@ -266,7 +261,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("The same holds at CPT 10\u{a0}%, 25\u{a0}% and 50\u{a0}%."),
+            text.contains("The same holds at CPT 10\u{a0}%, CPT 25\u{a0}% and CPT 50\u{a0}%."),
             "{text}"
         );
         assert!(!text.contains("best") && !text.contains("503"), "{text}");

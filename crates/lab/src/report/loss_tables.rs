@@ -7,12 +7,12 @@ use crate::report::markup::{Html, Table};
 use crate::results::Cell;
 use crate::statistics::summarize;
 
-/// Gap closure: recipes down, CPT fractions across.
+/// Gap closure: recipes down, places across.
 pub(crate) fn gap_closures(group: &Group, palette: &Palette) -> Table {
-    let fractions = group.cpt_fractions();
-    let budgets = fractions.iter().map(|fraction| {
-        let budget = format!("CPT {}", percent(*fraction));
-        match group.gap(*fraction).is_resolved() {
+    let places = group.places();
+    let budgets = places.iter().map(|&place| {
+        let budget = group.setting.place_name(place);
+        match group.gap(place).is_resolved() {
             true => Html::text(&budget),
             false => Html::with_remark(&budget, "gap not resolved"),
         }
@@ -25,9 +25,9 @@ pub(crate) fn gap_closures(group: &Group, palette: &Palette) -> Table {
     let mut table = Table::new(caption, 1, head);
     for recipe in group.recipes() {
         let name = Html::model(recipe, palette.look(Model::Upcycled(recipe)));
-        let etas = fractions
+        let etas = places
             .iter()
-            .map(|f| gap_closure(&group.seeds(recipe, *f)));
+            .map(|&place| gap_closure(&group.seeds(recipe, place)));
         table.row([name].into_iter().chain(etas));
     }
     table
@@ -57,7 +57,7 @@ pub(crate) fn losses(group: &Group, palette: &Palette) -> Table {
         group.label
     );
     let head = [
-        "CPT".to_owned(),
+        "at".to_owned(),
         "recipe".to_owned(),
         Model::FixedE.label(group.setting),
         "Upcycled".to_owned(),
@@ -68,7 +68,7 @@ pub(crate) fn losses(group: &Group, palette: &Palette) -> Table {
     for seeds in group.comparisons() {
         let loss = |quantity: fn(&Cell) -> f64| mean_sd(&seeds.summary(quantity), 1.0, 4).into();
         table.row([
-            percent(seeds.cpt_fraction).into(),
+            group.setting.place_name(seeds.place).into(),
             Html::model(seeds.recipe, palette.look(Model::Upcycled(seeds.recipe))),
             loss(|c| c.loss_fixed_e),
             loss(|c| c.loss_upcycled),
@@ -127,7 +127,7 @@ pub(crate) fn jumps(group: &Group, palette: &Palette) -> Table {
 /// Each cell on its own.
 pub(crate) fn cells(group: &Group, palette: &Palette) -> Table {
     let head = [
-        "CPT".to_owned(),
+        "at".to_owned(),
         "recipe".to_owned(),
         "seed".to_owned(),
         "tokens before + after τ".to_owned(),
@@ -145,7 +145,7 @@ pub(crate) fn cells(group: &Group, palette: &Palette) -> Table {
         let loss = |value: f64| fixed(value, 4).into();
         let eta = cell.gap_closure.unwrap_or(f64::NAN);
         table.row([
-            percent(cell.setting.cpt_fraction).into(),
+            group.setting.place_name(cell.setting.place()).into(),
             Html::model(&cell.recipe, palette.look(Model::Upcycled(&cell.recipe))),
             cell.seed.to_string().into(),
             tokens.join(" + ").into(),

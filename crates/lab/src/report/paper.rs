@@ -59,7 +59,7 @@ pub(crate) fn budgets(groups: &[Group], palette: &Palette) -> Table {
 /// Our gap closure at the CPT fraction nearest to the paper's, which is told where it is another; a dash if none is near.
 fn ours<'a>(group: &Group<'a>, recipe: &'a str, paper: f64) -> Html {
     let distance = |fraction: &f64| (fraction - paper).abs();
-    let fractions = group.cpt_fractions().into_iter();
+    let fractions = group.places().into_iter();
     let nearest = fractions.min_by(|a, b| distance(a).total_cmp(&distance(b)));
     match nearest.filter(|fraction| distance(fraction) <= NEAR * paper) {
         Some(fraction) => {

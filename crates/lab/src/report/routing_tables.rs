@@ -10,10 +10,10 @@ use crate::statistics::summarize;
 /// Routing of the final models with the longest CPT, means over layers and seeds; none if there is no routing row.
 pub(crate) fn routing(group: &Group, palette: &Palette) -> Option<Table> {
     let rows = group.longest_routing();
-    let fraction = rows.first()?.setting.cpt_fraction;
+    let setting = &rows.first()?.setting;
     let caption = format!(
-        "Routing of the final models (CPT {}), means over layers and seeds: {}",
-        percent(fraction),
+        "Routing of the final models ({}), means over layers and seeds: {}",
+        setting.place_name(setting.place()),
         group.label
     );
     let head = [

@@ -13,6 +13,7 @@ const HEAD: Row<&str> = [
 ];
 /// Columns of names stand at the left.
 const SCALE: usize = 0;
+const PLACE: usize = 3;
 const RECIPE: usize = 4;
 const ETA: usize = 9;
 const LONGEST_SCALE: usize = 8;
@@ -23,7 +24,7 @@ const FOOT_WITHOUT_ETA: &str = "eta -: no gap closure, as Fixed-mE is not ahead 
 
 type Row<T> = [T; 11];
 
-/// One line for each scale, E → mE, K, recipe and CPT fraction: validation losses of the three models and the loss
+/// One line for each scale, E → mE, K, recipe and CPT fraction or transition: validation losses of the three models and the loss
 /// before → after the operator (means over seeds, nats a token), gap closure (mean ± standard deviation) and the
 /// number of seeds (`1/2`: one of two seeds has a gap closure).
 ///
@@ -38,7 +39,11 @@ pub fn table(results: &Results) -> String {
     let annealed = groups.iter().any(|g| g.setting.protocol == ANNEALED);
     let headings = annealed || rows.iter().any(|(heading, _)| heading != first);
     let widths = widths(&rows);
-    let mut table = line(&HEAD.map(str::to_owned), &widths);
+    let mut head = HEAD.map(str::to_owned);
+    if groups.iter().all(|g| g.setting.transition.is_some()) {
+        head[PLACE] = "τ/T".to_owned();
+    }
+    let mut table = line(&head, &widths);
     let mut last = None;
     for (heading, row) in &rows {
         if headings && last != Some(heading) {
@@ -73,7 +78,7 @@ fn row(group: &Group, seeds: &Seeds) -> Row<String> {
         setting.scale.clone(),
         format!("{}→{}", setting.experts, setting.target_experts),
         setting.top_k.to_string(),
-        percent(seeds.cpt_fraction).replace('\u{a0}', ""),
+        percent(seeds.place).replace('\u{a0}', ""),
         seeds.recipe.to_owned(),
         loss(|c| c.loss_fixed_e),
         loss(|c| c.loss_upcycled),

@@ -1,0 +1,116 @@
+//! When the operator is applied and when runs end.
+
+use crate::{error::LabError, sweep::SweepConfig};
+
+/// Share of a run over which the learning rate decays (the paper, section 4: 10 %).
+const DECAY_SHARE: f64 = 0.1;
+
+/// One step of the operator and the budgets after it.
+pub(super) struct Times {
+    /// Step of the operator.
+    pub(super) tau: u64,
+    /// Steps before `tau` at which other operators of the sweep are applied; trunks are cut there to be shared.
+    pub(super) earlier: Vec<u64>,
+    /// Share of all steps, in sweeps that move tau.
+    pub(super) transition: Option<f64>,
+    pub(super) budgets: Vec<Budget>,
+}
+
+/// One budget of continued pre-training.
+pub(super) struct Budget {
+    /// Steps of it over steps of pre-training.
+    pub(super) share: f64,
+    pub(super) decay_from: u64,
+    pub(super) end: u64,
+}
+
+/// All operators of a sweep, for a scale with this many steps of pre-training.
+pub(super) fn times(config: &SweepConfig, pretrain_steps: u64) -> Result<Vec<Times>, LabError> {
+    if config.transitions.is_empty() {
+        return Ok(vec![Times {
+            tau: pretrain_steps,
+            earlier: Vec::new(),
+            transition: None,
+            budgets: budgets(pretrain_steps, &config.cpt)?,
+        }]);
+    }
+    let end = pretrain_steps + share_of(pretrain_steps, config.cpt[0]);
+    let taus = config.transitions.iter().map(|&share| share_of(end, share));
+    let taus: Vec<u64> = taus.collect();
+    let mut times = Vec::new();
+    for (&tau, &transition) in taus.iter().zip(&config.transitions) {
+        let alike = taus.iter().filter(|&&other| other == tau).count() > 1;
+        if tau == 0 || tau == end || alike {
+            return Err(LabError::Sweep {
+                field: "transitions",
+                problem: format!(
+                    "{transition} of {end} steps is step {tau}, which is no step of its own between the first and the last; raise `tokens`"
+                ),
+            });
+        }
+        times.push(Times {
+            tau,
+            earlier: taus.iter().copied().filter(|&other| other < tau).collect(),
+            transition: Some(transition),
+            budgets: vec![Budget {
+                share: (end - tau) as f64 / tau as f64,
+                decay_from: end - decay_steps(end, end - tau),
+                end,
+            }],
+        });
+    }
+    Ok(times)
+}
+
+/// The budgets of all shares; each must be steps of its own.
+fn budgets(tau: u64, shares: &[f64]) -> Result<Vec<Budget>, LabError> {
+    let mut budgets: Vec<Budget> = Vec::new();
+    for &share in shares {
+        let cpt = share_of(tau, share);
+        let end = tau + cpt;
+        let same = budgets.iter().find(|budget| budget.end == end);
+        if cpt == 0 || same.is_some() {
+            let problem = match same {
+                Some(other) => format!("{share} and {} are the same number of steps", other.share),
+                None => format!("{share} is less than one step"),
+            };
+            return Err(LabError::Sweep {
+                field: "cpt",
+                problem: format!("{problem} of a pre-training of {tau}; raise `tokens`"),
+            });
+        }
+        budgets.push(Budget {
+            share,
+            decay_from: end - decay_steps(end, cpt),
+            end,
+        });
+    }
+    Ok(budgets)
+}
+
+fn share_of(steps: u64, share: f64) -> u64 {
+    (steps as f64 * share).round() as u64
+}
+
+/// Steps of the decay that ends a run of `total` steps: 10 %, but no more than the `last` stage has.
+pub(super) fn decay_steps(total: u64, last: u64) -> u64 {
+    ((total as f64 * DECAY_SHARE).round() as u64).clamp(1, last)
+}
+
+impl Times {
+    /// Steps of `count` growths: tau, and others at even distances before the first decay.
+    pub(super) fn growth_steps(&self, count: usize) -> Result<Vec<u64>, LabError> {
+        let decays = self.budgets.iter().map(|budget| budget.decay_from);
+        let stable = decays.min().unwrap_or(self.tau) - self.tau;
+        if count > 1 && stable < count as u64 {
+            return Err(LabError::Sweep {
+                field: "growth",
+                problem: format!(
+                    "{count} doublings do not fit into the {stable} steps between the first and the decay of the shortest budget; leave that budget out, or raise `tokens`"
+                ),
+            });
+        }
+        let steps = (0..count as u64).map(|i| self.tau + i * stable / count as u64);
+        Ok(steps.collect())
+    }
+}
