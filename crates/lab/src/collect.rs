@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use upcycle_lm::CostModel;
 use upcycle_moe::RoutingStats;
 use upcycle_operator::LayerVerification;
-use upcycle_train::{MetricsLine, UpcycleOutcome};
+use upcycle_train::{MetricsLine, Twins, UpcycleOutcome};
 
 use crate::{
     environment::environment,
     error::LabError,
     graph::{Stage, StageGraph},
     plan::{CellPlan, SweepPlan},
-    results::{Arm, Cell, Curve, Results, RoutingRow},
+    results::{Arm, Cell, Curve, Results, RoutingRow, TwinPoint},
     stage::StageKey,
     statistics::gap_closure,
     store::{StageResult, Store},
@@ -116,24 +116,46 @@ impl Collector<'_> {
             changed_sources: mean(|layer| layer.changed_sources.unwrap_or(0.0)),
             twin_coselection: mean(|layer| layer.routing.twin_coselection),
             gap_closure: gap_closure(fixed_e, upcycled, fixed_me),
+            wall_seconds_fixed_e: self.train_seconds(&plan.fixed_e)?,
             wall_seconds: self.train_seconds(&plan.upcycled)?,
             wall_seconds_fixed_me: self.train_seconds(&plan.fixed_me)?,
+            train_flops_fixed_e: self.train_flops(&plan.fixed_e),
             train_flops: self.train_flops(&plan.upcycled),
             train_flops_fixed_me: self.train_flops(&plan.fixed_me),
         })
     }
 
     fn curve(&self, plan: &CellPlan, arm: Arm, key: &StageKey) -> Result<Curve, LabError> {
-        let mut points = Vec::new();
+        let (mut points, mut twins) = (Vec::new(), Vec::new());
+        let mut seen = |tokens: u64, alike: Option<Twins>| {
+            twins.extend(alike.map(
+                |Twins {
+                     cosine,
+                     coselection,
+                 }| TwinPoint {
+                    tokens,
+                    cosine,
+                    coselection,
+                },
+            ));
+        };
         for stage in self.graph.chain(key) {
             if let StageResult::Upcycle(outcome) = self.result(&stage.key)? {
                 points.push((outcome.tokens, outcome.before.loss));
                 points.push((outcome.tokens, outcome.after.loss));
+                seen(outcome.tokens, outcome.after.twins);
                 continue;
             }
             for line in self.store.metrics(&stage.key)? {
-                if let MetricsLine::Evaluation { tokens, loss, .. } = line {
+                if let MetricsLine::Evaluation {
+                    tokens,
+                    loss,
+                    twins,
+                    ..
+                } = line
+                {
                     points.push((tokens, loss));
+                    seen(tokens, twins);
                 }
             }
         }
@@ -146,6 +168,7 @@ impl Collector<'_> {
             seed: plan.seed,
             tau_tokens: plan.pretrain_tokens,
             points,
+            twins,
         })
     }
 

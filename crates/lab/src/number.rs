@@ -81,17 +81,28 @@ pub(crate) fn flops(value: f64) -> String {
     format!("{scaled} {prefix}FLOP")
 }
 
+/// The unit that suits floating-point operations, and its name.
+pub(crate) fn flops_unit(value: f64) -> (f64, String) {
+    let power = power_of_thousand(value, FLOPS.len());
+    (1000_f64.powi(power as i32), format!("{}FLOP", FLOPS[power]))
+}
+
 /// Seconds in the unit that suits them.
 pub(crate) fn duration(seconds: f64) -> String {
     if !seconds.is_finite() {
         return MISSING.to_owned();
     }
-    let (value, unit) = match seconds {
-        s if s < 120.0 => (s, "s"),
-        s if s < 7200.0 => (s / 60.0, "min"),
-        s => (s / 3600.0, "h"),
-    };
-    format!("{} {unit}", fixed(value, 1))
+    let (unit, name) = duration_unit(seconds);
+    format!("{} {name}", fixed(seconds / unit, 1))
+}
+
+/// The unit that suits some seconds, in seconds, and its name.
+pub(crate) fn duration_unit(seconds: f64) -> (f64, &'static str) {
+    match seconds {
+        s if s < 120.0 => (1.0, "s"),
+        s if s < 7200.0 => (60.0, "min"),
+        _ => (3600.0, "h"),
+    }
 }
 
 /// What is saved when `cost` is paid instead of `reference`, as a fraction.

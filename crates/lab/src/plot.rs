@@ -6,7 +6,9 @@ mod clip;
 mod gap_closure;
 mod loss_curves;
 pub(crate) mod palette;
+mod pareto;
 mod routing_load;
+mod twins;
 
 use std::sync::Arc;
 
@@ -38,8 +40,12 @@ pub enum FigureKind {
     GapClosure,
     /// Validation loss over tokens.
     LossCurves,
+    /// Final loss over training compute and time.
+    Pareto,
     /// Load of each expert.
     RoutingLoad,
+    /// Replicas drifting apart.
+    Twins,
 }
 
 /// Why a figure could not be drawn.
@@ -64,8 +70,8 @@ pub enum PlotError {
     Encode(String),
 }
 
-/// All figures of a sweep: for each (scale, data, protocol, E, mE, K) gap closure over the CPT fraction, loss curves,
-/// and the load of the experts, each where there are data for it.
+/// All figures of a sweep: for each (scale, data, protocol, E, mE, K) gap closure over the CPT fraction, loss curves, loss
+/// over cost, the load of the experts, and replicas drifting apart, each where there are data for it.
 ///
 /// # Errors
 ///
@@ -76,7 +82,9 @@ pub fn figures(results: &Results) -> Result<Vec<Figure>, PlotError> {
     for group in &groups(results) {
         figures.extend(gap_closure::figure(group, &palette)?);
         figures.extend(loss_curves::figure(group, &palette, results.floor)?);
+        figures.extend(pareto::figure(group, &palette)?);
         figures.extend(routing_load::figure(group, &palette)?);
+        figures.extend(twins::figure(group, &palette)?);
     }
     Ok(figures)
 }
@@ -134,14 +142,16 @@ mod tests {
     }
 
     #[test]
-    fn three_figures_a_group() {
+    fn five_figures_a_group() {
         let expected = [
             "gap_closure_tiny_8x2_k2",
             "loss_curves_tiny_8x2_k2",
+            "pareto_tiny_8x2_k2",
             "routing_load_tiny_8x2_k2",
+            "twins_tiny_8x2_k2",
         ];
         assert_eq!(names(&sample::results()), expected);
-        assert_eq!(names(&sample::two_top_k()).len(), 6);
+        assert_eq!(names(&sample::two_top_k()).len(), 10);
         assert!(names(&sample::empty()).is_empty());
     }
 

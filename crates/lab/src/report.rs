@@ -1,5 +1,7 @@
 //! What a sweep found out, for people: a self-contained HTML page, a CSV file, a table for the terminal, figures.
 
+mod claims;
+mod comparisons;
 mod cost_tables;
 mod csv;
 mod files;

@@ -118,10 +118,16 @@ pub struct Cell {
     /// Gap closure eta as a fraction (1.0 = all of the gap); none where Fixed-mE is not ahead of Fixed-E by
     /// [`SMALLEST_GAP`](crate::statistics::SMALLEST_GAP).
     pub gap_closure: Option<f64>,
-    /// Seconds of training of the upcycled run: pre-training, operator and CPT.
+    /// Seconds of training of Fixed-E.
+    #[serde(default)]
+    pub wall_seconds_fixed_e: f64,
+    /// Seconds of training of the upcycled run: pre-training and CPT.
     pub wall_seconds: f64,
     /// Seconds of training of Fixed-mE.
     pub wall_seconds_fixed_me: f64,
+    /// FLOPs of Fixed-E.
+    #[serde(default)]
+    pub train_flops_fixed_e: f64,
     /// FLOPs of the upcycled run: pre-training and CPT.
     pub train_flops: f64,
     /// FLOPs of Fixed-mE.
@@ -156,6 +162,20 @@ pub struct Curve {
     pub tau_tokens: u64,
     /// Tokens seen and validation loss in nats, in order. At tau an upcycled run has two points: before and after.
     pub points: Vec<(u64, f64)>,
+    /// How alike replicas are, from tau on; empty for runs that were not grown.
+    #[serde(default)]
+    pub twins: Vec<TwinPoint>,
+}
+
+/// How alike the replicas of one source are at one time, means over MoE layers.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct TwinPoint {
+    /// Tokens seen.
+    pub tokens: u64,
+    /// Mean cosine of the weights of two replicas of one source.
+    pub cosine: f64,
+    /// Share of tokens that chose two replicas of one source.
+    pub coselection: f64,
 }
 
 /// Routing of one MoE layer of a final model, on validation tokens.

@@ -1,6 +1,6 @@
 //! Made-up results for tests.
 
-use crate::results::{Arm, Cell, Curve, Environment, Results, RoutingRow, Setting};
+use crate::results::{Arm, Cell, Curve, Environment, Results, RoutingRow, Setting, TwinPoint};
 use crate::statistics::gap_closure;
 
 const FRACTIONS: [f64; 4] = [0.1, 0.25, 0.5, 1.0];
@@ -163,8 +163,10 @@ fn cell(setting: &Setting, name: &str, seed: u64) -> Cell {
         changed_sources: if after > 1.9 { 0.9 } else { 0.0 },
         twin_coselection: if after > 1.9 { 0.95 } else { 0.0 },
         gap_closure: gap_closure(small, upcycled, big),
+        wall_seconds_fixed_e: 40.0 * (1.0 + setting.cpt_fraction) + noise(seed, 7),
         wall_seconds: 40.0 * small_steps + 55.0 * setting.cpt_fraction + noise(seed, 5),
         wall_seconds_fixed_me: 55.0 * big_steps + noise(seed, 6),
+        train_flops_fixed_e: 5.2e11 * (1.0 + setting.cpt_fraction),
         train_flops: 5.2e11 * small_steps + 5.6e11 * setting.cpt_fraction,
         train_flops_fixed_me: 5.6e11 * big_steps,
     }
@@ -217,8 +219,26 @@ fn curve(setting: &Setting, arm: Arm, name: Option<&str>, seed: u64) -> Curve {
         recipe: name.map(str::to_owned),
         seed,
         tau_tokens: TAU,
+        twins: twins(arm, name, seed, end),
         points,
     }
+}
+
+/// Replicas part over CPT, those of the recipe `paper` less.
+fn twins(arm: Arm, name: Option<&str>, seed: u64, end: f64) -> Vec<TwinPoint> {
+    if arm != Arm::Upcycled {
+        return Vec::new();
+    }
+    let alike = if name == Some("paper") { 0.8 } else { 0.5 };
+    let point = |i: u32| {
+        let t = f64::from(i) * (end - 1.0) / 10.0;
+        TwinPoint {
+            tokens: ((1.0 + t) * TAU as f64) as u64,
+            cosine: alike + (1.0 - alike) * (-3.0 * t).exp() + 0.01 * noise(seed, i.into()),
+            coselection: if alike > 0.6 { 0.8 } else { 0.0 },
+        }
+    };
+    (0..=10).map(point).collect()
 }
 
 fn routing(

@@ -70,6 +70,59 @@ pub fn gap_closure(fixed_e: f64, upcycled: f64, fixed_me: f64) -> Option<f64> {
     (gap >= SMALLEST_GAP && gap.is_finite() && closed.is_finite()).then(|| closed / gap)
 }
 
+/// Differences `a - b` of the same seeds: what two recipes share (data order, initial model, the trunk) cancels out.
+/// Pairs without both values are left out.
+pub fn paired(pairs: impl IntoIterator<Item = (Option<f64>, Option<f64>)>) -> Summary {
+    let differences = pairs.into_iter().filter_map(|(a, b)| Some(a? - b?));
+    summarize(&differences.collect::<Vec<_>>())
+}
+
+/// Slope of the least-squares line through the points; none for fewer than two places.
+pub fn slope(points: &[(f64, f64)]) -> Option<f64> {
+    let n = points.len() as f64;
+    let (mean_x, mean_y) = points.iter().fold((0.0, 0.0), |(x, y), point| {
+        (x + point.0 / n, y + point.1 / n)
+    });
+    let square: f64 = points.iter().map(|(x, _)| (x - mean_x).powi(2)).sum();
+    let product: f64 = points
+        .iter()
+        .map(|(x, y)| (x - mean_x) * (y - mean_y))
+        .sum();
+    let slope = product / square;
+    slope.is_finite().then_some(slope)
+}
+
+/// Fewer pairs say nothing of a rank correlation.
+const FEWEST_PAIRS: usize = 4;
+
+/// Spearman's rank correlation, ties by their mean rank; none for fewer than four pairs of finite values, or where one
+/// side has a single value.
+pub fn spearman(pairs: &[(f64, f64)]) -> Option<f64> {
+    let finite = |pair: &&(f64, f64)| pair.0.is_finite() && pair.1.is_finite();
+    let (x, y): (Vec<f64>, Vec<f64>) = pairs.iter().filter(finite).copied().unzip();
+    if x.len() < FEWEST_PAIRS {
+        return None;
+    }
+    let (x, y) = (ranks(&x), ranks(&y));
+    let middle = (x.len() as f64 + 1.0) / 2.0;
+    let product = |a: &[f64], b: &[f64]| -> f64 {
+        let pairs = a.iter().zip(b);
+        pairs.map(|(a, b)| (a - middle) * (b - middle)).sum()
+    };
+    let correlation = product(&x, &y) / (product(&x, &x) * product(&y, &y)).sqrt();
+    correlation.is_finite().then_some(correlation)
+}
+
+/// Rank of every value from 1 on; equal values have their mean rank.
+fn ranks(values: &[f64]) -> Vec<f64> {
+    let rank = |value: &f64| {
+        let below = values.iter().filter(|other| *other < value).count() as f64;
+        let equal = values.iter().filter(|other| *other == value).count() as f64;
+        below + (equal + 1.0) / 2.0
+    };
+    values.iter().map(rank).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +169,42 @@ mod tests {
             let eta = gap_closure(losses.0, losses.1, losses.2).unwrap();
             near(100.0 * eta, percent, 0.06);
         }
+    }
+
+    #[test]
+    fn pairs_cancel_what_seeds_share() {
+        let a = [1.0, 2.0, 3.0].map(Some);
+        let b = [0.5, 1.6, 2.4].map(Some);
+        let summary = paired(a.into_iter().zip(b).chain([(None, Some(9.0))]));
+        assert_eq!(summary.n, 3);
+        near(summary.mean, 0.5, 1e-12);
+        near(summary.sd, 0.1, 1e-12);
+    }
+
+    #[test]
+    fn slope_of_a_line_with_noise() {
+        let points = [(0.0, 1.0), (1.0, 3.5), (2.0, 4.5), (3.0, 7.0)];
+        near(slope(&points).unwrap(), 1.9, 1e-12);
+        assert_eq!(slope(&points[..1]), None);
+    }
+
+    #[test]
+    fn spearman_of_known_ranks() {
+        // Ranks 1 2 3 4 5 against 2 1 4 3 5: 1 - 6 * 4 / (5 * 24).
+        let pairs = [
+            (0.1, 20.0),
+            (0.2, 10.0),
+            (0.9, 40.0),
+            (3.0, 30.0),
+            (7.0, 99.0),
+        ];
+        near(spearman(&pairs).unwrap(), 0.8, 1e-12);
+        let ties = [(1.0, 1.0), (1.0, 2.0), (2.0, 3.0), (2.0, 4.0)];
+        near(spearman(&ties).unwrap(), 0.894_427, 1e-6);
+        assert_eq!(spearman(&pairs[..3]), None);
+        assert_eq!(spearman(&[(1.0, 1.0); 5]), None);
+        let diverged = [(0.1, f64::NAN); 5];
+        assert_eq!(spearman(&diverged), None);
     }
 
     #[test]

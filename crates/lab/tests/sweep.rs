@@ -260,6 +260,7 @@ fn evaluation(loss: f64) -> Evaluation {
     Evaluation {
         loss,
         routing: Vec::new(),
+        twins: None,
     }
 }
 

@@ -40,6 +40,17 @@ impl<B: Backend> Experts<B> {
     }
 }
 
+impl<B: Backend> Experts<B> {
+    /// Inner products of the weights of every two experts, all three matrices together, `[E, E]`.
+    pub fn inner_products(&self) -> Tensor<B, 2> {
+        let products = |w: &Param<Tensor<B, 3>>| {
+            let w_en: Tensor<B, 2> = w.val().flatten(1, 2);
+            w_en.clone().matmul(w_en.transpose())
+        };
+        products(&self.gate_edf) + products(&self.up_edf) + products(&self.down_efd)
+    }
+}
+
 impl<B: MoeBackend> Experts<B> {
     /// The weighted sum of each token's experts, `[T, D] -> [T, D]`.
     pub fn forward(

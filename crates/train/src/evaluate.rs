@@ -16,6 +16,60 @@ pub struct Evaluation {
     pub loss: f64,
     /// Routing of every MoE layer.
     pub routing: Vec<RoutingStats>,
+    /// How alike replicas are; none in a model that was not grown, and in results of old versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub twins: Option<Twins>,
+}
+
+/// How alike the replicas of one source are, means over MoE layers.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Twins {
+    /// Mean cosine of the weights of two replicas of one source: 1 for copies.
+    pub cosine: f64,
+    /// Share of tokens with two replicas of one source among their experts.
+    pub coselection: f64,
+}
+
+impl Twins {
+    fn new<B: Backend>(
+        model: &Lm<B>,
+        lineage: &[Lineage],
+        routing: &[RoutingStats],
+    ) -> Option<Self> {
+        let layers = model.moe_layers().zip(lineage);
+        let cosines: Vec<f64> = layers
+            .filter_map(|(layer, lineage)| {
+                let origins = lineage.origins();
+                let products = layer.experts.inner_products().into_data();
+                cosine_of_replicas(origins.source_of(), &products.iter().collect::<Vec<f64>>())
+            })
+            .collect();
+        let mean = |values: &mut dyn ExactSizeIterator<Item = f64>| {
+            let count = values.len() as f64;
+            values.sum::<f64>() / count
+        };
+        (!cosines.is_empty()).then(|| Self {
+            cosine: mean(&mut cosines.into_iter()),
+            coselection: mean(&mut routing.iter().map(|layer| layer.twin_coselection)),
+        })
+    }
+}
+
+/// Mean cosine over all pairs of experts with one source; `products` are the inner products of all pairs, `[E * E]`. None
+/// without such a pair.
+fn cosine_of_replicas(source_of: &[usize], products: &[f64]) -> Option<f64> {
+    let experts = source_of.len();
+    let (mut sum, mut pairs) = (0.0, 0_u64);
+    for a in 0..experts {
+        for b in a + 1..experts {
+            if source_of[a] == source_of[b] {
+                let norms = products[a * experts + a] * products[b * experts + b];
+                sum += products[a * experts + b] / norms.sqrt();
+                pairs += 1;
+            }
+        }
+    }
+    (pairs > 0).then(|| sum / pairs as f64)
 }
 
 /// Sequences of one forward pass of an evaluation.
@@ -48,9 +102,11 @@ pub fn evaluate<B: MoeBackend>(
             counter.add(routing.host_experts(), top_k);
         }
     }
+    let routing: Vec<RoutingStats> = counters.iter().map(RoutingCounter::stats).collect();
     Ok(Evaluation {
         loss: loss / scored,
-        routing: counters.iter().map(RoutingCounter::stats).collect(),
+        twins: Twins::new(model, lineage, &routing),
+        routing,
     })
 }
 
@@ -84,4 +140,18 @@ pub fn validation_sequences<B: Backend>(
             Ok(tensors(&batch, device))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_are_compared_with_their_twins_only() {
+        // Weights (1, 0), (0, 2), (3, 3): the first and the last have one source.
+        let products = [1.0, 0.0, 3.0, 0.0, 4.0, 6.0, 3.0, 6.0, 18.0];
+        let cosine = cosine_of_replicas(&[0, 1, 0], &products).unwrap();
+        assert!((cosine - 0.5_f64.sqrt()).abs() < 1e-12, "{cosine}");
+        assert_eq!(cosine_of_replicas(&[0, 1, 2], &products), None);
+    }
 }

@@ -25,7 +25,7 @@ pub use config::{
 };
 pub use engine::{BurnEngine, CompareJob, Engine, TrainJob, UpcycleJob};
 pub use error::TrainError;
-pub use evaluate::Evaluation;
+pub use evaluate::{Evaluation, Twins};
 pub use files::write_atomically;
 pub use measure::{OperationTimes, OperatorTimes, StepTimes, Workload};
 pub use metrics::{MetricsLine, read_metrics};

@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{error::TrainError, files::write_atomically};
+use crate::{error::TrainError, evaluate::Twins, files::write_atomically};
 
 /// One line of `metrics.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,6 +37,9 @@ pub enum MetricsLine {
         tokens: u64,
         /// Mean validation loss in nats.
         loss: f64,
+        /// How alike replicas are, in a model that was grown.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        twins: Option<Twins>,
     },
 }
 

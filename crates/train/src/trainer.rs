@@ -323,6 +323,7 @@ impl<'a, B: MoeAutodiffBackend> Stepper<'a, B> {
             step: self.step,
             tokens: self.tokens,
             loss: evaluation.loss,
+            twins: evaluation.twins,
         }
     }
 

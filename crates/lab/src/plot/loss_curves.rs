@@ -100,7 +100,7 @@ fn points(curve: &Curve, from_tau: bool) -> Vec<(f64, f64)> {
 
 /// The mean at each point that all seeds have. Tokens may occur twice, before and after the operator, so points are
 /// matched by tokens and occurrence.
-fn mean(seeds: &[Vec<(f64, f64)>]) -> Vec<(f64, f64)> {
+pub(crate) fn mean(seeds: &[Vec<(f64, f64)>]) -> Vec<(f64, f64)> {
     let mut losses: BTreeMap<(u64, usize), Vec<f64>> = BTreeMap::new();
     for points in seeds {
         let mut last = (u64::MAX, 0);
@@ -158,7 +158,7 @@ impl View {
 fn draw_run(sheet: &Sheet, bundles: &[Bundle], view: &View) -> Result<(), PlotError> {
     let panel = sheet.panel(120..970, view.tokens.clone(), view.loss.clone());
     panel.y_axis("validation loss in nats a token")?;
-    panel.x_axis(&token_labels(&view.tokens), "tokens")?;
+    panel.x_axis(&token_labels(&view.tokens, 5), "tokens")?;
     draw_references(&panel, view)?;
     for bundle in bundles {
         for seed in bundle.seeds.iter().filter(|_| bundle.seeds.len() > 1) {
@@ -171,10 +171,10 @@ fn draw_run(sheet: &Sheet, bundles: &[Bundle], view: &View) -> Result<(), PlotEr
     Ok(())
 }
 
-/// Round numbers of tokens, all in the unit of the largest.
-fn token_labels(tokens: &Range<f64>) -> Vec<(f64, String)> {
+/// About `target` round numbers of tokens, all in the unit of the largest.
+pub(crate) fn token_labels(tokens: &Range<f64>, target: usize) -> Vec<(f64, String)> {
     let (unit, prefix) = count_unit(tokens.end);
-    let ticks = ticks(&(tokens.start / unit..tokens.end / unit), 5);
+    let ticks = ticks(&(tokens.start / unit..tokens.end / unit), target);
     let label = |value: f64| format!("{}{prefix}", fixed(value, ticks.decimals));
     ticks.values.iter().map(|v| (v * unit, label(*v))).collect()
 }

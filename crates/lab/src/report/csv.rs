@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::results::{Cell, Results};
 
-const COLUMNS: [&str; 28] = [
+const COLUMNS: [&str; 30] = [
     "scale",
     "backend",
     "data",
@@ -29,8 +29,10 @@ const COLUMNS: [&str; 28] = [
     "changed_sources",
     "twin_coselection",
     "gap_closure",
+    "train_flops_fixed_e",
     "train_flops",
     "train_flops_fixed_me",
+    "wall_seconds_fixed_e",
     "wall_seconds",
     "wall_seconds_fixed_me",
 ];
@@ -80,8 +82,10 @@ fn fields(cell: &Cell) -> [String; COLUMNS.len()] {
         cell.twin_coselection.to_string(),
         cell.gap_closure
             .map_or(String::new(), |eta| eta.to_string()),
+        cell.train_flops_fixed_e.to_string(),
         cell.train_flops.to_string(),
         cell.train_flops_fixed_me.to_string(),
+        cell.wall_seconds_fixed_e.to_string(),
         cell.wall_seconds.to_string(),
         cell.wall_seconds_fixed_me.to_string(),
     ]
@@ -110,7 +114,7 @@ mod tests {
             let fields: Vec<&str> = line.split(',').collect();
             assert_eq!(fields.len(), COLUMNS.len());
             assert_eq!(fields[15].parse::<f64>().unwrap(), cell.loss_upcycled);
-            assert_eq!(fields[24].parse::<f64>().unwrap(), cell.train_flops);
+            assert_eq!(fields[25].parse::<f64>().unwrap(), cell.train_flops);
         }
     }
 
@@ -119,7 +123,8 @@ mod tests {
         let header = "scale,backend,data,protocol,experts,multiplier,target_experts,top_k,cpt_fraction,transition,recipe,seed,\
                       pretrain_tokens,cpt_tokens,loss_fixed_e,loss_upcycled,loss_fixed_me,loss_before,loss_after,\
                       logit_difference,largest_logit_difference,changed_sources,twin_coselection,\
-                      gap_closure,train_flops,train_flops_fixed_me,wall_seconds,wall_seconds_fixed_me\n";
+                      gap_closure,train_flops_fixed_e,train_flops,train_flops_fixed_me,\
+                      wall_seconds_fixed_e,wall_seconds,wall_seconds_fixed_me\n";
         assert_eq!(csv(&sample::empty()), header);
     }
 
@@ -129,6 +134,6 @@ mod tests {
         let csv = csv(&results);
         assert!(csv.contains("\"<b>\"\"paper\"\", 'quoted'"));
         let first: Vec<&str> = csv.lines().nth(1).unwrap().rsplit(',').collect();
-        assert_eq!(first[4], "");
+        assert_eq!(first[6], "");
     }
 }

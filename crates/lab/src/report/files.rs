@@ -83,7 +83,7 @@ mod tests {
             names(&target),
             ["figures", "report.html", "results.csv", "results.json"]
         );
-        assert_eq!(names(&target.join("figures")).len(), 6);
+        assert_eq!(names(&target.join("figures")).len(), 10);
         let json = fs::read(target.join("results.json")).unwrap();
         let read: Results = serde_json::from_slice(&json).unwrap();
         assert_eq!(read.cells.len(), 16);

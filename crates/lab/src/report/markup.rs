@@ -36,6 +36,19 @@ impl Html {
         ))
     }
 
+    /// Text that takes more lines rather than all of the width.
+    pub(crate) fn wide(text: &str) -> Self {
+        Self(format!(r#"<span class="wide">{}</span>"#, Self::text(text)))
+    }
+
+    /// A number that stands out, with a remark below it.
+    pub(crate) fn strong_with_remark(text: &str, remark: &str) -> Self {
+        let (text, remark) = (Self::text(text), Self::text(remark));
+        Self(format!(
+            "<strong>{text}</strong><br><small>{remark}</small>"
+        ))
+    }
+
     /// A number with a remark below it.
     pub(crate) fn with_remark(text: &str, remark: &str) -> Self {
         let (text, remark) = (Self::text(text), Self::text(remark));

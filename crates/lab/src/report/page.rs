@@ -5,6 +5,8 @@ use std::fmt::Write;
 use crate::group::{Group, groups};
 use crate::plot::palette::Palette;
 use crate::plot::{Figure, FigureKind};
+use crate::report::claims::{self, claims};
+use crate::report::comparisons::{leads, trends};
 use crate::report::cost_tables::costs;
 use crate::report::findings::findings;
 use crate::report::loss_tables::{cells, gap_closures, jumps, losses};
@@ -97,16 +99,25 @@ fn sections(results: &Results, figures: &[Figure]) -> Vec<Section> {
             .map(|group| make(group, &palette).to_string());
         tables.collect()
     };
-    let routing_tables: String = groups
-        .iter()
-        .filter_map(|group| routing(group, &palette))
-        .map(|table| table.to_string())
-        .collect();
+    let some = |make: &dyn Fn(&Group) -> Option<Table>| -> String {
+        let tables = groups.iter().filter_map(make);
+        tables.map(|table| table.to_string()).collect()
+    };
     let all = [
         Section {
             anchor: "gap-closure",
             heading: "Gap closure",
             body: pictures(figures, FigureKind::GapClosure) + &tables(gap_closures),
+        },
+        Section {
+            anchor: "comparisons",
+            heading: "What can be told apart",
+            body: some(&|group| leads(group, &palette)) + &some(&|group| trends(group, &palette)),
+        },
+        Section {
+            anchor: "claims",
+            heading: "The paper’s claims",
+            body: noted(some(&|group| claims(group)), claims::NOTE),
         },
         Section {
             anchor: "losses",
@@ -121,13 +132,18 @@ fn sections(results: &Results, figures: &[Figure]) -> Vec<Section> {
         Section {
             anchor: "cost",
             heading: "Cost",
-            body: noted(tables(costs), COST_NOTE),
+            body: noted(
+                pictures(figures, FigureKind::Pareto) + &tables(costs),
+                COST_NOTE,
+            ),
         },
         Section {
             anchor: "routing",
             heading: "Routing",
             body: noted(
-                routing_tables + &pictures(figures, FigureKind::RoutingLoad),
+                some(&|group| routing(group, &palette))
+                    + &pictures(figures, FigureKind::RoutingLoad)
+                    + &pictures(figures, FigureKind::Twins),
                 ROUTING_NOTE,
             ),
         },
@@ -183,11 +199,10 @@ fn folded(summary: &str, body: String) -> String {
 }
 
 fn beside_the_paper(groups: &[Group], palette: &Palette) -> String {
-    format!(
-        "{}{}<p class=\"note\">{}</p>\n",
-        paper::budgets(groups, palette),
-        paper::full_moe(),
-        Html::text(paper::CAVEAT)
+    let tables = paper::tables(groups, palette).into_iter();
+    noted(
+        tables.map(|table| table.to_string()).collect(),
+        paper::CAVEAT,
     )
 }
 
@@ -236,16 +251,11 @@ mod tests {
     #[test]
     fn has_every_part() {
         let page = html(&sample::two_top_k());
-        assert_eq!(page.matches("<figure>").count(), 6);
-        assert_eq!(page.matches("<figcaption>").count(), 6);
-        assert_eq!(page.matches("<section").count(), 8);
+        assert_eq!(page.matches("<figure>").count(), 10);
+        assert_eq!(page.matches("<figcaption>").count(), 10);
+        assert_eq!(page.matches("<section").count(), 10);
         assert_eq!(page.matches("<h1>").count(), 1);
-        for part in [
-            "98.0",
-            "93.8",
-            "<details>",
-            "cargo run --release --bin sweep",
-        ] {
+        for part in ["98.0", "<details>", "cargo run --release --bin sweep"] {
             assert!(page.contains(part), "{part} is missing");
         }
     }
