@@ -418,9 +418,14 @@ mod tests {
 
     #[test]
     fn the_papers_losses_give_its_gap_closure() {
-        let etas =
-            BY_SCALE.map(|(_, _, [small, upcycled, big])| eta_in_percent(small, upcycled, big));
-        assert_eq!(etas, ["109.7", "111.8", "93.8", "95.3", "92.9"]);
+        let printed = [None, None, Some(93.8), Some(95.3), Some(92.9)];
+        for ((scale, _, [small, upcycled, big]), printed) in BY_SCALE.into_iter().zip(printed) {
+            let eta = 100.0 * gap_closure(small, upcycled, big).unwrap();
+            assert!(
+                printed.is_none_or(|printed: f64| (eta - printed).abs() < 0.06),
+                "{scale}: {eta}"
+            );
+        }
     }
 
     #[test]
