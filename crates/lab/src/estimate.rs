@@ -1,30 +1,41 @@
 //! What a sweep will cost, before it runs.
 
 use serde::Serialize;
-use upcycle_lm::{CostModel, MemoryEstimate, ParameterCount};
+use upcycle_lm::{CostModel, Intermediates, MemoryEstimate, ParameterCount};
 
 use crate::{
-    collect::train_flops,
+    calibrate::{Calibration, stage_flops},
+    frontier::Frontier,
     graph::{Stage, StageGraph},
-    stage::StageSpec,
+    plan::{CellPlan, SweepPlan},
+    results::Setting,
+    stage::{StageKey, StageSpec},
     store::Store,
 };
 
-/// Share of the matrix product rate that training reaches with plain operations on a CPU; a rough figure.
-const UTILISATION: f64 = 0.15;
+/// Memory of a process without any model, in bytes: program, data, buffers.
+const PROCESS: u64 = 64 << 20;
 
-/// Costs of all stages of a sweep.
+/// Costs of a sweep.
 #[derive(Debug, Clone, Serialize)]
 pub struct Estimate {
     /// One for each stage, parents first.
     pub stages: Vec<StageEstimate>,
+    /// Upcycled beside Fixed-mE, for every setting and recipe.
+    pub prices: Vec<Price>,
+    /// Stages at a time.
+    pub jobs: usize,
+    /// Seconds until everything is finished, with `jobs` stages at a time; none on a backend that is not here.
+    pub seconds: Option<f64>,
+    /// Largest memory of `jobs` stages at a time, in bytes.
+    pub memory: u64,
 }
 
 /// Costs of one stage.
 #[derive(Debug, Clone, Serialize)]
 pub struct StageEstimate {
     /// Content address.
-    pub key: String,
+    pub key: StageKey,
     /// For people.
     pub label: String,
     /// Whether it is finished already.
@@ -39,33 +50,64 @@ pub struct StageEstimate {
     pub flops: f64,
     /// Peak memory in bytes.
     pub memory: MemoryEstimate,
-    /// Estimated seconds.
-    pub seconds: f64,
+    /// Estimated seconds beside the other jobs; none on a backend that is not here.
+    pub seconds: Option<f64>,
+    /// Whether the seconds come from measured steps, not from the rate of matrix products.
+    pub measured: bool,
+}
+
+/// What one upcycled model costs beside the big model from scratch (the paper, section 2 of its method).
+#[derive(Debug, Clone, Serialize)]
+pub struct Price {
+    /// Where in the sweep.
+    #[serde(flatten)]
+    pub setting: Setting,
+    /// Recipe.
+    pub recipe: String,
+    /// FLOPs of Fixed-mE, vocabulary head included.
+    pub flops_fixed_me: f64,
+    /// FLOPs of Upcycled, pre-training included.
+    pub flops_upcycled: f64,
+    /// Estimated seconds of Fixed-mE.
+    pub seconds_fixed_me: Option<f64>,
+    /// Estimated seconds of Upcycled, pre-training included.
+    pub seconds_upcycled: Option<f64>,
+    /// Estimated seconds of Upcycled where the small model is there already.
+    pub seconds_after_pretraining: Option<f64>,
 }
 
 impl Estimate {
-    /// Estimates the stages of a graph on a machine with a matrix product rate in FLOP/s.
-    pub fn new(graph: &StageGraph, store: Option<&Store>, matmul_rate: f64) -> Self {
-        let stages = graph
+    /// Estimates the stages of a plan, with `jobs` at a time.
+    pub fn new(
+        plan: &SweepPlan,
+        store: Option<&Store>,
+        backend: &str,
+        calibration: Option<&Calibration>,
+        jobs: usize,
+    ) -> Self {
+        let graph = &plan.graph;
+        let finished = |stage: &Stage| {
+            store.is_some_and(|store| matches!(store.result(&stage.key), Ok(Some(_))))
+        };
+        let stages: Vec<StageEstimate> = graph
             .stages()
             .into_iter()
-            .map(|stage| {
-                let cached =
-                    store.is_some_and(|store| matches!(store.result(&stage.key), Ok(Some(_))));
-                estimate(stage, cached, matmul_rate)
-            })
+            .map(|stage| estimate(stage, finished(stage), backend, calibration, jobs))
             .collect();
-        Self { stages }
+        let mut memory: Vec<u64> = remaining(&stages).map(|s| s.memory.total()).collect();
+        memory.sort_unstable_by(|a, b| b.cmp(a));
+        Self {
+            prices: prices(plan, calibration, jobs),
+            seconds: calibration.map(|calibration| makespan(graph, &stages, calibration, jobs)),
+            memory: PROCESS + memory.iter().take(jobs).sum::<u64>(),
+            jobs,
+            stages,
+        }
     }
 
     /// Stages that have to run.
     pub fn remaining(&self) -> impl Iterator<Item = &StageEstimate> {
-        self.stages.iter().filter(|stage| !stage.cached)
-    }
-
-    /// Seconds of all stages that have to run, one after the other.
-    pub fn seconds(&self) -> f64 {
-        self.remaining().map(|stage| stage.seconds).sum()
+        remaining(&self.stages)
     }
 
     /// FLOPs of all stages that have to run.
@@ -78,37 +120,115 @@ impl Estimate {
         self.remaining().map(|stage| stage.steps).sum()
     }
 
-    /// Largest memory of a stage that has to run, in bytes.
-    pub fn memory(&self) -> u64 {
-        self.remaining()
-            .map(|stage| stage.memory.total())
-            .max()
-            .unwrap_or(0)
+    /// The stage that needs the most memory.
+    pub fn largest(&self) -> Option<&StageEstimate> {
+        self.remaining().max_by_key(|stage| stage.memory.total())
     }
 }
 
-/// Estimated seconds of training of some FLOPs, on a machine with a matrix product rate in FLOP/s.
-pub fn training_seconds(flops: f64, matmul_rate: f64) -> f64 {
-    flops / (matmul_rate * UTILISATION)
+impl StageEstimate {
+    /// Bytes of a process that runs this stage alone.
+    pub fn process_memory(&self) -> u64 {
+        PROCESS + self.memory.total()
+    }
 }
 
-fn estimate(stage: &Stage, cached: bool, matmul_rate: f64) -> StageEstimate {
+fn remaining(stages: &[StageEstimate]) -> impl Iterator<Item = &StageEstimate> {
+    stages.iter().filter(|stage| !stage.cached)
+}
+
+fn estimate(
+    stage: &Stage,
+    cached: bool,
+    backend: &str,
+    calibration: Option<&Calibration>,
+    jobs: usize,
+) -> StageEstimate {
     let cost = CostModel::new(&stage.model);
     let batch = match &stage.spec {
         StageSpec::Train { spec, .. } => &spec.batch,
         StageSpec::Upcycle { spec, .. } => &spec.batch,
     };
-    let tokens = stage.steps() * batch.tokens();
-    let flops = train_flops(stage) + cost.head_flops_per_token() * tokens as f64;
+    let seconds = calibration.map(|calibration| calibration.stage_seconds(stage, jobs));
     StageEstimate {
-        key: stage.key.to_string(),
+        key: stage.key.clone(),
         label: stage.label.clone(),
         cached,
         steps: stage.steps(),
-        tokens,
+        tokens: stage.steps() * batch.tokens(),
         parameters: cost.parameters(),
-        flops,
-        memory: cost.memory(batch.rows * batch.context, batch.context),
-        seconds: training_seconds(flops, matmul_rate),
+        flops: stage_flops(stage),
+        memory: cost.memory(
+            batch.rows * batch.context,
+            batch.context,
+            intermediates(backend),
+        ),
+        seconds: seconds.map(|(seconds, _)| seconds),
+        measured: seconds.is_some_and(|(_, measured)| measured),
     }
+}
+
+/// What the kernels of a backend keep for the backward pass.
+pub fn intermediates(backend: &str) -> Intermediates {
+    match backend {
+        "cpu" | "ndarray" => Intermediates::Recomputed,
+        _ => Intermediates::Kept,
+    }
+}
+
+/// Seconds until all stages are finished, by running the schedule of the runner.
+fn makespan(
+    graph: &StageGraph,
+    stages: &[StageEstimate],
+    calibration: &Calibration,
+    jobs: usize,
+) -> f64 {
+    let mut frontier = Frontier::new(graph, |stage| {
+        stages
+            .iter()
+            .any(|other| other.cached && other.key == stage.key)
+    });
+    let mut running: Vec<(f64, StageKey)> = Vec::new();
+    let mut now = 0.0;
+    loop {
+        while running.len() < jobs.max(1) {
+            let Some(stage) = frontier.take() else { break };
+            let (seconds, _) = calibration.stage_seconds(stage, jobs);
+            running.push((now + seconds, stage.key.clone()));
+        }
+        let next = (0..running.len()).min_by(|&a, &b| running[a].0.total_cmp(&running[b].0));
+        let Some(next) = next else { return now };
+        let (end, key) = running.swap_remove(next);
+        now = end;
+        frontier.finish(key);
+    }
+}
+
+/// Seeds share prices, so the first of each is taken.
+fn prices(plan: &SweepPlan, calibration: Option<&Calibration>, jobs: usize) -> Vec<Price> {
+    let first = plan.cells.iter().filter(|cell| cell.seed == 0);
+    let price = |cell: &CellPlan| {
+        let flops = |key| plan.graph.chain(key).into_iter().map(stage_flops).sum();
+        let seconds = |key, from: u64| {
+            let calibration = calibration?;
+            let chain = plan.graph.chain(key).into_iter();
+            let later = chain.filter(|stage| stage.from >= from);
+            Some(
+                later
+                    .map(|stage| calibration.stage_seconds(stage, jobs).0)
+                    .sum(),
+            )
+        };
+        let tau = plan.graph.get(&cell.upcycle).map_or(0, |stage| stage.from);
+        Price {
+            setting: cell.setting.clone(),
+            recipe: cell.recipe.clone(),
+            flops_fixed_me: flops(&cell.fixed_me),
+            flops_upcycled: flops(&cell.upcycled),
+            seconds_fixed_me: seconds(&cell.fixed_me, 0),
+            seconds_upcycled: seconds(&cell.upcycled, 0),
+            seconds_after_pretraining: seconds(&cell.upcycled, tau),
+        }
+    };
+    first.map(price).collect()
 }

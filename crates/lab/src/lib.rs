@@ -5,10 +5,13 @@
 //! SweepConfig -> cells -> StageGraph -> runner -> Store -> Results -> report
 //! ```
 
+mod calibrate;
+mod claim;
 mod collect;
 mod environment;
 mod error;
 mod estimate;
+mod frontier;
 mod graph;
 mod group;
 mod number;
@@ -26,13 +29,15 @@ pub mod statistics;
 mod store;
 mod sweep;
 
+pub use calibrate::{Calibration, training_seconds};
+pub use claim::{ClaimFile, Patience};
 pub use collect::collect;
 pub use environment::{available_memory, environment};
 pub use error::LabError;
-pub use estimate::{Estimate, StageEstimate, training_seconds};
+pub use estimate::{Estimate, Price, StageEstimate, intermediates};
 pub use graph::{Stage, StageGraph};
 pub use plan::{CellPlan, SweepPlan};
-pub use runner::{Observer, RunEvent, RunOptions, run};
+pub use runner::{Observer, RunEvent, RunOptions, run, run_stage};
 pub use scale::{Scale, TrainingScale};
 pub use stage::{Origin, StageKey, StageSpec};
 pub use store::{StageResult, Store};

@@ -1,10 +1,11 @@
-//! Runs the stages of a graph, several at a time, each as soon as its parent is finished.
+//! Runs the stages of a graph, several at a time, each as soon as its parent is finished. Other processes may run the same
+//! graph on the same store at the same time: they share the work.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use upcycle_data::Dataset;
@@ -12,8 +13,9 @@ use upcycle_train::{Engine, StageCheckpoints, Start, TrainEvent, TrainJob, Upcyc
 
 use crate::{
     error::LabError,
+    frontier::Frontier,
     graph::{Stage, StageGraph},
-    stage::{Origin, StageKey, StageSpec},
+    stage::{Origin, StageSpec},
     store::{StageResult, Store},
 };
 
@@ -64,17 +66,21 @@ pub fn run(
         options,
         observer,
     };
-    let mut state = State::default();
+    let mut cached = BTreeSet::new();
     for stage in graph.stages() {
         if store.result(&stage.key)?.is_some() {
             observer.event(RunEvent::Cached(stage));
-            state.finished.insert(stage.key.clone());
-        } else {
-            state.waiting.insert(stage.key.clone(), stage);
+            cached.insert(&stage.key);
         }
     }
     let shared = Shared {
-        state: Mutex::new(state),
+        state: Mutex::new(State {
+            frontier: Frontier::new(graph, |stage| cached.contains(&stage.key)),
+            elsewhere: Vec::new(),
+            looked: Instant::now(),
+            running: 0,
+            failed: None,
+        }),
         changed: Condvar::new(),
     };
     thread::scope(|scope| {
@@ -91,10 +97,44 @@ pub fn run(
     failed.map_or(Ok(()), Err)
 }
 
-#[derive(Default)]
+/// Runs one stage whose parent is finished; waits while another process computes it.
+///
+/// # Errors
+/// If it fails.
+pub fn run_stage(
+    stage: &Stage,
+    engine: &dyn Engine,
+    data: &Dataset,
+    store: &Store,
+    checkpoint_interval: Duration,
+    observer: &dyn Observer,
+) -> Result<(), LabError> {
+    let options = RunOptions {
+        jobs: 1,
+        checkpoint_interval,
+    };
+    let runner = Runner {
+        engine,
+        data,
+        store,
+        options,
+        observer,
+    };
+    while !runner.run_stage(stage)? {
+        thread::sleep(POLL);
+    }
+    Ok(())
+}
+
+/// Time between two looks at a stage that another process computes.
+const POLL: Duration = Duration::from_millis(500);
+
 struct State<'a> {
-    waiting: BTreeMap<StageKey, &'a Stage>,
-    finished: BTreeSet<StageKey>,
+    frontier: Frontier<'a>,
+    /// Stages that other processes compute.
+    elsewhere: Vec<&'a Stage>,
+    /// When those were looked at.
+    looked: Instant,
     running: usize,
     failed: Option<LabError>,
 }
@@ -110,57 +150,43 @@ impl<'a> Shared<'a> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A stage whose parent is finished: the one with the most work behind it. Waits for one; none at the end.
+    /// A stage whose parent is finished. Waits for one; none at the end.
     fn take(&self) -> Option<&'a Stage> {
         let mut state = self.lock();
         loop {
-            if state.failed.is_some() || state.waiting.is_empty() {
+            if state.failed.is_some() {
                 return None;
             }
-            let ready = state
-                .waiting
-                .values()
-                .filter(|stage| {
-                    let parent = stage.parent.as_ref();
-                    parent.is_none_or(|parent| state.finished.contains(parent))
-                })
-                // Trunks before decays: other stages wait for them.
-                .max_by_key(|stage| (is_trunk(stage), stage.steps(), &stage.key))
-                .copied();
-            if let Some(stage) = ready {
-                state.waiting.remove(&stage.key);
+            if let Some(stage) = state.frontier.take() {
                 state.running += 1;
                 return Some(stage);
             }
-            if state.running == 0 {
+            if state.elsewhere.is_empty() && (state.frontier.is_empty() || state.running == 0) {
                 return None;
             }
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            let waited = self.changed.wait_timeout(state, POLL);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if state.looked.elapsed() >= POLL {
+                // Another look at what others compute.
+                state.looked = Instant::now();
+                for stage in std::mem::take(&mut state.elsewhere) {
+                    state.frontier.put_back(stage);
+                }
+            }
         }
     }
 
-    fn put(&self, stage: &Stage, result: Result<(), LabError>) {
+    fn put(&self, stage: &'a Stage, result: Result<bool, LabError>) {
         let mut state = self.lock();
         state.running -= 1;
         match result {
-            Ok(()) => {
-                state.finished.insert(stage.key.clone());
-            }
+            Ok(true) => state.frontier.finish(stage.key.clone()),
+            Ok(false) => state.elsewhere.push(stage),
             Err(error) => {
                 state.failed.get_or_insert(error);
             }
         }
         self.changed.notify_all();
-    }
-}
-
-fn is_trunk(stage: &Stage) -> bool {
-    match &stage.spec {
-        StageSpec::Train { spec, .. } => spec.schedule.decay_from.is_none(),
-        StageSpec::Upcycle { .. } => true,
     }
 }
 
@@ -173,14 +199,18 @@ struct Runner<'a> {
 }
 
 impl Runner<'_> {
-    fn run_stage(&self, stage: &Stage) -> Result<(), LabError> {
+    /// Whether the stage is finished; false if another process computes it.
+    fn run_stage(&self, stage: &Stage) -> Result<bool, LabError> {
         let (store, observer) = (self.store, self.observer);
-        let _claim = store.claim(stage)?;
-        // Another process may have finished it while this one waited for the claim.
+        let claim = store.claim(stage)?;
+        // Another process may have finished it meanwhile.
         if store.result(&stage.key)?.is_some() {
             observer.event(RunEvent::Cached(stage));
-            return Ok(());
+            return Ok(true);
         }
+        let Some(claim) = claim else {
+            return Ok(false);
+        };
         observer.event(RunEvent::Started(stage));
         let dir = store.stage_dir(&stage.key);
         let failed = |source| LabError::Stage {
@@ -209,6 +239,10 @@ impl Runner<'_> {
                 let outcome = self
                     .engine
                     .train(&job, &mut |event| {
+                        if let TrainEvent::Step { step, .. } | TrainEvent::Resumed { step } = event
+                        {
+                            claim.at_step(step);
+                        }
                         observer.event(RunEvent::Training(stage, event))
                     })
                     .map_err(failed)?;
@@ -224,8 +258,11 @@ impl Runner<'_> {
                 StageResult::Upcycle(self.engine.upcycle(&job).map_err(failed)?)
             }
         };
+        if claim.is_lost() {
+            return Ok(false);
+        }
         store.finish(&stage.key, &result)?;
         observer.event(RunEvent::Finished(stage, &result));
-        Ok(())
+        Ok(true)
     }
 }

@@ -3,23 +3,31 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 use upcycle_train::{
-    MetricsLine, StageCheckpoints, TrainOutcome, UpcycleOutcome, read_metrics, write_atomically,
+    MetricsLine, StageCheckpoints, TrainOutcome, UpcycleOutcome, read_metrics, unique_suffix,
+    write_atomically,
 };
 
-use crate::{error::LabError, graph::Stage, stage::StageKey};
+use crate::{
+    claim::{Claim, ClaimFile, Observed, Patience},
+    error::LabError,
+    graph::Stage,
+    stage::StageKey,
+};
 
 const RESULT: &str = "result.json";
 const SPEC: &str = "stage.json";
-const LOCK: &str = "lock";
 
 /// A folder of runs: stages, packed data, and a folder for each sweep's report.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Store {
     root: PathBuf,
+    patience: Patience,
+    observed: Observed,
 }
 
 /// Result of a finished stage.
@@ -46,19 +54,30 @@ impl Store {
         };
         fs::create_dir_all(&stages).map_err(io)?;
         // Said before hours of work, not after.
-        let probe = stages.join(format!(".probe{}", std::process::id()));
+        let probe = stages.join(format!(".probe{}", unique_suffix()));
         File::create(&probe).map_err(io)?;
         fs::remove_file(&probe).map_err(io)?;
-        Ok(Self {
+        Ok(Self::at(root))
+    }
+
+    fn at(root: &Path) -> Self {
+        Self {
             root: root.to_owned(),
-        })
+            patience: Patience::default(),
+            observed: Observed::default(),
+        }
+    }
+
+    /// The same store with another patience with the claims of others.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Patience) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// The store in the folder `root` if there is one; makes nothing.
     pub fn existing(root: &Path) -> Option<Self> {
-        root.join("stages").is_dir().then(|| Self {
-            root: root.to_owned(),
-        })
+        root.join("stages").is_dir().then(|| Self::at(root))
     }
 
     /// Folder of a sweep's report.
@@ -101,24 +120,21 @@ impl Store {
         Ok(())
     }
 
-    /// Takes a stage for this process: makes its folder and locks it until the guard is dropped. Waits for another
-    /// process that works on the same stage.
+    /// Takes a stage for this process, and makes its folder; none if another process computes it.
     ///
     /// # Errors
     /// If the folder cannot be made.
-    pub fn claim(&self, stage: &Stage) -> Result<File, LabError> {
+    pub(crate) fn claim(&self, stage: &Stage) -> Result<Option<Claim>, LabError> {
         let dir = self.stage_dir(&stage.key);
         let json = serde_json::to_string_pretty(&stage.spec).unwrap_or_default();
         write_atomically(&dir.join(SPEC), json.as_bytes())?;
-        let path = dir.join(LOCK);
-        let io = |source| LabError::Io {
-            action: "lock",
-            path: path.clone(),
-            source,
-        };
-        let file = File::create(&path).map_err(io)?;
-        file.lock().map_err(io)?;
-        Ok(file)
+        Claim::take(&dir, self.patience, &self.observed)
+    }
+
+    /// Who computes a stage, and the time since the last sign of it; none if nobody does.
+    pub fn claimant(&self, key: &StageKey) -> Option<(ClaimFile, Duration)> {
+        let dir = self.stage_dir(key);
+        Some((ClaimFile::read(&dir)?, ClaimFile::age(&dir)?))
     }
 
     /// The checkpoint that a finished stage left.

@@ -15,8 +15,8 @@ use std::{
 
 use upcycle_data::{DataConfig, Dataset};
 use upcycle_lab::{
-    Growth, LabError, Observer, RunEvent, RunOptions, StageSpec, Store, SweepConfig, SweepPlan,
-    collect, presets, run,
+    Calibration, Estimate, Growth, LabError, Observer, RunEvent, RunOptions, StageSpec, Store,
+    SweepConfig, SweepPlan, collect, presets, run,
 };
 use upcycle_lm::{LmConfig, WeightSink};
 use upcycle_operator::{LayerPlan, ReplicationPlan, Upcycle, Verification};
@@ -434,6 +434,71 @@ fn every_stage_runs_once_after_its_parent_and_never_again() {
     assert_eq!(results.curves.len(), 4 * 4 * 2);
     assert!(results.cells.iter().all(|cell| cell.loss_after == 2.3));
     assert!(results.cells[0].train_flops < results.cells[0].train_flops_fixed_me);
+}
+
+#[test]
+fn budgets_are_trained_as_one_trunk_and_their_decays() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let mut config = quick();
+    (config.seeds, config.recipes) = (2, vec!["exact".into()]);
+    config.cpt = vec![0.1, 0.2, 0.25, 0.5, 1.0];
+    let (engine, events) = (Fake::default(), Events::default());
+    let plan = plan(&config);
+    run(&plan.graph, &engine, &data(), &store, OPTIONS, &events).unwrap();
+    // Fixed-8, Fixed-16 and Upcycled: the longest trunk each, and the decays of all budgets.
+    let decays = 100 + 120 + 125 + 150 + 200;
+    let each_seed = (1800 + decays) + (1800 + decays) + (800 + decays);
+    assert_eq!(engine.steps.load(Ordering::SeqCst), 2 * each_seed);
+}
+
+#[test]
+fn processes_on_one_store_share_the_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = plan(&quick());
+    let (engine, data) = (Fake::default(), data());
+    let finished: usize = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    let store = Store::open(dir.path()).unwrap();
+                    let events = Events::default();
+                    run(&plan.graph, &engine, &data, &store, OPTIONS, &events).unwrap();
+                    events.order.into_inner().unwrap().len()
+                })
+            })
+            .collect();
+        workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap())
+            .sum()
+    });
+    assert_eq!(finished, plan.graph.len());
+    assert_eq!(engine.steps.load(Ordering::SeqCst), steps(&plan));
+}
+
+#[test]
+fn estimates_follow_the_schedule() {
+    let plan = plan(&quick());
+    // The engine measures nothing, so all is by its rate of 1 GFLOP/s.
+    let calibration = Calibration::measure(&Fake::default(), &plan.graph, None, 1);
+    let alone = Estimate::new(&plan, None, "cpu", Some(&calibration), 1);
+    let together = Estimate::new(&plan, None, "cpu", Some(&calibration), 2);
+    let sum: f64 = alone.stages.iter().filter_map(|stage| stage.seconds).sum();
+    assert!((alone.seconds.unwrap() - sum).abs() < 1e-6 * sum);
+    // Two at a time take twice as long each, and wait for each other at the end.
+    let ratio = together.seconds.unwrap() / sum;
+    assert!((0.95..1.2).contains(&ratio), "{ratio}");
+    assert!(together.memory > alone.memory);
+    for price in &alone.prices {
+        let tau = 1.0 / (1.0 + price.setting.cpt_fraction);
+        let (up, me) = (price.flops_upcycled, price.flops_fixed_me);
+        assert!(up < me && up > (1.0 - tau) * me);
+        assert!(price.seconds_after_pretraining < price.seconds_upcycled);
+    }
+    let unknown = Estimate::new(&plan, None, "cuda", None, 1);
+    assert_eq!(unknown.seconds, None);
+    assert!(unknown.memory > alone.memory);
 }
 
 #[test]

@@ -29,6 +29,15 @@ pub struct ParameterCount {
     pub norms: u64,
 }
 
+/// What the operations of a backend keep of the forward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intermediates {
+    /// Every intermediate result, as the reference bodies do.
+    Kept,
+    /// Little but inputs and outputs, as specialised kernels do: attention keeps no scores, the head no logits.
+    Recomputed,
+}
+
 /// Estimated peak memory of a training step, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryEstimate {
@@ -121,21 +130,34 @@ impl<'a> CostModel<'a> {
 
     /// Peak memory of a training step over `tokens` tokens in sequences of `context`, in f32 with AdamW.
     ///
-    /// Weights, gradients and moments are exact; activations are an estimate for the reference bodies of the
-    /// operations, which keep every intermediate result.
-    pub fn memory(&self, tokens: usize, context: usize) -> MemoryEstimate {
+    /// Weights, gradients and moments are exact; activations are an estimate.
+    pub fn memory(
+        &self,
+        tokens: usize,
+        context: usize,
+        intermediates: Intermediates,
+    ) -> MemoryEstimate {
         let config = self.config;
         let weights = 4 * self.parameters().total();
         let (d, k) = (config.d_model, config.top_k);
+        let kept = intermediates == Intermediates::Kept;
+        let either = |kept_floats: usize, recomputed: usize| match kept {
+            true => kept_floats,
+            false => recomputed,
+        };
         let per_layer = |index: usize| {
-            let attention = 12 * d + 3 * config.heads * context;
+            let attention = either(12 * d + 3 * config.heads * context, 8 * d);
             let ffn = match config.layer_kind(index) {
-                LayerKind::Dense => 2 * d + 5 * config.d_ffn,
-                LayerKind::Moe => k * (4 * d + 5 * config.d_expert) + 3 * config.experts,
+                LayerKind::Dense => 2 * d + either(5, 3) * config.d_ffn,
+                LayerKind::Moe => {
+                    let expert = either(4 * d + 5 * config.d_expert, d + 3 * config.d_expert);
+                    k * expert + 3 * config.experts
+                }
             };
             attention + ffn
         };
-        let floats: usize = (0..config.layers).map(per_layer).sum::<usize>() + 4 * config.vocab;
+        let head = either(4 * config.vocab, d);
+        let floats: usize = (0..config.layers).map(per_layer).sum::<usize>() + head;
         MemoryEstimate {
             weights,
             gradients: weights,

@@ -19,7 +19,7 @@ pub use config::{
     ConfigError, LayerKind, LayerPattern, LmConfig, QkNorm, Release, ReleaseShape, TwoLevel,
     TwoLevelGrowth,
 };
-pub use cost::{CostModel, MemoryEstimate, ParameterCount};
+pub use cost::{CostModel, Intermediates, MemoryEstimate, ParameterCount};
 pub use feed_forward::{SwiGlu, SwiGluRecord};
 pub use model::{Lm, LmOutput, LmRecord};
 pub use norm::RmsNorm;

@@ -72,8 +72,10 @@ fn cosine_of_replicas(source_of: &[usize], products: &[f64]) -> Option<f64> {
     (pairs > 0).then(|| sum / pairs as f64)
 }
 
-/// Sequences of one forward pass of an evaluation.
+/// Sequences of one forward pass of an evaluation, at most.
 const ROWS: usize = 32;
+/// Tokens of one forward pass of an evaluation, unless a single sequence has more.
+const TOKENS: usize = 8192;
 
 /// Evaluates a model on the first `rows` validation sequences of `context` tokens.
 ///
@@ -91,8 +93,9 @@ pub fn evaluate<B: MoeBackend>(
     let origins = lineage.iter().map(Lineage::origins);
     let mut counters: Vec<_> = origins.map(RoutingCounter::new).collect();
     let (mut loss, mut scored) = (0.0, 0.0);
-    for first in (0..rows).step_by(ROWS) {
-        let batch = data.validation_batch(first, ROWS.min(rows - first), context)?;
+    let pass = (TOKENS / context).clamp(1, ROWS);
+    for first in (0..rows).step_by(pass) {
+        let batch = data.validation_batch(first, pass.min(rows - first), context)?;
         let (tokens, targets) = tensors::<B>(&batch, device);
         let output = model.forward(tokens, targets, precision);
         loss += output.loss_t.sum().into_scalar().elem::<f64>();

@@ -26,7 +26,7 @@ pub use config::{
 pub use engine::{BurnEngine, CompareJob, Engine, TrainJob, UpcycleJob};
 pub use error::TrainError;
 pub use evaluate::{Evaluation, Twins};
-pub use files::write_atomically;
+pub use files::{unique_suffix, write_atomically};
 pub use measure::{OperationTimes, OperatorTimes, StepTimes, Workload};
 pub use metrics::{MetricsLine, read_metrics};
 pub use schedule::Schedule;

@@ -1,0 +1,379 @@
+//! Claims: no stage is computed twice at the same time, on however many machines that share a store.
+//!
+//! A claim is a file in the stage's folder with a heartbeat. Whoever finds a claim whose heart does not beat any more takes
+//! the stage over: at once where a file lock tells that the owner is gone (the same machine, or the same cluster job
+//! begun again), else after a while without a beat, by the finder's own clock. Should an owner only have been asleep,
+//! it finds its claim gone and leaves the result to the other; both would have written the same bits.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process,
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+use sysinfo::System;
+use upcycle_train::{unique_suffix, write_atomically};
+
+use crate::error::LabError;
+
+const LOCK: &str = "lock";
+const CLAIM: &str = "claim.json";
+
+/// What a claim's file says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimFile {
+    /// Machine of the owner.
+    pub host: String,
+    /// Its process.
+    pub pid: u32,
+    /// Its cluster job, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+    /// Tells two claims of one process apart.
+    token: String,
+    /// Counts heartbeats.
+    beat: u64,
+    /// Optimizer steps done, since the model was new.
+    pub step: u64,
+}
+
+/// How often hearts beat, and when they are given up.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Time between heartbeats.
+    pub beat: Duration,
+    /// Time without a heartbeat after which a claim of another machine is taken over.
+    pub stale: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            beat: Duration::from_secs(5),
+            stale: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Claims of other machines, and since when they have not changed.
+#[derive(Debug, Default)]
+pub(crate) struct Observed(Mutex<BTreeMap<PathBuf, (ClaimFile, Instant)>>);
+
+impl Observed {
+    /// Time for which the claim in a folder has not changed, as far as this process has seen.
+    fn unchanged(&self, dir: &Path, claim: &ClaimFile) -> Duration {
+        let mut observed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match observed.get(dir) {
+            Some((last, since)) if last == claim => since.elapsed(),
+            _ => {
+                observed.insert(dir.to_owned(), (claim.clone(), Instant::now()));
+                Duration::ZERO
+            }
+        }
+    }
+}
+
+/// A stage that this process computes; given back when dropped.
+pub(crate) struct Claim {
+    dir: PathBuf,
+    token: String,
+    step: Arc<AtomicU64>,
+    lost: Arc<AtomicBool>,
+    stop: Arc<(Mutex<bool>, Condvar)>,
+    heart: Option<JoinHandle<()>>,
+    /// Locked as long as it is open.
+    _lock: File,
+}
+
+impl Claim {
+    /// Claims the stage in a folder; none if somebody else computes it.
+    pub(crate) fn take(
+        dir: &Path,
+        patience: Patience,
+        observed: &Observed,
+    ) -> Result<Option<Self>, LabError> {
+        let io = |source| LabError::Io {
+            action: "claim the stage in",
+            path: dir.to_owned(),
+            source,
+        };
+        let lock = File::create(dir.join(LOCK)).map_err(io)?;
+        let locked = match lock.try_lock() {
+            Ok(()) => true,
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            // A file system without locks; heartbeats alone have to do.
+            Err(TryLockError::Error(_)) => false,
+        };
+        let own = Owner::this();
+        if let Some(other) = ClaimFile::read(dir) {
+            let gone = own.is_where(&other) && locked || own.was(&other);
+            if !gone && observed.unchanged(dir, &other) < patience.stale {
+                return Ok(None);
+            }
+            if !other.remove(dir).map_err(io)? {
+                return Ok(None);
+            }
+        }
+        let claim = ClaimFile {
+            host: own.host,
+            pid: process::id(),
+            job: own.job,
+            token: unique_suffix(),
+            beat: 0,
+            step: 0,
+        };
+        if !claim.create(dir).map_err(io)? {
+            return Ok(None);
+        }
+        Ok(Some(Self::beating(dir, claim, patience.beat, lock)))
+    }
+
+    fn beating(dir: &Path, mut claim: ClaimFile, beat: Duration, lock: File) -> Self {
+        let step = Arc::new(AtomicU64::new(0));
+        let lost = Arc::new(AtomicBool::new(false));
+        let stop = Arc::new((Mutex::new(false), Condvar::new()));
+        let token = claim.token.clone();
+        let heart = {
+            let (dir, step) = (dir.to_owned(), Arc::clone(&step));
+            let (lost, stop) = (Arc::clone(&lost), Arc::clone(&stop));
+            thread::spawn(move || {
+                let (stopped, changed) = &*stop;
+                let mut guard = stopped.lock().unwrap_or_else(PoisonError::into_inner);
+                loop {
+                    let waited = changed.wait_timeout_while(guard, beat, |stopped| !*stopped);
+                    guard = waited.unwrap_or_else(PoisonError::into_inner).0;
+                    if *guard {
+                        return;
+                    }
+                    match ClaimFile::read(&dir) {
+                        Some(other) if other.token != claim.token => {
+                            lost.store(true, Ordering::Relaxed);
+                            return;
+                        }
+                        _ => {}
+                    }
+                    claim.beat += 1;
+                    claim.step = step.load(Ordering::Relaxed);
+                    // A beat that cannot be written is missed; the next one may be.
+                    let _ = write_atomically(&dir.join(CLAIM), claim.json().as_bytes());
+                }
+            })
+        };
+        Self {
+            dir: dir.to_owned(),
+            token,
+            step,
+            lost,
+            stop,
+            heart: Some(heart),
+            _lock: lock,
+        }
+    }
+
+    /// Tells how far the stage is, with the next heartbeat.
+    pub(crate) fn at_step(&self, step: u64) {
+        self.step.store(step, Ordering::Relaxed);
+    }
+
+    /// Whether another process has taken the stage over.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+            || ClaimFile::read(&self.dir).is_some_and(|claim| claim.token != self.token)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        *self.stop.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.stop.1.notify_all();
+        if let Some(heart) = self.heart.take() {
+            // The thread only waits and writes; were it to panic, the claim would grow old.
+            let _ = heart.join();
+        }
+        if !self.is_lost() {
+            // A claim that stays behind is one without a heartbeat.
+            let _ = fs::remove_file(self.dir.join(CLAIM));
+        }
+    }
+}
+
+/// Who this process is.
+struct Owner {
+    host: String,
+    job: Option<String>,
+}
+
+impl Owner {
+    fn this() -> Self {
+        Self {
+            host: System::host_name().unwrap_or_default(),
+            job: std::env::var("SLURM_JOB_ID").ok(),
+        }
+    }
+
+    fn is_where(&self, claim: &ClaimFile) -> bool {
+        !self.host.is_empty() && self.host == claim.host
+    }
+
+    /// A cluster begins a job again only after its end.
+    fn was(&self, claim: &ClaimFile) -> bool {
+        self.job.is_some() && self.job == claim.job
+    }
+}
+
+impl ClaimFile {
+    /// The claim in a stage's folder; none if there is none, or half of one.
+    pub(crate) fn read(dir: &Path) -> Option<Self> {
+        let text = fs::read_to_string(dir.join(CLAIM)).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// Time since the last heartbeat by the clock of the file system; none if that cannot be told.
+    pub(crate) fn age(dir: &Path) -> Option<Duration> {
+        let written = fs::metadata(dir.join(CLAIM)).ok()?.modified().ok()?;
+        Some(written.elapsed().unwrap_or_default())
+    }
+
+    fn json(&self) -> String {
+        // Plain fields always serialise.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Writes the claim where there is none; false if there is one.
+    fn create(&self, dir: &Path) -> io::Result<bool> {
+        // Whoever links first wins, and nobody sees half a file.
+        let beside = dir.join(format!("{CLAIM}.{}", self.token));
+        File::create(&beside)?.write_all(self.json().as_bytes())?;
+        let linked = match fs::hard_link(&beside, dir.join(CLAIM)) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            // A file system without links.
+            Err(_) => match OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .open(dir.join(CLAIM))
+            {
+                Ok(mut file) => file.write_all(self.json().as_bytes()).map(|()| true),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+                Err(error) => Err(error),
+            },
+        };
+        let _ = fs::remove_file(beside);
+        linked
+    }
+
+    /// Removes this claim of an owner that is gone; false if it has changed since it was read.
+    fn remove(&self, dir: &Path) -> io::Result<bool> {
+        let aside = dir.join(format!("{CLAIM}.{}", unique_suffix()));
+        match fs::rename(dir.join(CLAIM), &aside) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        let text = fs::read_to_string(&aside)?;
+        let same = serde_json::from_str::<Self>(&text).is_ok_and(|claim| claim == *self);
+        if same {
+            fs::remove_file(aside)?;
+        } else {
+            // Somebody else was quicker, or the owner awoke.
+            fs::rename(aside, dir.join(CLAIM))?;
+        }
+        Ok(same)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUICK: Patience = Patience {
+        beat: Duration::from_millis(10),
+        stale: Duration::from_millis(200),
+    };
+
+    fn foreign(beat: u64) -> ClaimFile {
+        ClaimFile {
+            host: "another-machine".into(),
+            pid: 1,
+            job: None,
+            token: "theirs".into(),
+            beat,
+            step: 7,
+        }
+    }
+
+    fn take(dir: &Path, observed: &Observed) -> Option<Claim> {
+        Claim::take(dir, QUICK, observed).unwrap()
+    }
+
+    #[test]
+    fn a_stage_has_one_owner_until_it_is_given_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let observed = Observed::default();
+        let claim = take(dir.path(), &observed).unwrap();
+        claim.at_step(42);
+        assert!(take(dir.path(), &observed).is_none());
+        let told = || ClaimFile::read(dir.path()).is_some_and(|claim| claim.step == 42);
+        let begun = Instant::now();
+        while !told() && begun.elapsed() < Duration::from_secs(20) {
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert!(told() && !claim.is_lost());
+        drop(claim);
+        assert!(ClaimFile::read(dir.path()).is_none());
+        assert!(take(dir.path(), &observed).is_some());
+    }
+
+    #[test]
+    fn the_dead_of_this_machine_are_replaced_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut dead = foreign(3);
+        dead.host = Owner::this().host;
+        assert!(dead.create(dir.path()).unwrap());
+        assert!(take(dir.path(), &Observed::default()).is_some());
+    }
+
+    #[test]
+    fn another_machine_is_given_up_when_its_heart_stops() {
+        let dir = tempfile::tempdir().unwrap();
+        let observed = Observed::default();
+        assert!(foreign(0).create(dir.path()).unwrap());
+        assert!(take(dir.path(), &observed).is_none());
+        thread::sleep(QUICK.stale);
+        // It did beat meanwhile.
+        fs::write(dir.path().join(CLAIM), foreign(1).json()).unwrap();
+        assert!(take(dir.path(), &observed).is_none());
+        thread::sleep(QUICK.stale);
+        let claim = take(dir.path(), &observed).unwrap();
+        // The owner only slept: it sees that the stage is not its own any more.
+        assert_ne!(ClaimFile::read(dir.path()).unwrap().token, "theirs");
+        fs::write(dir.path().join(CLAIM), foreign(2).json()).unwrap();
+        assert!(claim.is_lost());
+        drop(claim);
+        assert_eq!(ClaimFile::read(dir.path()), Some(foreign(2)));
+    }
+
+    #[test]
+    fn of_many_that_find_a_dead_claim_one_takes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path();
+        assert!(foreign(0).create(path).unwrap());
+        let removed = thread::scope(|scope| {
+            let workers: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| foreign(0).remove(path).unwrap_or(false)))
+                .collect();
+            let removed = workers.into_iter().map(|worker| worker.join().unwrap());
+            removed.filter(|removed| *removed).count()
+        });
+        assert_eq!(removed, 1);
+    }
+}
