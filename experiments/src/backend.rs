@@ -21,6 +21,27 @@ pub enum BackendKind {
     Cuda,
 }
 
+impl BackendKind {
+    /// Name of its engine, and in stage keys; `auto` has none.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Cpu => "cpu",
+            Self::Ndarray => "ndarray",
+            Self::Wgpu => "wgpu",
+            Self::Cuda => "cuda",
+        }
+    }
+
+    /// The backend of a name.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn named(name: &str) -> Result<Self> {
+        Self::from_str(name, true).map_err(|_| anyhow::anyhow!("there is no backend `{name}`"))
+    }
+}
+
 /// The engine of a backend.
 ///
 /// # Errors

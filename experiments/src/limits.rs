@@ -37,9 +37,14 @@ pub fn refusal(engine: &dyn Engine, memory: u64, seconds: f64) -> Option<String>
     } else {
         return None;
     };
-    Some(format!(
+    Some(advice(&problem))
+}
+
+/// A problem, and what can be done.
+pub fn advice(problem: &str) -> String {
+    format!(
         "{problem}. Run it on a GPU (--backend cuda), make it smaller (--tokens 2M, --scale tiny; sweeps also --vocab 8192 --context 512), or go on all the same with --force"
-    ))
+    )
 }
 
 /// Whether the engine computes on the processor.

@@ -1,33 +1,76 @@
 //! `sweep`: runs a sweep of upcycling experiments and writes its report.
 
-use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+mod cluster;
+mod cost;
+mod plan_file;
+mod stage;
+mod status;
+
+use std::{
+    num::NonZeroUsize,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
-use clap::{Parser, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 use upcycle_data::{Dataset, Split};
 use upcycle_kernels::Precision;
 use upcycle_lab::{
-    CellPlan, Estimate, Growth, Protocol, RunOptions, Store, SweepConfig, SweepPlan, collect,
-    presets, report, run,
+    Calibration, CellPlan, Estimate, Growth, Protocol, RunOptions, StageEstimate, Store,
+    SweepConfig, SweepPlan, available_memory, collect, presets, report, run,
 };
+use upcycle_lm::CostModel;
 use upcycle_train::Engine;
 
 use crate::{
     amount,
     backend::{BackendKind, engine},
     data_args::DataArgs,
-    limits::{Force, on_cpu, refusal},
+    limits::{self, Force, on_cpu, refusal},
     output,
     progress::Progress,
 };
+use plan_file::PlanFile;
+use stage::StageArgs;
+use status::StatusArgs;
 
 /// Train small and big Mixture-of-Experts models, upcycle the small ones, and see how much of the gap they close.
 ///
 /// Without flags: one doubling of the experts of a tiny model on the built-in corpus, over four budgets of continued
-/// pre-training. A sweep that is stopped goes on where it was when it is started again.
+/// pre-training. A sweep that is stopped goes on where it was when it is started again, and processes that run the same
+/// sweep in the same folder, on one machine or on many, share the work.
 #[derive(Debug, Parser)]
-#[command(name = "sweep", version)]
-pub struct SweepArgs {
+#[command(name = "sweep", version, args_conflicts_with_subcommands = true)]
+pub struct SweepCommand {
+    #[command(subcommand)]
+    command: Option<Subcommand>,
+    #[command(flatten)]
+    sweep: SweepArgs,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Subcommand {
+    Status(StatusArgs),
+    Stage(StageArgs),
+}
+
+impl SweepCommand {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// With a sentence on what is wrong and what to do.
+    pub fn run(self) -> Result<()> {
+        match self.command {
+            Some(Subcommand::Status(status)) => status.run(),
+            Some(Subcommand::Stage(stage)) => stage.run(),
+            None => self.sweep.run(),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+struct SweepArgs {
     /// Sweep to start from: quick; of the paper's tables table1, table2a, table2b, table3, table4, table7, table8; multipliers,
     /// topk, exact, softmax; or a TOML file. Flags go before what it says.
     #[arg(long, value_name = "NAME|FILE", default_value = "quick")]
@@ -154,6 +197,24 @@ pub struct SweepArgs {
     /// Name of this sweep's folder in it. [default: the sweep's name, with a hash if flags change it]
     #[arg(long, value_name = "NAME", help_heading = "Running")]
     name: Option<String>,
+    /// Memory for stages, such as 80GB: more is refused before anything starts. [default: this machine's, where stages
+    /// run on its processor]
+    #[arg(long, value_parser = amount::parse_bytes, value_name = "BYTES", help_heading = "Running")]
+    memory: Option<u64>,
+    /// Who runs the stages: this process, or jobs of a Slurm cluster, one a stage.
+    #[arg(long, value_enum, default_value_t, help_heading = "Many machines")]
+    launcher: Launcher,
+    /// Further arguments of sbatch, such as --partition=gpu; may be repeated. They override what is worked out.
+    #[arg(
+        long,
+        value_name = "ARG",
+        allow_hyphen_values = true,
+        help_heading = "Many machines"
+    )]
+    slurm_args: Vec<String>,
+    /// Only submit the jobs; the same command without this flag collects the results.
+    #[arg(long, help_heading = "Many machines")]
+    detach: bool,
     /// List scales, sweeps and recipes, and stop.
     #[arg(long, help_heading = "Running")]
     list: bool,
@@ -165,6 +226,15 @@ pub struct SweepArgs {
     /// Print results (or with --dry-run the estimate) as JSON.
     #[arg(long, help_heading = "Running")]
     json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum Launcher {
+    /// This process.
+    #[default]
+    Local,
+    /// Jobs of a Slurm cluster; start it where sbatch is, in a folder that all nodes share.
+    Slurm,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -222,60 +292,59 @@ impl From<PrecisionArg> for Precision {
 const SMALL_MODEL: u64 = 4_000_000;
 
 impl SweepArgs {
-    /// Runs the command.
-    ///
-    /// # Errors
-    /// With a sentence on what is wrong and what to do.
-    pub fn run(self) -> Result<()> {
+    fn run(self) -> Result<()> {
         if self.list {
             return list(self.json);
         }
         let config = self.sweep_config()?;
         config.validate()?;
+        match self.launcher {
+            Launcher::Local => self.run_here(config),
+            Launcher::Slurm => self.run_on_cluster(config),
+        }
+    }
+
+    fn run_here(self, config: SweepConfig) -> Result<()> {
         let engine = engine(self.backend)?;
         output::note!("backend {}: {}", engine.backend(), engine.device());
-
-        let data_dir = self.out.join("data");
-        let data = Dataset::open(&config.data, &data_dir)?;
+        let data = Dataset::open(&config.data, &self.out.join("data"))?;
         let plan = SweepPlan::new(&config, &data, engine.backend())?;
         let known = Store::existing(&self.out);
-        let estimate = Estimate::new(&plan.graph, known.as_ref(), engine.matmul_rate());
-        let jobs = self.jobs(&estimate, engine.as_ref());
-        let refusal = refusal(
-            engine.as_ref(),
-            estimate.memory() * jobs as u64,
-            estimate.seconds() / jobs as f64,
+        let available = self.available(engine.as_ref());
+        let jobs = self.jobs(&plan, engine.as_ref(), available);
+        let calibration = Calibration::measure(engine.as_ref(), &plan.graph, known.as_ref(), jobs);
+        let estimate = Estimate::new(
+            &plan,
+            known.as_ref(),
+            engine.backend(),
+            Some(&calibration),
+            jobs,
         );
+        let refusal = refusal_of(&estimate, engine.as_ref(), available);
         for note in repetitions(&plan, &data) {
             output::note!("note: {note}");
         }
-
         if self.dry_run {
-            if self.json {
-                output::line(serde_json::to_string_pretty(&estimate)?)?;
-            } else {
-                print_estimate(&plan, &estimate, jobs, true)?;
-                if let Some(refusal) = refusal {
-                    output::line(format!(
-                        "\nWithout --force this would be refused: {refusal}"
-                    ))?;
-                }
-            }
-            return Ok(());
+            return self.print_dry_run(&plan, &estimate, refusal);
         }
         if let Some(refusal) = refusal.filter(|_| !self.force.force) {
-            print_estimate(&plan, &estimate, jobs, false)?;
+            cost::print(&plan, &estimate, false)?;
             output::line("(--dry-run lists all stages)")?;
             bail!(refusal);
         }
 
         let store = Store::open(&self.out)?;
+        let folder = store.report_dir(&config.name);
+        self.plan_file(BackendKind::named(engine.backend())?, &config)
+            .write(&folder)?;
+        let expected = estimate.seconds.map(output::duration);
         output::note!(
-            "{} stages, {} finished before; {} at a time",
+            "{} stages, {} finished before; {jobs} at a time, about {}",
             plan.graph.len(),
             plan.graph.len() - estimate.remaining().count(),
-            jobs
+            expected.clone().unwrap_or_default(),
         );
+        let begun = Instant::now();
         let progress = Progress::new(plan.graph.len(), estimate.steps());
         let options = RunOptions {
             jobs,
@@ -291,15 +360,80 @@ impl SweepArgs {
         );
         progress.finish();
         outcome.context("the sweep stopped; what is finished is kept for the next start")?;
-
-        let results = collect(
+        if estimate.remaining().next().is_some() {
+            output::note!(
+                "took {}, estimated {}",
+                output::duration(begun.elapsed().as_secs_f64()),
+                expected.unwrap_or_default()
+            );
+        }
+        self.report(
             &config,
             &plan,
             &store,
             (engine.backend(), engine.device()),
-            data.entropy_rate(),
-            command_line(),
-        )?;
+            &data,
+        )
+    }
+
+    /// Submits the stages to a cluster and, unless detached, waits for them.
+    fn run_on_cluster(self, config: SweepConfig) -> Result<()> {
+        if self.backend == BackendKind::Auto {
+            bail!(
+                "--launcher slurm needs --backend: nodes may have other devices than this machine, and results depend on it; give --backend cuda or --backend cpu"
+            );
+        }
+        let backend = self.backend.name();
+        let data = Dataset::open(&config.data, &self.out.join("data"))?;
+        let plan = SweepPlan::new(&config, &data, backend)?;
+        let known = Store::existing(&self.out);
+        // Nodes are taken to be like this machine where it has the device.
+        let calibration = engine(self.backend)
+            .ok()
+            .map(|engine| Calibration::measure(engine.as_ref(), &plan.graph, known.as_ref(), 1));
+        let estimate = Estimate::new(&plan, known.as_ref(), backend, calibration.as_ref(), 1);
+        for note in repetitions(&plan, &data) {
+            output::note!("note: {note}");
+        }
+        let too_large = (estimate.largest())
+            .zip(self.memory)
+            .and_then(|(stage, available)| {
+                memory_refusal(stage, available).filter(|_| !self.force.force)
+            });
+        if self.dry_run {
+            return self.print_dry_run(&plan, &estimate, too_large);
+        }
+        if let Some(refusal) = too_large {
+            bail!(refusal);
+        }
+        let store = Store::open(&self.out)?;
+        let folder = store.report_dir(&config.name);
+        let file = self.plan_file(self.backend, &config);
+        file.write(&folder)?;
+        let slurm = cluster::slurm(&folder, &file, &self.slurm_args)?;
+        cluster::submit(&slurm, &plan, &estimate, &store)?;
+        let again = format!("sweep status {}", folder.display());
+        if self.detach {
+            output::note!(
+                "`{again}` shows how far they are; this command again collects the results"
+            );
+            return Ok(());
+        }
+        output::note!("following the jobs; they go on without this command (`{again}`)");
+        cluster::follow(&slurm, &plan, &estimate, &store)?;
+        self.report(&config, &plan, &store, (backend, "Slurm jobs"), &data)
+    }
+
+    fn report(
+        &self,
+        config: &SweepConfig,
+        plan: &SweepPlan,
+        store: &Store,
+        device: (&str, &str),
+        data: &Dataset,
+    ) -> Result<()> {
+        let floor = data.entropy_rate();
+        let results = collect(config, plan, store, device, floor, command_line())?;
         let path = report::write(&results, &store.report_dir(&config.name))?;
         if self.json {
             output::line(serde_json::to_string_pretty(&results)?)?;
@@ -308,6 +442,39 @@ impl SweepArgs {
         }
         output::note!("report: {}", path.display());
         Ok(())
+    }
+
+    fn print_dry_run(
+        &self,
+        plan: &SweepPlan,
+        estimate: &Estimate,
+        refusal: Option<String>,
+    ) -> Result<()> {
+        if self.json {
+            return Ok(output::line(serde_json::to_string_pretty(estimate)?)?);
+        }
+        cost::print(plan, estimate, true)?;
+        if let Some(refusal) = refusal {
+            output::line(format!(
+                "\nWithout --force this would be refused: {refusal}"
+            ))?;
+        }
+        Ok(())
+    }
+
+    fn plan_file(&self, backend: BackendKind, config: &SweepConfig) -> PlanFile {
+        PlanFile {
+            backend,
+            checkpoint_seconds: self.checkpoint_seconds,
+            command: command_line(),
+            sweep: config.clone(),
+        }
+    }
+
+    /// Memory for stages, in bytes; none if nobody knows.
+    fn available(&self, engine: &dyn Engine) -> Option<u64> {
+        let own = on_cpu(engine).then(available_memory).flatten();
+        self.memory.or(own)
     }
 
     /// The sweep's file with the flags over it.
@@ -351,20 +518,56 @@ impl SweepArgs {
         Ok(config)
     }
 
-    fn jobs(&self, estimate: &Estimate, engine: &dyn Engine) -> usize {
-        let largest = estimate
-            .stages
+    /// Stages at a time: as many small ones as a CPU has cores, but no more than fit into its memory.
+    fn jobs(&self, plan: &SweepPlan, engine: &dyn Engine, available: Option<u64>) -> usize {
+        if let Some(jobs) = self.jobs {
+            return jobs.get();
+        }
+        let stages = plan.graph.stages();
+        let sizes = stages
             .iter()
-            .map(|stage| stage.parameters.total())
-            .max();
-        self.jobs.map(NonZeroUsize::get).unwrap_or_else(|| {
-            if on_cpu(engine) && largest.is_some_and(|parameters| parameters < SMALL_MODEL) {
-                std::thread::available_parallelism().map_or(1, usize::from)
-            } else {
-                1
-            }
-        })
+            .map(|stage| CostModel::new(&stage.model).parameters().total());
+        if !on_cpu(engine) || sizes.max().is_none_or(|largest| largest >= SMALL_MODEL) {
+            return 1;
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let fits = |jobs: &usize| {
+            let estimate = Estimate::new(plan, None, engine.backend(), None, *jobs);
+            available.is_none_or(|available| estimate.memory <= available)
+        };
+        (1..=cores).rev().find(fits).unwrap_or(1)
     }
+}
+
+/// Why a sweep should not start here; none if it may.
+fn refusal_of(estimate: &Estimate, engine: &dyn Engine, available: Option<u64>) -> Option<String> {
+    let largest = estimate.largest()?;
+    let too_large = available.and_then(|available| {
+        memory_refusal(largest, available).or_else(|| {
+            (estimate.memory > available).then(|| {
+                format!(
+                    "{} stages at a time need about {} of memory, and there are {}; lower --jobs",
+                    estimate.jobs,
+                    output::bytes(estimate.memory),
+                    output::bytes(available)
+                )
+            })
+        })
+    });
+    too_large.or_else(|| refusal(engine, 0, estimate.seconds.unwrap_or(0.0)))
+}
+
+/// Why a stage cannot run in some memory; none if it can.
+fn memory_refusal(stage: &StageEstimate, available: u64) -> Option<String> {
+    let needed = stage.process_memory();
+    (needed > available).then(|| {
+        limits::advice(&format!(
+            "stage {} needs about {} of memory, and there are {}",
+            stage.label,
+            output::bytes(needed),
+            output::bytes(available)
+        ))
+    })
 }
 
 /// Prints all presets.
@@ -383,52 +586,6 @@ fn list(json: bool) -> Result<()> {
             output::line(format!("  {:<36} {}", preset.name, preset.about))?;
         }
     }
-    Ok(())
-}
-
-fn print_estimate(plan: &SweepPlan, estimate: &Estimate, jobs: usize, all: bool) -> Result<()> {
-    output::line(format!(
-        "{:<34} {:>10} {:>10} {:>10} {:>9} {:>9} {:>10}",
-        "model", "non-emb.", "total", "active", "tokens", "FLOPs", "memory"
-    ))?;
-    for model in models(plan, estimate) {
-        output::line(format!(
-            "{:<34} {:>10} {:>10} {:>10} {:>9} {:>9} {:>10}",
-            model.name,
-            output::parameters(model.stage.parameters.non_embedding()),
-            output::parameters(model.stage.parameters.total()),
-            output::parameters(model.stage.parameters.active()),
-            output::count(model.tokens as f64),
-            format!("{:.2e}", model.flops),
-            output::bytes(model.stage.memory.total()),
-        ))?;
-    }
-    if all {
-        output::line("")?;
-        for stage in &estimate.stages {
-            output::line(format!(
-                "{}  {:<60} {:>7} steps  {:>9} FLOPs  {:>12}",
-                stage.key,
-                stage.label,
-                stage.steps,
-                format!("{:.2e}", stage.flops),
-                if stage.cached {
-                    "cached".into()
-                } else {
-                    output::duration(stage.seconds)
-                },
-            ))?;
-        }
-    }
-    output::line(format!(
-        "\n{} stages ({} cached), {} steps, {:.2e} FLOPs, up to {} of memory, about {} with {jobs} at a time",
-        estimate.stages.len(),
-        estimate.stages.len() - estimate.remaining().count(),
-        output::count(estimate.steps() as f64),
-        estimate.flops(),
-        output::bytes(estimate.memory() * jobs as u64),
-        output::duration(estimate.seconds() / jobs as f64),
-    ))?;
     Ok(())
 }
 
@@ -451,39 +608,6 @@ fn repetitions(plan: &SweepPlan, data: &Dataset) -> Vec<String> {
         })
     })
     .collect()
-}
-
-/// Sum of the stages of one kind of model.
-struct ModelRow<'a> {
-    name: String,
-    stage: &'a upcycle_lab::StageEstimate,
-    tokens: u64,
-    flops: f64,
-}
-
-/// Stages added up by model, seeds together.
-fn models<'a>(plan: &SweepPlan, estimate: &'a Estimate) -> Vec<ModelRow<'a>> {
-    let mut rows: Vec<ModelRow> = Vec::new();
-    let stages = plan.graph.stages();
-    for (stage, estimate) in stages.iter().zip(&estimate.stages) {
-        let name = stage.label.split(" seed ").next().unwrap_or_default();
-        if stage.steps() == 0 {
-            continue;
-        }
-        match rows.iter_mut().find(|row| row.name == name) {
-            Some(row) => {
-                row.tokens += estimate.tokens;
-                row.flops += estimate.flops;
-            }
-            None => rows.push(ModelRow {
-                name: name.to_owned(),
-                stage: estimate,
-                tokens: estimate.tokens,
-                flops: estimate.flops,
-            }),
-        }
-    }
-    rows
 }
 
 /// The command line of this process, for the report.

@@ -14,7 +14,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde::{Deserialize, Serialize};
 use upcycle_data::Dataset;
 use upcycle_hf::{Export, ExportType, HfCheckpoint, Import, RouterStats};
-use upcycle_lab::{Scale, presets, training_seconds};
+use upcycle_lab::{Scale, intermediates, presets, training_seconds};
 use upcycle_lm::{CostModel, LmConfig, WeightSource};
 use upcycle_train::{
     BatchConfig, CheckpointInfo, DataSchedule, Engine, EvaluationConfig, Schedule, Start,
@@ -268,7 +268,11 @@ impl TrainArgs {
         let tokens = scale.training.pretrain_steps * batch.tokens();
         let seconds = training_seconds(flops * tokens as f64, engine.matmul_rate());
         let memory = cost
-            .memory(batch.rows * batch.context, batch.context)
+            .memory(
+                batch.rows * batch.context,
+                batch.context,
+                intermediates(engine.backend()),
+            )
             .total();
         if let Some(refusal) =
             refusal(engine.as_ref(), memory, seconds).filter(|_| !self.force.force)

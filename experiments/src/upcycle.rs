@@ -9,6 +9,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 use anyhow::{Result, bail};
 use clap::Parser;
 use upcycle_data::Dataset;
+use upcycle_lab::intermediates;
 use upcycle_lm::CostModel;
 use upcycle_operator::{LayerPlan, Upcycle, Verification};
 use upcycle_train::{BatchConfig, CheckpointInfo, UpcycleJob, UpcycleOutcome, UpcycleSpec};
@@ -151,7 +152,11 @@ impl UpcycleArgs {
         };
         let engine = engine(self.backend)?;
         let tokens = rows * info.model.context;
-        let memory = CostModel::new(&grown).memory(tokens, info.model.context);
+        let memory = CostModel::new(&grown).memory(
+            tokens,
+            info.model.context,
+            intermediates(engine.backend()),
+        );
         if let Some(refusal) =
             refusal(engine.as_ref(), memory.total(), 0.0).filter(|_| !self.force.force)
         {

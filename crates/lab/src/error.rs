@@ -79,6 +79,14 @@ pub enum LabError {
         /// All stages.
         total: usize,
     },
+    /// A command of the cluster failed.
+    #[error("{command}: {problem}")]
+    Cluster {
+        /// The command.
+        command: String,
+        /// What it said.
+        problem: String,
+    },
     /// The model cannot be built.
     #[error(transparent)]
     Config(#[from] ConfigError),

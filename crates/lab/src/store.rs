@@ -137,6 +137,12 @@ impl Store {
         Some((ClaimFile::read(&dir)?, ClaimFile::age(&dir)?))
     }
 
+    /// Whether some process computes a stage, by its heartbeat.
+    pub fn is_claimed(&self, key: &StageKey) -> bool {
+        let claim = self.claimant(key);
+        claim.is_some_and(|(_, age)| age < self.patience.stale)
+    }
+
     /// The checkpoint that a finished stage left.
     ///
     /// # Errors

@@ -3,5 +3,5 @@
 use clap::Parser;
 
 fn main() -> std::process::ExitCode {
-    upcycle_experiments::run(|| upcycle_experiments::sweep::SweepArgs::parse().run())
+    upcycle_experiments::run(|| upcycle_experiments::sweep::SweepCommand::parse().run())
 }

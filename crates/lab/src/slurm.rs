@@ -1,0 +1,385 @@
+//! Sweeps on a Slurm cluster: a job for each stage, stages with one parent as an array that depends on it.
+//!
+//! Jobs and whoever submits them share nothing but the store. A job that Slurm begins again, after a node was lost, goes
+//! on from the stage's last checkpoint; one that is gone without a result is submitted again by [`Slurm::submit`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+    process::Command,
+};
+
+use serde::{Deserialize, Serialize};
+use upcycle_train::write_atomically;
+
+use crate::{
+    error::LabError,
+    estimate::{Estimate, StageEstimate},
+    graph::{Stage, StageGraph},
+    stage::StageKey,
+    store::Store,
+};
+
+/// Largest array; Slurm's default limit is 1001.
+const ARRAY: usize = 1000;
+/// Factor and constant between estimated and requested memory.
+const MEMORY_MARGIN: (f64, u64) = (1.3, 256 << 20);
+/// The same for time; a job that runs out of it goes on when it is submitted again.
+const TIME_MARGIN: (f64, f64) = (3.0, 600.0);
+
+/// How jobs are submitted.
+#[derive(Debug, Clone)]
+pub struct Slurm {
+    /// The `sweep` program, as nodes see it.
+    pub program: PathBuf,
+    /// The sweep's folder, with its plan; scripts and logs are kept in it.
+    pub folder: PathBuf,
+    /// Name of the jobs.
+    pub name: String,
+    /// Cores of a job.
+    pub cores: usize,
+    /// Whether a job needs a GPU.
+    pub gpu: bool,
+    /// Further arguments of `sbatch`; they override ours.
+    pub args: Vec<String>,
+}
+
+/// Jobs of a sweep, kept in its folder.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Jobs(BTreeMap<StageKey, Job>);
+
+/// The last job of a stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// `ARRAY_TASK`, as Slurm names it.
+    pub id: String,
+    /// How often the stage was submitted.
+    pub attempts: u32,
+}
+
+/// Jobs that Slurm has not ended, with their states, such as `PENDING`.
+pub type Queue = BTreeMap<String, String>;
+
+impl Jobs {
+    /// Job of a stage; none if it was never submitted.
+    pub fn of(&self, key: &StageKey) -> Option<&Job> {
+        self.0.get(key)
+    }
+}
+
+/// What sets jobs of different arrays apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Resources {
+    megabytes: u64,
+    minutes: Option<u64>,
+}
+
+impl Resources {
+    fn of(stage: &StageEstimate) -> Self {
+        let (factor, constant) = MEMORY_MARGIN;
+        let bytes = stage.process_memory() as f64 * factor + constant as f64;
+        let (times, more) = TIME_MARGIN;
+        let minutes = |seconds: f64| ((seconds * times + more) / 60.0).ceil() as u64;
+        Self {
+            // In steps, so that siblings of almost one size share an array.
+            megabytes: ((bytes / 1e6 / 128.0).ceil() * 128.0) as u64,
+            minutes: stage.seconds.map(minutes),
+        }
+    }
+}
+
+/// Stages that become one array.
+#[derive(Debug)]
+struct Array<'a> {
+    parent: Option<&'a StageKey>,
+    resources: Resources,
+    stages: Vec<&'a Stage>,
+}
+
+/// The stages as arrays, those of parents first.
+fn arrays<'a>(
+    graph: &'a StageGraph,
+    estimate: &Estimate,
+    wanted: &BTreeSet<&StageKey>,
+) -> Vec<Array<'a>> {
+    let mut arrays: Vec<Array> = Vec::new();
+    let stages = graph.stages().into_iter().zip(&estimate.stages);
+    for (stage, costs) in stages.filter(|(stage, _)| wanted.contains(&stage.key)) {
+        let resources = Resources::of(costs);
+        let parent = stage
+            .parent
+            .as_ref()
+            .filter(|parent| graph.get(parent).is_some());
+        let fitting = arrays.iter_mut().find(|array| {
+            array.parent == parent && array.resources == resources && array.stages.len() < ARRAY
+        });
+        match fitting {
+            Some(array) => array.stages.push(stage),
+            None => arrays.push(Array {
+                parent,
+                resources,
+                stages: vec![stage],
+            }),
+        }
+    }
+    arrays
+}
+
+impl Slurm {
+    fn jobs_file(&self) -> PathBuf {
+        self.folder.join("slurm").join("jobs.json")
+    }
+
+    /// Log of a job.
+    pub fn log(&self, job: &Job) -> PathBuf {
+        self.folder.join("slurm").join(format!("{}.log", job.id))
+    }
+
+    /// The jobs of earlier submissions.
+    ///
+    /// # Errors
+    /// If their file is damaged.
+    pub fn jobs(&self) -> Result<Jobs, LabError> {
+        let path = self.jobs_file();
+        let Ok(text) = fs::read_to_string(&path) else {
+            return Ok(Jobs::default());
+        };
+        serde_json::from_str(&text).map_err(|error| LabError::Parse {
+            place: path.display().to_string(),
+            problem: format!("{error}; remove the file to submit all unfinished stages anew"),
+        })
+    }
+
+    /// This user's jobs of this name that have not ended.
+    ///
+    /// # Errors
+    /// If `squeue` cannot be run.
+    pub fn queue(&self) -> Result<Queue, LabError> {
+        let arguments = ["--me", "--noheader", "--array", "--format=%i|%T|%r"];
+        let mut command = Command::new("squeue");
+        command.args(arguments).arg(format!("--name={}", self.name));
+        Ok(queue(&output(command)?))
+    }
+
+    /// Submits the stages that are unfinished and neither in the queue nor being computed; returns them.
+    ///
+    /// # Errors
+    /// If Slurm refuses a job; those submitted before are kept.
+    pub fn submit<'a>(
+        &self,
+        graph: &'a StageGraph,
+        estimate: &Estimate,
+        store: &Store,
+    ) -> Result<Vec<&'a Stage>, LabError> {
+        let (mut jobs, queue) = (self.jobs()?, self.queue()?);
+        let mut wanted = BTreeSet::new();
+        for stage in graph.stages() {
+            let queued = jobs
+                .of(&stage.key)
+                .is_some_and(|job| queue.contains_key(&job.id));
+            if !queued && store.result(&stage.key)?.is_none() && !store.is_claimed(&stage.key) {
+                wanted.insert(&stage.key);
+            }
+        }
+        let mut submitted = Vec::new();
+        for array in arrays(graph, estimate, &wanted) {
+            let parent = match array.parent {
+                Some(parent) if store.result(parent)?.is_none() => jobs.of(parent).cloned(),
+                _ => None,
+            };
+            let id = self.submit_array(&array, parent.as_ref())?;
+            for (task, stage) in array.stages.iter().enumerate() {
+                let attempts = jobs.of(&stage.key).map_or(0, |job| job.attempts) + 1;
+                let id = format!("{id}_{task}");
+                jobs.0.insert(stage.key.clone(), Job { id, attempts });
+                submitted.push(*stage);
+            }
+            // After each array: what was submitted is known even if the next one is refused.
+            let json = serde_json::to_string_pretty(&jobs).unwrap_or_default();
+            write_atomically(&self.jobs_file(), json.as_bytes())?;
+        }
+        Ok(submitted)
+    }
+
+    /// Submits an array and returns the number that Slurm gave it.
+    fn submit_array(&self, array: &Array, parent: Option<&Job>) -> Result<String, LabError> {
+        let script = self
+            .folder
+            .join("slurm")
+            .join(format!("{}.sh", array.stages[0].key));
+        write_atomically(&script, self.script(array).as_bytes())?;
+        let mut command = Command::new("sbatch");
+        command
+            .args(self.arguments(array, parent))
+            .args(&self.args)
+            .arg(&script);
+        let id = output(command)?;
+        // With several clusters: `ID;CLUSTER`.
+        Ok(id.trim().split(';').next().unwrap_or_default().to_owned())
+    }
+
+    fn arguments(&self, array: &Array, parent: Option<&Job>) -> Vec<String> {
+        let logs = self.folder.join("slurm").join("%A_%a.log");
+        let mut arguments = vec![
+            "--parsable".to_owned(),
+            format!("--job-name={}", self.name),
+            format!("--array=0-{}", array.stages.len() - 1),
+            format!("--mem={}M", array.resources.megabytes),
+            format!("--cpus-per-task={}", self.cores),
+            // A job of a lost node begins again, and goes on from its checkpoint.
+            "--requeue".to_owned(),
+            "--open-mode=append".to_owned(),
+            format!("--output={}", logs.display()),
+        ];
+        if let Some(minutes) = array.resources.minutes {
+            arguments.push(format!("--time={minutes}"));
+        }
+        if self.gpu {
+            arguments.push("--gres=gpu:1".to_owned());
+        }
+        if let Some(parent) = parent {
+            arguments.push(format!("--dependency=afterok:{}", parent.id));
+            arguments.push("--kill-on-invalid-dep=yes".to_owned());
+        }
+        arguments
+    }
+
+    fn script(&self, array: &Array) -> String {
+        let tasks = array.stages.iter().enumerate();
+        let tasks: String = tasks
+            .map(|(task, stage)| format!("{task}) stage={} ;; # {}\n", stage.key, stage.label))
+            .collect();
+        format!(
+            "#!/bin/sh\nset -eu\ncase \"$SLURM_ARRAY_TASK_ID\" in\n{tasks}esac\nexec {} stage {} \"$stage\"\n",
+            quoted(&self.program.display().to_string()),
+            quoted(&self.folder.display().to_string())
+        )
+    }
+}
+
+/// A word for a shell.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// Lines of `squeue`: job, state, reason. A job whose parent failed waits for ever where Slurm is not told to end it.
+fn queue(text: &str) -> Queue {
+    let job = |line: &str| {
+        let mut fields = line.trim().split('|');
+        let (id, state, reason) = (fields.next()?, fields.next()?, fields.next()?);
+        (reason != "DependencyNeverSatisfied").then(|| (id.to_owned(), state.to_owned()))
+    };
+    text.lines().filter_map(job).collect()
+}
+
+fn output(mut command: Command) -> Result<String, LabError> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let fail = |problem: String| LabError::Cluster {
+        command: program.clone(),
+        problem,
+    };
+    let output = command.output().map_err(|error| {
+        fail(format!(
+            "{error}; start the sweep where Slurm’s commands are"
+        ))
+    })?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(fail(said.trim().replace('\n', "; ")));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use upcycle_data::{DataConfig, Dataset};
+
+    use super::*;
+    use crate::{plan::SweepPlan, presets};
+
+    fn plan() -> SweepPlan {
+        let mut config = presets::sweep("quick").unwrap();
+        (config.cpt, config.recipes) = (vec![0.5, 1.0], vec!["exact".into()]);
+        let data = Dataset::open(&DataConfig::default(), Path::new("unused")).unwrap();
+        SweepPlan::new(&config, &data, "cpu").unwrap()
+    }
+
+    fn slurm() -> Slurm {
+        Slurm {
+            program: "/opt/it's here/sweep".into(),
+            folder: "runs/quick".into(),
+            name: "upcycle-quick".into(),
+            cores: 4,
+            gpu: true,
+            args: vec!["--partition=long".into()],
+        }
+    }
+
+    #[test]
+    fn stages_of_one_parent_are_an_array_after_it() {
+        let plan = plan();
+        let estimate = Estimate::new(&plan, None, "cpu", None, 1);
+        let all: BTreeSet<&StageKey> = estimate.stages.iter().map(|stage| &stage.key).collect();
+        let arrays = arrays(&plan.graph, &estimate, &all);
+        let mut seen = BTreeSet::new();
+        for array in &arrays {
+            assert!(array.parent.is_none_or(|parent| seen.contains(parent)));
+            for stage in &array.stages {
+                assert_eq!(stage.parent.as_ref(), array.parent);
+                assert!(seen.insert(&stage.key), "a stage is submitted twice");
+            }
+        }
+        assert_eq!(seen, all);
+        // Both seeds of a new model are one array.
+        assert_eq!((arrays[0].parent, arrays[0].stages.len()), (None, 4));
+    }
+
+    #[test]
+    fn finished_stages_are_not_submitted() {
+        let plan = plan();
+        let estimate = Estimate::new(&plan, None, "cpu", None, 1);
+        let last = &estimate.stages[estimate.stages.len() - 1].key;
+        let arrays = arrays(&plan.graph, &estimate, &BTreeSet::from([last]));
+        assert_eq!(arrays.len(), 1);
+        assert_eq!(arrays[0].stages[0].key, *last);
+    }
+
+    #[test]
+    fn jobs_say_what_they_need() {
+        let plan = plan();
+        let estimate = Estimate::new(&plan, None, "cpu", None, 1);
+        let first = &estimate.stages[0].key;
+        let array = &arrays(&plan.graph, &estimate, &BTreeSet::from([first]))[0];
+        let parent = Job {
+            id: "17_3".into(),
+            attempts: 1,
+        };
+        let arguments = slurm().arguments(array, Some(&parent)).join(" ");
+        for part in [
+            "--array=0-0",
+            "--cpus-per-task=4",
+            "--gres=gpu:1",
+            "--dependency=afterok:17_3",
+            "--mem=",
+            "--requeue",
+        ] {
+            assert!(arguments.contains(part), "{part}: {arguments}");
+        }
+        assert!(!arguments.contains("--time"), "{arguments}");
+        let script = slurm().script(array);
+        assert!(script.contains(&format!("0) stage={first} ;;")), "{script}");
+        assert!(script.contains(r"exec '/opt/it'\''s here/sweep' stage 'runs/quick'"));
+    }
+
+    #[test]
+    fn the_queue_is_what_can_still_run() {
+        let text =
+            "1_0|RUNNING|None\n1_2|PENDING|Resources\n 5|PENDING|DependencyNeverSatisfied\n\n";
+        let queue = queue(text);
+        assert_eq!(queue.keys().collect::<Vec<_>>(), ["1_0", "1_2"]);
+        assert_eq!(queue["1_0"], "RUNNING");
+    }
+}

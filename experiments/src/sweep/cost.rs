@@ -1,0 +1,157 @@
+//! What a sweep would cost, as text.
+
+use anyhow::Result;
+use upcycle_lab::{Estimate, Price, StageEstimate, SweepPlan};
+
+use crate::output;
+
+/// More settings than this are told by their ends.
+const PRICES: usize = 12;
+
+/// Prints models, all stages if asked for, prices and the sum.
+pub fn print(plan: &SweepPlan, estimate: &Estimate, all: bool) -> Result<()> {
+    output::line(format!(
+        "{:<34} {:>10} {:>10} {:>10} {:>9} {:>9} {:>10}",
+        "model", "non-emb.", "total", "active", "tokens", "FLOPs", "memory"
+    ))?;
+    for model in models(plan, estimate) {
+        output::line(format!(
+            "{:<34} {:>10} {:>10} {:>10} {:>9} {:>9} {:>10}",
+            model.name,
+            output::parameters(model.stage.parameters.non_embedding()),
+            output::parameters(model.stage.parameters.total()),
+            output::parameters(model.stage.parameters.active()),
+            output::count(model.tokens as f64),
+            format!("{:.2e}", model.flops),
+            output::bytes(model.stage.memory.total()),
+        ))?;
+    }
+    if all {
+        output::line("")?;
+        for stage in &estimate.stages {
+            output::line(format!(
+                "{}  {:<60} {:>7} steps  {:>9} FLOPs  {:>10}  {:>12}",
+                stage.key,
+                stage.label,
+                stage.steps,
+                format!("{:.2e}", stage.flops),
+                output::bytes(stage.memory.total()),
+                time(stage),
+            ))?;
+        }
+    }
+    print_prices(&estimate.prices)?;
+    let time = match estimate.seconds {
+        Some(seconds) => format!("about {}", output::duration(seconds)),
+        None => "an unknown time".to_owned(),
+    };
+    output::line(format!(
+        "\n{} stages ({} cached), {} steps, {:.2e} FLOPs, up to {} of memory, {time} with {} at a time",
+        estimate.stages.len(),
+        estimate.stages.len() - estimate.remaining().count(),
+        output::count(estimate.steps() as f64),
+        estimate.flops(),
+        output::bytes(estimate.memory),
+        estimate.jobs,
+    ))?;
+    let timed = estimate.remaining().filter(|stage| stage.steps > 0);
+    let rough = timed.filter(|stage| !stage.measured).count();
+    if estimate.seconds.is_some() && rough > 0 {
+        output::line(format!(
+            "(the time of {} is a guess from this machine's rate of matrix products; of the others, steps were measured)",
+            output::plural(rough, "stage")
+        ))?;
+    }
+    Ok(())
+}
+
+fn time(stage: &StageEstimate) -> String {
+    match stage.seconds {
+        _ if stage.cached => "cached".into(),
+        Some(seconds) => output::duration(seconds),
+        None => String::new(),
+    }
+}
+
+/// Upcycled beside Fixed-mE: the saving that the paper is about, predicted.
+fn print_prices(prices: &[Price]) -> Result<()> {
+    // Recipes hardly differ in what they cost.
+    let mut kinds: Vec<&Price> = Vec::new();
+    for price in prices {
+        if !kinds.iter().any(|other| other.setting == price.setting) {
+            kinds.push(price);
+        }
+    }
+    if kinds.is_empty() {
+        return Ok(());
+    }
+    output::line(format!(
+        "\n{:<34} {:>7} {:>12} {:>12} {:>7} {:>14}",
+        "one seed of Upcycled", "CPT", "Fixed-mE", "Upcycled", "saved", "from Fixed-E on"
+    ))?;
+    for price in kinds.iter().take(PRICES) {
+        let setting = &price.setting;
+        let (big, own, rest) = match (
+            price.seconds_fixed_me,
+            price.seconds_upcycled,
+            price.seconds_after_pretraining,
+        ) {
+            (Some(big), Some(own), Some(rest)) => (big, own, Some(rest)),
+            _ => (price.flops_fixed_me, price.flops_upcycled, None),
+        };
+        let shown = |value: f64| match rest {
+            Some(_) => output::duration(value),
+            None => format!("{value:.2e} F"),
+        };
+        let saved = |cost: f64| format!("{:.0} %", 100.0 * (1.0 - cost / big));
+        output::line(format!(
+            "{:<34} {:>7} {:>12} {:>12} {:>7} {:>14}",
+            format!(
+                "{} {}->{} k{}",
+                setting.scale, setting.experts, setting.target_experts, setting.top_k
+            ),
+            format!("{:.0} %", 100.0 * setting.cpt_fraction),
+            shown(big),
+            shown(own),
+            saved(own),
+            rest.map_or("-".to_owned(), saved),
+        ))?;
+    }
+    if kinds.len() > PRICES {
+        output::line(format!("({} more; --json has all)", kinds.len() - PRICES))?;
+    }
+    Ok(())
+}
+
+/// Sum of the stages of one kind of model.
+struct ModelRow<'a> {
+    name: String,
+    stage: &'a StageEstimate,
+    tokens: u64,
+    flops: f64,
+}
+
+/// Stages added up by model, seeds together.
+fn models<'a>(plan: &SweepPlan, estimate: &'a Estimate) -> Vec<ModelRow<'a>> {
+    let mut rows: Vec<ModelRow> = Vec::new();
+    let stages = plan.graph.stages();
+    for (stage, estimate) in stages.iter().zip(&estimate.stages) {
+        let name = stage.label.split(" seed ").next().unwrap_or_default();
+        if stage.steps() == 0 {
+            continue;
+        }
+        match rows.iter_mut().find(|row| row.name == name) {
+            Some(row) => {
+                row.tokens += estimate.tokens;
+                row.flops += estimate.flops;
+            }
+            None => rows.push(ModelRow {
+                name: name.to_owned(),
+                stage: estimate,
+                tokens: estimate.tokens,
+                flops: estimate.flops,
+            }),
+        }
+    }
+    rows
+}

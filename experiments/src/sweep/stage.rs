@@ -1,0 +1,55 @@
+//! `sweep stage`: one stage, as a job of a cluster.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use upcycle_lab::run_stage;
+
+use super::plan_file::Started;
+use crate::{backend::engine, output, progress::Progress};
+
+/// Compute one stage of a sweep that was started; what jobs of a cluster do.
+#[derive(Debug, Args)]
+pub struct StageArgs {
+    /// The sweep's folder, such as runs/quick.
+    folder: PathBuf,
+    /// Key of the stage, or its first letters.
+    key: String,
+}
+
+impl StageArgs {
+    pub fn run(&self) -> Result<()> {
+        let Started {
+            file,
+            data,
+            plan,
+            store,
+        } = Started::open(&self.folder)?;
+        let stages = plan.graph.stages();
+        let mut matching = stages
+            .iter()
+            .filter(|stage| stage.key.to_string().starts_with(&self.key));
+        let stage = matching
+            .next()
+            .with_context(|| format!("{} has no stage {}", self.folder.display(), self.key))?;
+        if matching.next().is_some() {
+            bail!("several stages begin with {}; give more letters", self.key);
+        }
+        if let Some(parent) = &stage.parent
+            && store.result(parent)?.is_none()
+        {
+            bail!(
+                "stage {} goes on from stage {parent}, which is not finished",
+                stage.label
+            );
+        }
+        let engine = engine(file.backend)?;
+        output::note!("backend {}: {}", engine.backend(), engine.device());
+        let progress = Progress::new(1, stage.steps());
+        let interval = Duration::from_secs(file.checkpoint_seconds);
+        let outcome = run_stage(stage, engine.as_ref(), &data, &store, interval, &progress);
+        progress.finish();
+        Ok(outcome?)
+    }
+}

@@ -1,0 +1,191 @@
+//! `sweep status`: how far a sweep is, from the folder that its processes share.
+
+use std::{path::PathBuf, thread, time::Duration};
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+use upcycle_lab::{Jobs, Patience, Queue, Stage, StageKey, Store, SweepPlan};
+
+use super::{cluster, plan_file::Started};
+use crate::output;
+
+/// Show how far a sweep is that was started here, on other machines, or on a cluster.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// The sweep's folder.
+    #[arg(default_value = "runs/quick")]
+    folder: PathBuf,
+    /// Show it again every few seconds until the sweep is finished.
+    #[arg(long)]
+    watch: bool,
+    /// Print as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Time between two looks.
+const POLL: Duration = Duration::from_secs(5);
+
+impl StatusArgs {
+    pub fn run(&self) -> Result<()> {
+        let started = Started::open(&self.folder)?;
+        loop {
+            let jobs = cluster::jobs(&self.folder, &started.file)?;
+            let status = Status::of(&started.plan, &started.store, jobs.as_ref())?;
+            if self.json {
+                output::line(serde_json::to_string_pretty(&status)?)?;
+            } else {
+                status.print()?;
+            }
+            if !self.watch || status.finished == status.stages.len() {
+                return Ok(());
+            }
+            thread::sleep(POLL);
+        }
+    }
+}
+
+/// How far all stages are.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// Finished stages.
+    pub finished: usize,
+    /// All stages, parents first.
+    pub stages: Vec<StageStatus>,
+}
+
+/// How far one stage is.
+#[derive(Debug, Serialize)]
+pub struct StageStatus {
+    /// Content address.
+    pub key: StageKey,
+    /// For people.
+    pub label: String,
+    /// First and last step.
+    pub from: u64,
+    /// Step after the last.
+    pub to: u64,
+    /// What is going on.
+    #[serde(flatten)]
+    pub state: State,
+    /// Job of the cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+}
+
+/// State of a stage.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum State {
+    /// Its result is there.
+    Finished,
+    /// A process computes it.
+    Running {
+        /// Machine.
+        host: String,
+        /// Process.
+        pid: u32,
+        /// Steps done since the model was new.
+        step: u64,
+        /// Seconds since the last sign.
+        silent_seconds: u64,
+    },
+    /// The cluster will run it, or begins to.
+    Queued {
+        /// The cluster's word.
+        queue: String,
+    },
+    /// It was submitted or begun, and nobody computes it any more.
+    Lost,
+    /// Nobody has begun it.
+    Waiting,
+}
+
+impl Status {
+    /// Looks at the store, and at the queue of a cluster.
+    pub fn of(plan: &SweepPlan, store: &Store, cluster: Option<&(Jobs, Queue)>) -> Result<Self> {
+        let mut stages = Vec::new();
+        for stage in plan.graph.stages() {
+            let job = cluster.and_then(|(jobs, _)| jobs.of(&stage.key));
+            let queued = job.and_then(|job| cluster?.1.get(&job.id));
+            stages.push(StageStatus {
+                key: stage.key.clone(),
+                label: stage.label.clone(),
+                from: stage.from,
+                to: stage.to,
+                state: state(stage, store, job.is_some(), queued)?,
+                job: job.map(|job| job.id.clone()),
+            });
+        }
+        let finished = stages.iter().filter(|stage| stage.state == State::Finished);
+        Ok(Self {
+            finished: finished.count(),
+            stages,
+        })
+    }
+
+    fn print(&self) -> Result<()> {
+        let count = |wanted: fn(&State) -> bool| {
+            let stages = self.stages.iter().filter(|stage| wanted(&stage.state));
+            stages.count()
+        };
+        output::line(format!(
+            "{} of {} stages finished, {} running, {} queued, {} lost, {} waiting",
+            self.finished,
+            self.stages.len(),
+            count(|state| matches!(state, State::Running { .. })),
+            count(|state| matches!(state, State::Queued { .. })),
+            count(|state| *state == State::Lost),
+            count(|state| *state == State::Waiting),
+        ))?;
+        for stage in &self.stages {
+            let told = match &stage.state {
+                State::Finished | State::Waiting => continue,
+                State::Running {
+                    host,
+                    pid,
+                    step,
+                    silent_seconds,
+                } => format!(
+                    "step {} of {} to {}  on {host}, process {pid}, {silent_seconds} s ago",
+                    step.max(&stage.from),
+                    stage.from,
+                    stage.to
+                ),
+                State::Queued { queue } => queue.to_lowercase(),
+                State::Lost => "lost; start the sweep again to go on".to_owned(),
+            };
+            let job = stage
+                .job
+                .as_ref()
+                .map_or(String::new(), |job| format!("  job {job}"));
+            output::line(format!("  {}  {}  {told}{job}", stage.key, stage.label))?;
+        }
+        Ok(())
+    }
+}
+
+fn state(stage: &Stage, store: &Store, submitted: bool, queued: Option<&String>) -> Result<State> {
+    if store.result(&stage.key)?.is_some() {
+        return Ok(State::Finished);
+    }
+    let claim = store.claimant(&stage.key);
+    if let Some((claim, silent)) = &claim
+        && *silent < Patience::default().stale
+    {
+        return Ok(State::Running {
+            host: claim.host.clone(),
+            pid: claim.pid,
+            step: claim.step,
+            silent_seconds: silent.as_secs(),
+        });
+    }
+    Ok(match queued {
+        Some(queue) => State::Queued {
+            queue: queue.clone(),
+        },
+        None if submitted || claim.is_some() => State::Lost,
+        None => State::Waiting,
+    })
+}

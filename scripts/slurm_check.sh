@@ -1,0 +1,138 @@
+#!/usr/bin/env bash
+# Runs a small sweep on a real Slurm of one node, made for the purpose in a temporary folder: kills one of its jobs in the
+# middle, takes the node from under another, and compares the results with those of the same sweep without Slurm.
+# Needs root and Debian's packages slurm-wlm and munge. Some minutes.
+#
+# Usage: scripts/slurm_check.sh [SWEEP]     SWEEP: the program, by default target/release/sweep, built first
+set -euo pipefail
+
+sweep=${1:-}
+if [ -z "$sweep" ]; then
+    cargo build --release --bin sweep
+    sweep=${CARGO_TARGET_DIR:-target}/release/sweep
+fi
+sweep=$(realpath "$sweep")
+export PATH=$PATH:/usr/sbin:/sbin
+for tool in munged slurmctld slurmd sbatch; do
+    command -v "$tool" >/dev/null || { echo "$tool is missing: apt-get install slurm-wlm munge" >&2; exit 2; }
+done
+# Nothing of a Slurm that this runs in.
+for name in $(compgen -e | grep -E '^(SLURM|SBATCH|SQUEUE)'); do unset "$name"; done
+
+dir=$(mktemp -d /tmp/slurm.XXXXXX) # a short path: sockets are in it
+export SLURM_CONF=$dir/slurm.conf
+daemons=()
+stop() {
+    status=$?
+    trap - EXIT
+    scancel --me 2>/dev/null || true
+    kill "${daemons[@]}" 2>/dev/null || true
+    wait 2>/dev/null || true
+    if [ "$status" -ne 0 ]; then
+        tail -n 30 "$dir"/*.log "$dir"/runs/*/slurm/*.log 2>/dev/null || true
+    fi >&2
+    rm -rf "$dir"
+    exit "$status"
+}
+trap stop EXIT
+trap 'exit 130' INT TERM
+
+fail() { echo "slurm_check: $*" >&2; exit 1; }
+# until SECONDS COMMAND..: waits until the command succeeds.
+until_true() {
+    local end=$((SECONDS + $1)); shift
+    until "$@"; do [ $SECONDS -lt $end ] || return 1; sleep 0.2; done
+}
+
+# ---- munge and Slurm --------------------------------------------------------------------------------------------------
+mkdir "$dir/munge" "$dir/state" "$dir/spool"
+chmod 755 "$dir" "$dir/munge"
+head -c 128 /dev/urandom >"$dir/munge/key"
+chmod 400 "$dir/munge/key"
+munged --foreground --key-file="$dir/munge/key" --socket="$dir/munge/socket" --pid-file="$dir/munge/pid" \
+    --log-file="$dir/munged.log" --seed-file="$dir/munge/seed" </dev/null >"$dir/munged.out" 2>&1 &
+daemons+=($!)
+until_true 20 munge -n -S "$dir/munge/socket" >/dev/null 2>&1 || fail "munged did not start"
+
+host=$(hostname -s 2>/dev/null || uname -n)
+memory=$(awk '/^MemTotal:/ {print int($2 / 1024 * 0.9)}' /proc/meminfo)
+port=$((20000 + RANDOM % 10000))
+cat >"$SLURM_CONF" <<CONF
+ClusterName=check
+SlurmctldHost=$host(127.0.0.1)
+SlurmctldPort=$port
+SlurmdPort=$((port + 1))
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+# A job that begins again waits for as long as credentials live.
+AuthInfo=socket=$dir/munge/socket,cred_expire=5
+CredType=cred/munge
+StateSaveLocation=$dir/state
+SlurmdSpoolDir=$dir/spool
+SlurmctldPidFile=$dir/slurmctld.pid
+SlurmdPidFile=$dir/slurmd.pid
+SlurmctldLogFile=$dir/slurmctld.log
+SlurmdLogFile=$dir/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+SwitchType=switch/none
+AccountingStorageType=accounting_storage/none
+SchedulerType=sched/backfill
+SchedulerParameters=sched_interval=1,sched_min_interval=0,batch_sched_delay=0,bf_interval=1
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+JobRequeue=1
+KillWait=2
+ReturnToService=2
+SlurmdParameters=config_overrides
+NodeName=node1 NodeHostname=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$memory State=UNKNOWN
+PartitionName=main Nodes=node1 Default=YES MaxTime=INFINITE State=UP
+CONF
+# Control groups can be turned off, and have to be in a container, since version 23.
+case $(slurmd -V) in *\ 1[0-9].*|*\ 2[0-2].*) ;; *) echo CgroupPlugin=disabled >"$dir/cgroup.conf" ;; esac
+slurmctld -D -c -f "$SLURM_CONF" </dev/null >"$dir/slurmctld.out" 2>&1 &
+daemons+=($!)
+slurmd -D -f "$SLURM_CONF" </dev/null >"$dir/slurmd.out" 2>&1 &
+daemons+=($!)
+node_is_idle() { [ "$(sinfo -h -o %T 2>/dev/null)" = idle ]; }
+until_true 60 node_is_idle || fail "Slurm did not start"
+
+# ---- the sweep --------------------------------------------------------------------------------------------------------
+flags=(--scale tiny --tokens 1500k --seeds 2 --cpt 0.5,1.0 --recipes exact --backend cpu --checkpoint-seconds 1 --name check)
+"$sweep" "${flags[@]}" --out "$dir/runs" --launcher slurm --slurm-args=--cpus-per-task=1 >"$dir/table" 2>"$dir/sweep.log" &
+follower=$!
+
+# running STEPS: key, process and job of a stage that is running and has come so far.
+running() {
+    "$sweep" status "$dir/runs/check" --json 2>/dev/null | python3 -c '
+import json, sys
+for stage in json.load(sys.stdin)["stages"]:
+    if stage["state"] == "running" and stage["step"] >= int(sys.argv[1]):
+        print(stage["key"], stage["pid"], stage["job"])
+        break
+else:
+    sys.exit(1)' "$1" 2>/dev/null
+}
+found=$(until_true 120 running 50) || fail "no stage ever ran"
+read -r victim pid job <<<"$found"
+echo "killing the process of stage $victim (job $job)"
+kill -KILL "$pid"
+another() { found=$(running 0) && read -r key _ job <<<"$found" && [ "$key" != "$victim" ]; }
+until_true 120 another || fail "no other stage ran"
+echo "taking the node from stage $key (job $job)"
+scontrol requeue "$job"
+
+wait "$follower" || fail "the sweep did not finish"
+grep -q "lost .*(job " "$dir/sweep.log" || fail "the lost job was not noticed"
+"$sweep" status "$dir/runs/check" | head -n 1
+grep -lq "^resumed" "$dir"/runs/check/slurm/*.log || fail "no job went on from a checkpoint"
+
+# ---- the same without Slurm -------------------------------------------------------------------------------------------
+"$sweep" "${flags[@]}" --out "$dir/local" >"$dir/local.table" 2>"$dir/local.log"
+# All columns but the times, which are the last three.
+columns() { rev "$1" | cut -d, -f4- | rev; }
+diff <(columns "$dir/runs/check/results.csv") <(columns "$dir/local/check/results.csv") || fail "the results differ"
+cat "$dir/table"
+echo "slurm_check: the same results, with a job killed and another begun again"
