@@ -829,34 +829,100 @@ fn a_full_disk_leaves_no_checkpoint() {
     assert!(resumed["output"]["resumed"].as_u64().unwrap() > 0);
 }
 
+/// Names of all sweeps.
+fn sweeps(lab: &Lab) -> Vec<String> {
+    let list: serde_json::Value =
+        serde_json::from_str(&lab.ok("sweep", &["--list", "--json"])).unwrap();
+    let sweeps = list["sweeps"].as_array().unwrap().iter();
+    let names: Vec<String> = sweeps
+        .map(|sweep| sweep["name"].as_str().unwrap().to_owned())
+        .collect();
+    assert!(names.len() >= 12, "{names:?}");
+    names
+}
+
 #[test]
-fn sweeps_by_name_are_planned() {
+fn every_sweep_is_planned() {
     let lab = Lab::new();
-    for name in [
-        "table2b",
-        "table3",
-        "table7",
-        "multipliers",
-        "topk",
-        "exact",
-        "softmax",
-    ] {
-        let small = [
-            "--config",
-            name,
-            "--scales",
-            "tiny",
-            "--seeds",
-            "1",
-            "--dry-run",
-            "--json",
-        ];
-        let plan: serde_json::Value = serde_json::from_str(&lab.ok("sweep", &small)).unwrap();
-        assert!(plan.is_object(), "{name}: {plan}");
+    for name in sweeps(&lab) {
+        let flags = ["--config", &name, "--scale", "tiny", "--seeds", "1"];
+        let plan = lab.ok("sweep", &[&flags[..], &["--dry-run", "--json"]].concat());
+        let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+        assert!(plan["seconds"].as_f64().unwrap() > 0.0, "{name}");
+        assert!(!plan["prices"].as_array().unwrap().is_empty(), "{name}");
     }
     let unknown = lab.fails("sweep", &["--config", "table99"]);
     assert!(
         unknown.contains("table99") && unknown.contains("table2b"),
         "{unknown}"
+    );
+}
+
+#[test]
+#[ignore = "some minutes: a thousand short stages"]
+fn every_sweep_makes_a_report() {
+    let lab = Lab::new();
+    for name in &sweeps(&lab) {
+        // A few steps of the real thing; `transitions` need some to tell apart.
+        let flags = ["--config", name, "--scale", "tiny", "--seeds", "1"];
+        let short = ["--tokens", "24k", "--context", "16", "--name", name];
+        let table = lab.ok("sweep", &[&flags[..], &short].concat());
+        assert!(table.contains("eta"), "{name}: {table}");
+        let page = fs::read_to_string(lab.path(&format!("runs/{name}/report.html"))).unwrap();
+        assert!(page.contains("id=\"claims\""), "{name}");
+    }
+}
+
+#[test]
+fn a_sweep_is_joined_stage_by_stage() {
+    let lab = Lab::new();
+    let flags = "--tokens 20k --context 16 --cpt 1.0 --recipes exact --seeds 1 --name small";
+    let flags: Vec<&str> = flags.split(' ').collect();
+    let none = lab.fails("sweep", &["status", "runs/small"]);
+    assert!(none.contains("sweep.toml"), "{none}");
+    lab.ok("sweep", &flags);
+    let status = |lab: &Lab| -> serde_json::Value {
+        serde_json::from_str(&lab.ok("sweep", &["status", "runs/small", "--json"])).unwrap()
+    };
+    let before = status(&lab);
+    let stages = before["stages"].as_array().unwrap();
+    assert_eq!(before["finished"], stages.len());
+
+    // The last stage is lost, and computed again by itself, as a job of a cluster does it.
+    let last = stages.last().unwrap()["key"].as_str().unwrap();
+    let folder = lab.path(&format!("runs/stages/{last}"));
+    let result = fs::read_to_string(folder.join("result.json")).unwrap();
+    fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(status(&lab)["finished"], stages.len() - 1);
+    let unknown = lab.fails("sweep", &["stage", "runs/small", "zzz"]);
+    assert!(unknown.contains("zzz"), "{unknown}");
+    lab.ok("sweep", &["stage", "runs/small", last]);
+    assert_eq!(status(&lab), before);
+    let again = fs::read_to_string(folder.join("result.json")).unwrap();
+    let untimed = |text: &str| {
+        let mut json: serde_json::Value = serde_json::from_str(text).unwrap();
+        json["train_seconds"] = 0.into();
+        json
+    };
+    assert_eq!(untimed(&result), untimed(&again));
+}
+
+#[test]
+fn launchers_and_devices_that_are_not_there_are_errors() {
+    let lab = Lab::new();
+    let auto = lab.fails("sweep", &["--launcher", "slurm"]);
+    assert!(auto.contains("--backend cuda"), "{auto}");
+    let mut command = lab.command("sweep", &["--launcher", "slurm", "--backend", "cpu"]);
+    let output = command.env("PATH", "/nowhere").output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains("squeue"), "{told}");
+    let devices = lab.fails("sweep", &["--devices", "2"]);
+    assert!(devices.contains("--features multi-device"), "{devices}");
+    let memory = ["--memory", "10MB", "--jobs", "1"];
+    let memory = lab.fails("sweep", &memory);
+    assert!(
+        memory.contains("stage tiny/") && memory.contains("9.5 MiB"),
+        "{memory}"
     );
 }

@@ -47,20 +47,40 @@ impl BackendKind {
 /// # Errors
 /// If the backend is not compiled in, or has no device or driver.
 pub fn engine(kind: BackendKind) -> Result<Box<dyn Engine>> {
+    engine_on(kind, 1)
+}
+
+/// The engine of a backend, with several devices that train one model together.
+///
+/// # Errors
+/// As [`engine`], or if there are not as many devices.
+pub fn engine_on(kind: BackendKind, devices: usize) -> Result<Box<dyn Engine>> {
+    if devices > 1 && !cfg!(feature = "multi-device") {
+        bail!(
+            "training on {devices} devices is not compiled in; add `--features multi-device` to `cargo run` or `cargo build`"
+        );
+    }
     match kind {
-        BackendKind::Auto => auto(),
-        BackendKind::Cpu => cpu(),
-        BackendKind::Ndarray => ndarray(),
-        BackendKind::Wgpu => wgpu_backend::engine(wgpu_backend::Device::Any),
-        BackendKind::Cuda => cuda_backend::engine(),
+        BackendKind::Auto => auto(devices),
+        BackendKind::Cpu => cpu(devices),
+        BackendKind::Ndarray if devices == 1 => ndarray(),
+        BackendKind::Wgpu if devices == 1 => wgpu_backend::engine(wgpu_backend::Device::Any),
+        BackendKind::Cuda => cuda_backend::engine(devices),
+        BackendKind::Ndarray | BackendKind::Wgpu => bail!(
+            "backend `{}` trains on one device; several are for --backend cuda",
+            kind.name()
+        ),
     }
 }
 
 /// CUDA, then a real GPU through WGPU, then the CPU; what is not compiled in or has no device is passed over.
-fn auto() -> Result<Box<dyn Engine>> {
-    cuda_backend::engine()
+fn auto(devices: usize) -> Result<Box<dyn Engine>> {
+    if devices > 1 {
+        return cuda_backend::engine(devices);
+    }
+    cuda_backend::engine(1)
         .or_else(|_| wgpu_backend::engine(wgpu_backend::Device::Gpu))
-        .or_else(|_| cpu())
+        .or_else(|_| cpu(1))
         .or_else(|_| ndarray())
 }
 
@@ -83,14 +103,16 @@ fn threads() -> String {
 }
 
 #[cfg(feature = "cpu")]
-fn cpu() -> Result<Box<dyn Engine>> {
+fn cpu(devices: usize) -> Result<Box<dyn Engine>> {
     type B = burn::backend::Autodiff<burn_flex::Flex>;
     let engine = BurnEngine::<B>::new("cpu", threads(), burn_flex::FlexDevice);
-    Ok(Box::new(engine))
+    // They are all this processor: slower than one, but the same arithmetic as on several GPUs.
+    let more = vec![burn_flex::FlexDevice; devices - 1];
+    Ok(Box::new(engine.with_more_devices(more)))
 }
 
 #[cfg(not(feature = "cpu"))]
-fn cpu() -> Result<Box<dyn Engine>> {
+fn cpu(_devices: usize) -> Result<Box<dyn Engine>> {
     not_compiled("cpu")
 }
 
@@ -154,22 +176,24 @@ mod cuda_backend {
     use super::*;
 
     #[cfg(feature = "cuda")]
-    pub fn engine() -> Result<Box<dyn Engine>> {
+    pub fn engine(devices: usize) -> Result<Box<dyn Engine>> {
         use burn_cuda::{Cuda, CudaDevice};
 
         type B = burn::backend::Autodiff<Cuda>;
 
-        let name = probe()?;
-        Ok(Box::new(BurnEngine::<B>::new(
-            "cuda",
-            name,
-            CudaDevice::new(0),
-        )))
+        let (name, count) = probe()?;
+        if devices > count {
+            bail!("{devices} devices are asked for, and `cuda` finds {count}; lower --devices");
+        }
+        let engine = BurnEngine::<B>::new("cuda", name, CudaDevice::new(0));
+        Ok(Box::new(
+            engine.with_more_devices((1..devices).map(CudaDevice::new)),
+        ))
     }
 
-    /// Name of the first GPU. Burn panics where driver, compiler library or headers are missing, so look first.
+    /// Name of the first GPU, and how many there are. Burn panics where driver, compiler library or headers are missing, so look first.
     #[cfg(feature = "cuda")]
-    fn probe() -> Result<String> {
+    fn probe() -> Result<(String, usize)> {
         use cudarc::{driver, nvrtc};
 
         // SAFETY: these only ask the dynamic loader whether the libraries are there.
@@ -204,9 +228,10 @@ mod cuda_backend {
         let gpu = || {
             driver::result::init()?;
             let device = driver::result::device::get(0)?;
-            driver::result::device::get_name(device)
+            let count = driver::result::device::get_count()?;
+            Ok((driver::result::device::get_name(device)?, count as usize))
         };
-        gpu().map_err(|error| {
+        gpu().map_err(|error: driver::DriverError| {
             anyhow::anyhow!(
                 "backend `cuda` finds no usable GPU ({error}); see what `nvidia-smi` says"
             )
@@ -214,7 +239,7 @@ mod cuda_backend {
     }
 
     #[cfg(not(feature = "cuda"))]
-    pub fn engine() -> Result<Box<dyn Engine>> {
+    pub fn engine(_devices: usize) -> Result<Box<dyn Engine>> {
         not_compiled("cuda")
     }
 }

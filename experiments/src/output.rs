@@ -88,12 +88,14 @@ pub fn bytes(value: u64) -> String {
 
 /// A duration in its two largest units: `4 min 10 s`, `3 d 2 h`.
 pub fn duration(seconds: f64) -> String {
+    const YEAR: u64 = 365 * 86_400;
     let s = seconds.max(0.0).round() as u64;
     match s {
         0..60 => format!("{s} s"),
         60..3600 => format!("{} min {} s", s / 60, s % 60),
         3600..86_400 => format!("{} h {} min", s / 3600, s % 3600 / 60),
-        _ => format!("{} d {} h", s / 86_400, s % 86_400 / 3600),
+        86_400..YEAR => format!("{} d {} h", s / 86_400, s % 86_400 / 3600),
+        _ => format!("{} y {} d", s / YEAR, s % YEAR / 86_400),
     }
 }
 

@@ -25,7 +25,7 @@ use upcycle_train::Engine;
 
 use crate::{
     amount,
-    backend::{BackendKind, engine},
+    backend::{BackendKind, engine, engine_on},
     data_args::DataArgs,
     limits::{self, Force, on_cpu, refusal},
     output,
@@ -172,6 +172,9 @@ struct SweepArgs {
     /// Where to compute.
     #[arg(long, value_enum, default_value_t, help_heading = "Running")]
     backend: BackendKind,
+    /// GPUs that train one model together, each a share of the sequences of a batch. Needs the feature multi-device.
+    #[arg(long, value_name = "N", default_value = "1", help_heading = "Running")]
+    devices: NonZeroUsize,
     /// Precision of matrix products; parameters are always f32.
     #[arg(long, value_enum, help_heading = "Running")]
     precision: Option<PrecisionArg>,
@@ -298,6 +301,9 @@ impl SweepArgs {
         }
         let config = self.sweep_config()?;
         config.validate()?;
+        if self.devices.get() > 1 && self.jobs.is_some_and(|jobs| jobs.get() > 1) {
+            bail!("--devices takes all devices for one stage at a time; leave --jobs out");
+        }
         match self.launcher {
             Launcher::Local => self.run_here(config),
             Launcher::Slurm => self.run_on_cluster(config),
@@ -305,7 +311,7 @@ impl SweepArgs {
     }
 
     fn run_here(self, config: SweepConfig) -> Result<()> {
-        let engine = engine(self.backend)?;
+        let engine = engine_on(self.backend, self.devices.get())?;
         output::note!("backend {}: {}", engine.backend(), engine.device());
         let data = Dataset::open(&config.data, &self.out.join("data"))?;
         let plan = SweepPlan::new(&config, &data, engine.backend())?;
@@ -465,6 +471,7 @@ impl SweepArgs {
     fn plan_file(&self, backend: BackendKind, config: &SweepConfig) -> PlanFile {
         PlanFile {
             backend,
+            devices: self.devices.get(),
             checkpoint_seconds: self.checkpoint_seconds,
             command: command_line(),
             sweep: config.clone(),
@@ -522,6 +529,9 @@ impl SweepArgs {
     fn jobs(&self, plan: &SweepPlan, engine: &dyn Engine, available: Option<u64>) -> usize {
         if let Some(jobs) = self.jobs {
             return jobs.get();
+        }
+        if self.devices.get() > 1 {
+            return 1;
         }
         let stages = plan.graph.stages();
         let sizes = stages

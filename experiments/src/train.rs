@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::IsTerminal,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -23,7 +24,7 @@ use upcycle_train::{
 
 use crate::{
     amount,
-    backend::{BackendKind, engine},
+    backend::{BackendKind, engine_on},
     data_args::{DataArgs, check_vocabulary},
     inspect::checkpoint_of,
     limits::{Force, refusal},
@@ -129,6 +130,9 @@ pub struct TrainArgs {
     /// Where to compute.
     #[arg(long, value_enum, default_value_t)]
     backend: BackendKind,
+    /// GPUs that train the model together, each a share of the sequences of a batch. Needs the feature multi-device.
+    #[arg(long, value_name = "N", default_value = "1")]
+    devices: NonZeroUsize,
     /// Precision of matrix products; parameters are always f32.
     #[arg(long, value_enum)]
     precision: Option<PrecisionArg>,
@@ -244,7 +248,7 @@ impl TrainArgs {
         }
         spec.validate()?;
         self.check_export(&scale.model, like, &spec)?;
-        let engine = engine(self.backend)?;
+        let engine = engine_on(self.backend, self.devices.get())?;
         output::note!("backend {}: {}", engine.backend(), engine.device());
         if run_is_all_warmup(&spec.schedule, from_step) {
             bail!(

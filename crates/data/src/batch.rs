@@ -1,5 +1,7 @@
 //! What a dataset hands out.
 
+use std::ops::Range;
+
 use crate::DataError;
 
 /// Rows of consecutive tokens with what should follow each of them.
@@ -25,6 +27,23 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Some of the rows, as a batch of its own.
+    ///
+    /// # Panics
+    /// If there are fewer rows.
+    pub fn part(&self, rows: Range<usize>) -> Batch {
+        let positions = rows.start * self.context..rows.end * self.context;
+        let targets = positions.start * self.choices..positions.end * self.choices;
+        Batch {
+            rows: rows.len(),
+            context: self.context,
+            inputs: self.inputs[positions].to_vec(),
+            targets: self.targets[targets.clone()].to_vec(),
+            weights: self.weights[targets].to_vec(),
+            choices: self.choices,
+        }
+    }
+
     /// A batch of zeros, which scores nothing.
     pub(crate) fn zeros(rows: usize, context: usize, choices: usize) -> Result<Batch, DataError> {
         // A row's tokens need room even where there is no row.

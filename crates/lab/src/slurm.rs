@@ -39,8 +39,8 @@ pub struct Slurm {
     pub name: String,
     /// Cores of a job.
     pub cores: usize,
-    /// Whether a job needs a GPU.
-    pub gpu: bool,
+    /// GPUs of a job.
+    pub gpus: usize,
     /// Further arguments of `sbatch`; they override ours.
     pub args: Vec<String>,
 }
@@ -235,8 +235,8 @@ impl Slurm {
         if let Some(minutes) = array.resources.minutes {
             arguments.push(format!("--time={minutes}"));
         }
-        if self.gpu {
-            arguments.push("--gres=gpu:1".to_owned());
+        if self.gpus > 0 {
+            arguments.push(format!("--gres=gpu:{}", self.gpus));
         }
         if let Some(parent) = parent {
             arguments.push(format!("--dependency=afterok:{}", parent.id));
@@ -313,7 +313,7 @@ mod tests {
             folder: "runs/quick".into(),
             name: "upcycle-quick".into(),
             cores: 4,
-            gpu: true,
+            gpus: 1,
             args: vec!["--partition=long".into()],
         }
     }

@@ -128,6 +128,8 @@ pub struct BurnEngine<B: MoeAutodiffBackend> {
     backend: &'static str,
     description: String,
     device: B::Device,
+    /// Devices that train together, `device` first.
+    devices: Vec<B::Device>,
     marker: PhantomData<fn() -> B>,
 }
 
@@ -137,9 +139,21 @@ impl<B: MoeAutodiffBackend> BurnEngine<B> {
         Self {
             backend,
             description,
+            devices: vec![device.clone()],
             device,
             marker: PhantomData,
         }
+    }
+
+    /// The same engine, which trains on more devices at a time: each takes a share of the sequences of a batch. Needs the
+    /// feature `collective`; one such training at a time.
+    #[must_use]
+    pub fn with_more_devices(mut self, more: impl IntoIterator<Item = B::Device>) -> Self {
+        self.devices.extend(more);
+        if self.devices.len() > 1 {
+            self.description = format!("{} devices: {}", self.devices.len(), self.description);
+        }
+        self
     }
 }
 
@@ -157,7 +171,7 @@ impl<B: MoeAutodiffBackend> Engine for BurnEngine<B> {
         job: &TrainJob,
         events: &mut (dyn FnMut(TrainEvent) + Send),
     ) -> Result<TrainOutcome, TrainError> {
-        B::InnerBackend::run(|| trainer::train::<B>(job, &self.device, events))
+        B::InnerBackend::run(|| trainer::train::<B>(job, &self.devices, events))
     }
 
     fn upcycle(&self, job: &UpcycleJob) -> Result<UpcycleOutcome, TrainError> {

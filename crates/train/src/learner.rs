@@ -1,5 +1,7 @@
 //! The arithmetic of a training step: gradients, their norm, the update.
 
+use std::borrow::Cow;
+
 use burn::{
     optim::{GradientsParams, Optimizer, adaptor::OptimizerAdaptor},
     tensor::{ElementConversion, Tensor},
@@ -9,7 +11,7 @@ use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend, Precision};
 use upcycle_lm::Lm;
 use upcycle_moe::BalancingConfig;
 
-use crate::{config::OptimizerConfig, evaluate::tensors, gradients};
+use crate::{config::OptimizerConfig, error::TrainError, evaluate::tensors, gradients, team::Peer};
 
 /// A model and its optimizer.
 pub struct Learner<'a, B: MoeAutodiffBackend> {
@@ -60,6 +62,21 @@ impl<B: MoeAutodiffBackend> StepSums<B> {
         self.loss / self.passes as f64
     }
 
+    /// The sums over all devices.
+    ///
+    /// # Errors
+    /// If another device failed.
+    pub fn over_all(mut self, peer: Peer, device: &B::Device) -> Result<Self, TrainError> {
+        if peer.count() > 1 {
+            let loss = Tensor::from_floats([self.loss as f32], device);
+            self.loss = peer.sum::<B>(loss)?.into_scalar().elem();
+            self.gradients = peer.sum_gradients::<B>(self.gradients)?;
+            let sum = |load: Tensor<B, 1>| peer.sum::<B>(load.inner()).map(Tensor::from_inner);
+            self.loads = self.loads.into_iter().map(sum).collect::<Result<_, _>>()?;
+        }
+        Ok(self)
+    }
+
     /// Gradients and their norm, for which one number is read from the device.
     pub fn gradients(self, model: &Lm<B>) -> StepGradients<B> {
         StepGradients {
@@ -71,11 +88,16 @@ impl<B: MoeAutodiffBackend> StepSums<B> {
 }
 
 impl<B: MoeAutodiffBackend> Learner<'_, B> {
-    /// Forward and backward pass of one batch.
-    pub fn accumulate(&self, batch: &Batch, sums: &mut StepSums<B>) {
-        let (inputs, targets) = tensors::<B>(batch, self.device);
+    /// Forward and backward pass of this device's share of a batch.
+    pub fn accumulate(&self, batch: &Batch, peer: Peer, sums: &mut StepSums<B>) {
+        let scored = batch.scored();
+        let share = match peer.count() {
+            1 => Cow::Borrowed(batch),
+            _ => Cow::Owned(batch.part(peer.share(batch.rows))),
+        };
+        let (inputs, targets) = tensors::<B>(&share, self.device);
         let output = self.model.forward(inputs, targets, self.settings.precision);
-        let loss = output.loss_t.sum() / batch.scored() as f32;
+        let loss = output.loss_t.sum() / scored as f32;
         sums.loss += loss.clone().into_scalar().elem::<f64>();
         let score = self.model.config().score;
         let objective = output
@@ -83,7 +105,9 @@ impl<B: MoeAutodiffBackend> Learner<'_, B> {
             .iter()
             .filter_map(|routing| self.settings.balancing.loss(routing, score))
             .chain(self.model.separation_loss(&output.routing))
-            .fold(loss, |objective, loss| objective + loss);
+            .fold(loss, |objective, loss| {
+                objective + loss / peer.count() as f32
+            });
         for (layer, routing) in output.routing.iter().enumerate() {
             match sums.loads.get_mut(layer) {
                 Some(load) => *load = load.clone() + routing.load_e(),

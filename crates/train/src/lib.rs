@@ -16,6 +16,7 @@ mod learner;
 mod measure;
 mod metrics;
 mod schedule;
+mod team;
 mod trainer;
 mod upcycler;
 

@@ -21,6 +21,7 @@ use crate::{
     config::BatchConfig,
     error::TrainError,
     learner::{Learner, Settings, StepSums},
+    team::Peer,
 };
 
 /// Training steps to measure: a new model on random tokens.
@@ -74,7 +75,7 @@ pub fn measure<B: MoeAutodiffBackend>(
         let started = Instant::now();
         let mut sums = StepSums::new(workload.batch.accumulation);
         for _ in 0..workload.batch.accumulation {
-            learner.accumulate(&batch, &mut sums);
+            learner.accumulate(&batch, Peer::ALONE, &mut sums);
         }
         wait::<B>(device)?;
         let between = Instant::now();

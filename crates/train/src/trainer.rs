@@ -9,7 +9,7 @@ use std::{
 use burn::{module::AutodiffModule, tensor::DType};
 use serde::{Deserialize, Serialize};
 use upcycle_data::Dataset;
-use upcycle_kernels::{MoeAutodiffBackend, Precision};
+use upcycle_kernels::{MoeAutodiffBackend, MoeBackend, Precision};
 use upcycle_lm::{LmConfig, WeightSource};
 
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
     evaluate::{Evaluation, evaluate},
     learner::{Learner, Settings, StepSums},
     metrics::{MetricsLine, MetricsLog, read_metrics},
+    team::{Peer, team},
 };
 
 /// Where a stage starts.
@@ -82,20 +83,22 @@ pub struct TrainOutcome {
 /// Training takes at least this many times as long as saving.
 const SAVING_SHARE: u32 = 20;
 
-/// Runs a training stage, from its own last checkpoint if it has one.
+/// Runs a training stage on some devices, from its own last checkpoint if it has one. The first device evaluates and writes;
+/// the others only train.
 pub fn train<B: MoeAutodiffBackend>(
     job: &TrainJob,
-    device: &B::Device,
+    devices: &[B::Device],
     events: &mut dyn FnMut(TrainEvent),
 ) -> Result<TrainOutcome, TrainError> {
-    let spec = job.spec;
+    let (spec, device) = (job.spec, &devices[0]);
     spec.validate()?;
+    let team = team(devices.len(), spec.batch.rows)?;
     if spec.precision == Precision::Bf16 && !B::supports_dtype(device, DType::BF16) {
         return Err(TrainError::NoBf16);
     }
     job.data.check_shape(spec.batch.context)?;
     let own = StageCheckpoints::new(job.dir);
-    let mut state = match own.latest() {
+    let mut state: Checkpoint<B> = match own.latest() {
         Some(path) => {
             let state = Checkpoint::load(&path, device)?;
             events(TrainEvent::Resumed { step: state.step });
@@ -111,8 +114,76 @@ pub fn train<B: MoeAutodiffBackend>(
     state.data = job.data.fingerprint().to_owned();
     state.tokenizer = job.data.tokenizer_json();
 
+    if team.len() == 1 {
+        return lead(job, state, device, Peer::ALONE, events);
+    }
+    // Parameters have to have the same names everywhere, so all begin with what is written.
+    if own.latest().is_none() {
+        own.save(&state)?;
+    }
+    drop(state);
+    let gone = || TrainError::Device("the first checkpoint is gone".into());
+    let begin = own.latest().ok_or_else(gone)?;
+    std::thread::scope(|scope| {
+        let helpers: Vec<_> = (devices.iter().zip(&team).skip(1))
+            .map(|(device, &peer)| {
+                let begin = &begin;
+                scope.spawn(move || B::InnerBackend::run(|| help::<B>(job, begin, device, peer)))
+            })
+            .collect();
+        let outcome = Checkpoint::<B>::load(&begin, device)
+            .and_then(|state| lead(job, state, device, team[0], events));
+        let ended = |_| {
+            Err(TrainError::Device(
+                "the thread of another device ended early".into(),
+            ))
+        };
+        let helped = helpers
+            .into_iter()
+            .try_for_each(|helper| helper.join().unwrap_or_else(ended));
+        match (outcome, helped) {
+            // That others have failed is no reason; theirs is.
+            (Err(TrainError::Device(_)), Err(reason)) => Err(reason),
+            (outcome, helped) => outcome.and_then(|outcome| helped.map(|()| outcome)),
+        }
+    })
+}
+
+/// Trains a device's share of every batch.
+fn help<B: MoeAutodiffBackend>(
+    job: &TrainJob,
+    begin: &Path,
+    device: &B::Device,
+    peer: Peer,
+) -> Result<(), TrainError> {
+    let membership = peer.join::<B>(device)?;
+    let state = Checkpoint::<B>::load(begin, device)?;
+    let mut stepper = Stepper::<B>::new(job.spec, state, device, peer);
+    while stepper.step < job.spec.schedule.end {
+        match stepper.train_step(job.data) {
+            Ok((next, _)) => stepper = next,
+            // The first device finds the same and tells it.
+            Err(StepError::NotFinite(_)) => return Ok(()),
+            Err(StepError::Other(error)) => return Err(error),
+        }
+    }
+    membership.leave();
+    Ok(())
+}
+
+/// Trains, evaluates and writes.
+fn lead<B: MoeAutodiffBackend>(
+    job: &TrainJob,
+    state: Checkpoint<B>,
+    device: &B::Device,
+    peer: Peer,
+    events: &mut dyn FnMut(TrainEvent),
+) -> Result<TrainOutcome, TrainError> {
+    let spec = job.spec;
+    let own = StageCheckpoints::new(job.dir);
+    let membership = peer.join::<B>(device)?;
     let mut log = MetricsLog::resume(&job.dir.join("metrics.jsonl"), state.step)?;
-    let mut stepper = Stepper::<B>::new(spec, state, device);
+    let mut stepper = Stepper::<B>::new(spec, state, device, peer);
     let mut saved = Instant::now();
     let mut interval = job.checkpoint_interval;
     while stepper.step < spec.schedule.end {
@@ -124,7 +195,7 @@ pub fn train<B: MoeAutodiffBackend>(
                 step,
                 kept: kept(&own),
             },
-            StepError::Data(error) => error.into(),
+            StepError::Other(error) => error,
         })?;
         if let MetricsLine::Step { loss, seconds, .. } = line {
             events(TrainEvent::Step {
@@ -154,6 +225,7 @@ pub fn train<B: MoeAutodiffBackend>(
             saved = Instant::now();
         }
     }
+    membership.leave();
     let evaluation = stepper.evaluate(job.data)?;
     log.push(&stepper.evaluation_line(&evaluation));
     log.flush()?;
@@ -223,6 +295,7 @@ struct Stepper<'a, B: MoeAutodiffBackend> {
     learner: Learner<'a, B>,
     step: u64,
     tokens: u64,
+    peer: Peer,
     rest: Rest,
 }
 
@@ -235,11 +308,11 @@ struct Rest {
 
 enum StepError {
     NotFinite(&'static str),
-    Data(upcycle_data::DataError),
+    Other(TrainError),
 }
 
 impl<'a, B: MoeAutodiffBackend> Stepper<'a, B> {
-    fn new(spec: &'a TrainSpec, state: Checkpoint<B>, device: &'a B::Device) -> Self {
+    fn new(spec: &'a TrainSpec, state: Checkpoint<B>, device: &'a B::Device, peer: Peer) -> Self {
         Self {
             spec,
             learner: Learner {
@@ -254,6 +327,7 @@ impl<'a, B: MoeAutodiffBackend> Stepper<'a, B> {
             },
             step: state.step,
             tokens: state.tokens,
+            peer,
             rest: Rest {
                 lineage: state.lineage,
                 data: state.data,
@@ -278,9 +352,11 @@ impl<'a, B: MoeAutodiffBackend> Stepper<'a, B> {
                     spec.batch.rows,
                     spec.batch.context,
                 )
-                .map_err(StepError::Data)?;
-            self.learner.accumulate(&batch, &mut sums);
+                .map_err(|error| StepError::Other(error.into()))?;
+            self.learner.accumulate(&batch, self.peer, &mut sums);
         }
+        let sums = sums.over_all(self.peer, self.learner.device);
+        let sums = sums.map_err(StepError::Other)?;
         let loss = sums.loss();
         if !loss.is_finite() {
             return Err(StepError::NotFinite("the training loss"));

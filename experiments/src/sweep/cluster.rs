@@ -25,7 +25,10 @@ pub fn slurm(folder: &Path, file: &PlanFile, args: &[String]) -> Result<Slurm> {
         folder: folder.to_owned(),
         name: format!("upcycle-{}", file.sweep.name),
         cores: thread::available_parallelism().map_or(1, usize::from),
-        gpu: matches!(file.backend, BackendKind::Cuda | BackendKind::Wgpu),
+        gpus: match file.backend {
+            BackendKind::Cuda | BackendKind::Wgpu => file.devices,
+            _ => 0,
+        },
         args: args.to_vec(),
     })
 }

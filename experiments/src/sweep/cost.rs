@@ -58,7 +58,7 @@ pub fn print(plan: &SweepPlan, estimate: &Estimate, all: bool) -> Result<()> {
     let rough = timed.filter(|stage| !stage.measured).count();
     if estimate.seconds.is_some() && rough > 0 {
         output::line(format!(
-            "(the time of {} is a guess from this machine's rate of matrix products; of the others, steps were measured)",
+            "(the time of {} is a guess from this machine's rate of matrix products; that of others comes from measured steps)",
             output::plural(rough, "stage")
         ))?;
     }

@@ -20,6 +20,8 @@ const FILE: &str = "sweep.toml";
 pub struct PlanFile {
     /// Where it computes; never `auto`.
     pub backend: BackendKind,
+    /// Devices that train one model together.
+    pub devices: usize,
     /// Seconds between checkpoints of a stage.
     pub checkpoint_seconds: u64,
     /// The command line.

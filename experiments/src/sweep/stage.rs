@@ -7,7 +7,7 @@ use clap::Args;
 use upcycle_lab::run_stage;
 
 use super::plan_file::Started;
-use crate::{backend::engine, output, progress::Progress};
+use crate::{backend::engine_on, output, progress::Progress};
 
 /// Compute one stage of a sweep that was started; what jobs of a cluster do.
 #[derive(Debug, Args)]
@@ -44,7 +44,7 @@ impl StageArgs {
                 stage.label
             );
         }
-        let engine = engine(file.backend)?;
+        let engine = engine_on(file.backend, file.devices)?;
         output::note!("backend {}: {}", engine.backend(), engine.device());
         let progress = Progress::new(1, stage.steps());
         let interval = Duration::from_secs(file.checkpoint_seconds);
