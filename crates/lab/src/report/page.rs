@@ -116,7 +116,7 @@ fn sections(results: &Results, figures: &[Figure]) -> Vec<Section> {
         },
         Section {
             anchor: "claims",
-            heading: "The paper’s claims",
+            heading: "Claims, held or not",
             body: noted(some(&|group| claims(group)), claims::NOTE),
         },
         Section {
