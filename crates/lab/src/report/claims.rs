@@ -63,7 +63,15 @@ pub(crate) fn claims(group: &Group) -> Option<Table> {
         claims.extend(twice(group));
     }
     let caption = format!("Claims: {}", group.label);
-    let mut table = Table::new(caption, 1, ["claim", "here", "verdict"]);
+    let mut table = Table::new(
+        caption,
+        1,
+        [
+            Html::from("claim"),
+            Html::wide("here"),
+            Html::from("verdict"),
+        ],
+    );
     for claim in claims {
         table.row([
             Html::wide(claim.text),

@@ -79,7 +79,8 @@ pub(crate) fn losses(group: &Group, palette: &Palette) -> Table {
     table
 }
 
-/// The loss right before and after the operator. The CPT budgets of a seed share the operator, so a seed counts once.
+/// The loss right before and after the operator. The CPT budgets of a seed share the operator, so a seed counts once; every
+/// transition has its own.
 pub(crate) fn jumps(group: &Group, palette: &Palette) -> Table {
     let caption = format!(
         "Right before and after the operator, validation loss in nats a token: {}",
@@ -87,6 +88,7 @@ pub(crate) fn jumps(group: &Group, palette: &Palette) -> Table {
     );
     let head = [
         "recipe",
+        "at",
         "before",
         "after",
         "jump",
@@ -95,14 +97,26 @@ pub(crate) fn jumps(group: &Group, palette: &Palette) -> Table {
         "tokens with twins",
         "seeds",
     ];
-    let mut table = Table::new(caption, 1, head);
-    for recipe in group.recipes() {
+    let mut table = Table::new(caption, 2, head);
+    let operators = group.recipes().into_iter().flat_map(|recipe| {
+        let places = match group.setting.transition {
+            Some(_) => group.places().into_iter().map(Some).collect(),
+            None => vec![None],
+        };
+        places.into_iter().map(move |place| (recipe, place))
+    });
+    for (recipe, place) in operators {
         let mut cells: Vec<&Cell> = Vec::new();
         for cell in group.cells.iter().filter(|c| c.recipe == recipe) {
-            if !cells.iter().any(|c| c.seed == cell.seed) {
+            let here = place.is_none_or(|place| place == cell.setting.place());
+            if here && !cells.iter().any(|c| c.seed == cell.seed) {
                 cells.push(cell);
             }
         }
+        if cells.is_empty() {
+            continue;
+        }
+        let at = place.map_or("τ".to_owned(), |place| group.setting.place_name(place));
         let loss = |quantity: fn(&Cell) -> f64| {
             let values: Vec<f64> = cells.iter().map(|c| quantity(c)).collect();
             mean_sd(&summarize(&values), 1.0, 4).into()
@@ -112,6 +126,7 @@ pub(crate) fn jumps(group: &Group, palette: &Palette) -> Table {
         };
         table.row([
             Html::model(recipe, palette.look(Model::Upcycled(recipe))),
+            at.into(),
             loss(|c| c.loss_before),
             loss(|c| c.loss_after),
             loss(|c| c.loss_after - c.loss_before),
