@@ -214,6 +214,36 @@ impl<'a> Group<'a> {
         recipes
     }
 
+    /// The group with at most `most` recipes: the best two thirds of them and the worst third, by mean gap closure at the last
+    /// place.
+    pub(crate) fn few(&self, most: usize) -> Self {
+        let mut recipes = self.recipes();
+        if recipes.len() > most {
+            let last = self.places().last().copied().unwrap_or(f64::NAN);
+            let eta = |recipe: &str| summarize(&self.seeds(recipe, last).gap_closures()).mean;
+            recipes.sort_by(|a, b| eta(b).total_cmp(&eta(a)));
+            let (best, worst) = (most - most / 3, most / 3);
+            recipes.drain(best..recipes.len() - worst);
+        }
+        let chosen = |recipe: Option<&str>| recipe.is_none_or(|recipe| recipes.contains(&recipe));
+        let all_cells = self.cells.iter().copied();
+        let (curves, routing) = (self.curves.iter().copied(), self.routing.iter().copied());
+        Self {
+            setting: self.setting,
+            label: self.label.clone(),
+            stem: self.stem.clone(),
+            cells: all_cells
+                .filter(|cell| chosen(Some(&cell.recipe)))
+                .collect(),
+            curves: curves
+                .filter(|curve| chosen(curve.recipe.as_deref()))
+                .collect(),
+            routing: routing
+                .filter(|row| chosen(row.recipe.as_deref()))
+                .collect(),
+        }
+    }
+
     /// The cells of one recipe at one place; it may have none.
     pub(crate) fn seeds(&self, recipe: &'a str, place: f64) -> Seeds<'a> {
         let chosen = |c: &&&Cell| c.recipe == recipe && c.setting.place() == place;

@@ -7,6 +7,7 @@ mod gap_closure;
 mod loss_curves;
 pub(crate) mod palette;
 mod pareto;
+mod ranking;
 mod routing_load;
 mod twins;
 
@@ -80,14 +81,35 @@ pub fn figures(results: &Results) -> Result<Vec<Figure>, PlotError> {
     let palette = Palette::new(results);
     let mut figures = Vec::new();
     for group in &groups(results) {
-        figures.extend(gap_closure::figure(group, &palette)?);
-        figures.extend(loss_curves::figure(group, &palette, results.floor)?);
-        figures.extend(pareto::figure(group, &palette)?);
-        figures.extend(routing_load::figure(group, &palette)?);
-        figures.extend(twins::figure(group, &palette)?);
+        let recipes = group.recipes().len();
+        let few = group.few(MOST_RECIPES);
+        let left_out = recipes - few.recipes().len();
+        let one_place = group.places().len() == 1;
+        if one_place && recipes > MOST_RECIPES {
+            figures.extend(ranking::figure(group, &palette)?);
+        }
+        let mut drawn = Vec::new();
+        if !one_place || recipes <= MOST_RECIPES {
+            drawn.extend(gap_closure::figure(&few, &palette)?);
+        }
+        drawn.extend(loss_curves::figure(&few, &palette, results.floor)?);
+        drawn.extend(pareto::figure(&few, &palette)?);
+        drawn.extend(routing_load::figure(&few, &palette)?);
+        drawn.extend(twins::figure(&few, &palette)?);
+        for mut figure in drawn {
+            if left_out > 0 {
+                figure.caption += &format!(
+                    " Of {recipes} recipes the {MOST_RECIPES} best and worst are drawn; the tables have all."
+                );
+            }
+            figures.push(figure);
+        }
     }
     Ok(figures)
 }
+
+/// More recipes than this cannot be told apart in a picture.
+const MOST_RECIPES: usize = 12;
 
 const LARGEST_SIDE: f32 = 32_768.0;
 
@@ -153,6 +175,35 @@ mod tests {
         assert_eq!(names(&sample::results()), expected);
         assert_eq!(names(&sample::two_top_k()).len(), 10);
         assert!(names(&sample::empty()).is_empty());
+    }
+
+    #[test]
+    fn many_recipes_are_ranked_and_few_are_drawn() {
+        let mut results = sample::results();
+        results
+            .cells
+            .retain(|cell| cell.setting.cpt_fraction == 1.0);
+        let cells = results.cells.clone();
+        for i in 0..20 {
+            results.cells.extend(cells.iter().cloned().map(|mut cell| {
+                cell.recipe = format!("recipe-{i:02}");
+                cell.gap_closure = Some(f64::from(i));
+                cell
+            }));
+        }
+        let figures = figures(&results).unwrap();
+        let gap = &figures[0];
+        assert!(gap.title.starts_with("Gap closure at") && gap.svg.contains("\nrecipe-07\n"));
+        let pareto = figures
+            .iter()
+            .find(|f| f.kind == FigureKind::Pareto)
+            .unwrap();
+        assert!(
+            pareto
+                .caption
+                .contains("Of 22 recipes the 12 best and worst")
+        );
+        assert!(pareto.svg.contains("\nrecipe-19\n") && !pareto.svg.contains("\nrecipe-07\n"));
     }
 
     #[test]
