@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs a small sweep on a real Slurm of one node, made for the purpose in a temporary folder: kills one of its jobs in the
-# middle, takes the node from under another, and compares the results with those of the same sweep without Slurm.
+# middle, has Slurm begin another again, as after the loss of a node, and compares the results with those of the same sweep without Slurm.
 # Needs root and Debian's packages slurm-wlm and munge. Some minutes.
 #
 # Usage: scripts/slurm_check.sh [SWEEP]     SWEEP: the program, by default target/release/sweep, built first
@@ -121,7 +121,7 @@ echo "killing the process of stage $victim (job $job)"
 kill -KILL "$pid"
 another() { found=$(running 0) && read -r key _ job <<<"$found" && [ "$key" != "$victim" ]; }
 until_true 120 another || fail "no other stage ran"
-echo "taking the node from stage $key (job $job)"
+echo "beginning stage $key again (job $job)"
 scontrol requeue "$job"
 
 wait "$follower" || fail "the sweep did not finish"

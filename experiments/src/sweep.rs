@@ -304,6 +304,13 @@ impl SweepArgs {
         if self.devices.get() > 1 && self.jobs.is_some_and(|jobs| jobs.get() > 1) {
             bail!("--devices takes all devices for one stage at a time; leave --jobs out");
         }
+        let on_cluster = self.launcher == Launcher::Slurm;
+        if !on_cluster && (self.detach || !self.slurm_args.is_empty()) {
+            bail!("--detach and --slurm-args are for jobs of a cluster; add --launcher slurm");
+        }
+        if on_cluster && self.jobs.is_some() {
+            bail!("--jobs is for this machine; how many jobs a cluster runs at a time is up to it");
+        }
         match self.launcher {
             Launcher::Local => self.run_here(config),
             Launcher::Slurm => self.run_on_cluster(config),

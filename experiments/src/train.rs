@@ -5,7 +5,7 @@ use std::{
     io::IsTerminal,
     num::NonZeroUsize,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -454,6 +454,7 @@ impl TrainArgs {
             start,
             dir: &self.out,
             data,
+            cancelled: &AtomicBool::new(false),
             checkpoint_interval: Duration::from_secs(self.checkpoint_seconds),
         };
         let mut display = Display::new(from, spec.schedule.end);

@@ -1,7 +1,7 @@
 // A GPU backend trains like the CPU backend, and its kernels compute what the reference bodies compute there.
 // The including module says which backend: `Inner` and `KIND`.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::atomic::AtomicBool, time::Duration};
 
 use burn::{
     backend::Autodiff,
@@ -65,6 +65,7 @@ fn losses(backend: BackendKind) -> Vec<f64> {
             dir,
             data: &data,
             checkpoint_interval: Duration::from_secs(3600),
+            cancelled: &AtomicBool::new(false),
         };
         engine.train(&job, &mut |_| ()).unwrap();
         read_metrics(&dir.join("metrics.jsonl"))

@@ -2,8 +2,8 @@
 //!
 //! A claim is a file in the stage's folder with a heartbeat. Whoever finds a claim whose heart does not beat any more takes
 //! the stage over: at once where a file lock tells that the owner is gone (the same machine, or the same cluster job
-//! begun again), else after a while without a beat, by the finder's own clock. Should an owner only have been asleep,
-//! it finds its claim gone and leaves the result to the other; both would have written the same bits.
+//! begun again), else after a while without a beat, by the finder's own clock. An owner that could not beat for as long
+//! itself, because it was asleep or its disk was away, stops.
 
 use std::{
     collections::BTreeMap,
@@ -35,9 +35,9 @@ pub struct ClaimFile {
     pub host: String,
     /// Its process.
     pub pid: u32,
-    /// Its cluster job, if it is one.
+    /// Its cluster job, if it is one, and how often that was begun again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub job: Option<String>,
+    pub job: Option<(String, u32)>,
     /// Tells two claims of one process apart.
     token: String,
     /// Counts heartbeats.
@@ -134,10 +134,10 @@ impl Claim {
         if !claim.create(dir).map_err(io)? {
             return Ok(None);
         }
-        Ok(Some(Self::beating(dir, claim, patience.beat, lock)))
+        Ok(Some(Self::beating(dir, claim, patience, lock)))
     }
 
-    fn beating(dir: &Path, mut claim: ClaimFile, beat: Duration, lock: File) -> Self {
+    fn beating(dir: &Path, mut claim: ClaimFile, patience: Patience, lock: File) -> Self {
         let step = Arc::new(AtomicU64::new(0));
         let lost = Arc::new(AtomicBool::new(false));
         let stop = Arc::new((Mutex::new(false), Condvar::new()));
@@ -148,23 +148,25 @@ impl Claim {
             thread::spawn(move || {
                 let (stopped, changed) = &*stop;
                 let mut guard = stopped.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut last = Instant::now();
                 loop {
-                    let waited = changed.wait_timeout_while(guard, beat, |stopped| !*stopped);
+                    let waited =
+                        changed.wait_timeout_while(guard, patience.beat, |stopped| !*stopped);
                     guard = waited.unwrap_or_else(PoisonError::into_inner).0;
                     if *guard {
                         return;
                     }
-                    match ClaimFile::read(&dir) {
-                        Some(other) if other.token != claim.token => {
-                            lost.store(true, Ordering::Relaxed);
-                            return;
-                        }
-                        _ => {}
+                    let taken = ClaimFile::read(&dir).is_some_and(|now| now.token != claim.token);
+                    if taken || last.elapsed() >= patience.stale {
+                        lost.store(true, Ordering::Relaxed);
+                        return;
                     }
                     claim.beat += 1;
                     claim.step = step.load(Ordering::Relaxed);
                     // A beat that cannot be written is missed; the next one may be.
-                    let _ = write_atomically(&dir.join(CLAIM), claim.json().as_bytes());
+                    if write_atomically(&dir.join(CLAIM), claim.json().as_bytes()).is_ok() {
+                        last = Instant::now();
+                    }
                 }
             })
         };
@@ -182,6 +184,11 @@ impl Claim {
     /// Tells how far the stage is, with the next heartbeat.
     pub(crate) fn at_step(&self, step: u64) {
         self.step.store(step, Ordering::Relaxed);
+    }
+
+    /// Becomes true when the stage is not this process's any more.
+    pub(crate) fn lost(&self) -> &AtomicBool {
+        &self.lost
     }
 
     /// Whether another process has taken the stage over.
@@ -209,14 +216,17 @@ impl Drop for Claim {
 /// Who this process is.
 struct Owner {
     host: String,
-    job: Option<String>,
+    job: Option<(String, u32)>,
 }
 
 impl Owner {
     fn this() -> Self {
         Self {
             host: System::host_name().unwrap_or_default(),
-            job: std::env::var("SLURM_JOB_ID").ok(),
+            job: std::env::var("SLURM_JOB_ID").ok().map(|job| {
+                let count = std::env::var("SLURM_RESTART_COUNT").ok();
+                (job, count.and_then(|count| count.parse().ok()).unwrap_or(0))
+            }),
         }
     }
 
@@ -226,18 +236,33 @@ impl Owner {
 
     /// A cluster begins a job again only after its end.
     fn was(&self, claim: &ClaimFile) -> bool {
-        self.job.is_some() && self.job == claim.job
+        match (&self.job, &claim.job) {
+            (Some((own, now)), Some((other, then))) => own == other && now > then,
+            _ => false,
+        }
     }
 }
 
 impl ClaimFile {
-    /// The claim in a stage's folder; none if there is none, or half of one.
+    /// The claim in a stage's folder; none if there is none. One that a crash cut off is that of nobody.
     pub(crate) fn read(dir: &Path) -> Option<Self> {
-        let text = fs::read_to_string(dir.join(CLAIM)).ok()?;
-        serde_json::from_str(&text).ok()
+        Self::read_file(&dir.join(CLAIM))
     }
 
-    /// Time since the last heartbeat by the clock of the file system; none if that cannot be told.
+    fn read_file(path: &Path) -> Option<Self> {
+        let text = fs::read(path).ok()?;
+        let damaged = || Self {
+            host: String::new(),
+            pid: 0,
+            job: None,
+            token: format!("damaged {}", text.len()),
+            beat: 0,
+            step: 0,
+        };
+        Some(serde_json::from_slice(&text).unwrap_or_else(|_| damaged()))
+    }
+
+    /// Time since the last heartbeat, by the file's time and this machine's clock; none if that cannot be told.
     pub(crate) fn age(dir: &Path) -> Option<Duration> {
         let written = fs::metadata(dir.join(CLAIM)).ok()?.modified().ok()?;
         Some(written.elapsed().unwrap_or_default())
@@ -252,7 +277,9 @@ impl ClaimFile {
     fn create(&self, dir: &Path) -> io::Result<bool> {
         // Whoever links first wins, and nobody sees half a file.
         let beside = dir.join(format!("{CLAIM}.{}", self.token));
-        File::create(&beside)?.write_all(self.json().as_bytes())?;
+        let mut file = File::create(&beside)?;
+        file.write_all(self.json().as_bytes())?;
+        file.sync_all()?;
         let linked = match fs::hard_link(&beside, dir.join(CLAIM)) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
@@ -279,8 +306,7 @@ impl ClaimFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(error),
         }
-        let text = fs::read_to_string(&aside)?;
-        let same = serde_json::from_str::<Self>(&text).is_ok_and(|claim| claim == *self);
+        let same = Self::read_file(&aside).is_some_and(|claim| claim == *self);
         if same {
             fs::remove_file(aside)?;
         } else {
@@ -363,13 +389,36 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_that_a_crash_cut_off_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let observed = Observed::default();
+        fs::write(dir.path().join(CLAIM), "").unwrap();
+        assert!(take(dir.path(), &observed).is_none());
+        thread::sleep(QUICK.stale);
+        assert!(take(dir.path(), &observed).is_some());
+    }
+
+    #[test]
+    fn a_job_that_began_again_replaces_itself_and_no_other_task() {
+        let owner = |restarts| Owner {
+            host: String::new(),
+            job: Some(("17".into(), restarts)),
+        };
+        let mut claim = foreign(0);
+        claim.job = Some(("17".into(), 1));
+        assert!(owner(2).was(&claim) && !owner(1).was(&claim));
+        claim.job = None;
+        assert!(!owner(2).was(&claim));
+    }
+
+    #[test]
     fn of_many_that_find_a_dead_claim_one_takes_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path();
         assert!(foreign(0).create(path).unwrap());
         let removed = thread::scope(|scope| {
             let workers: Vec<_> = (0..8)
-                .map(|_| scope.spawn(|| foreign(0).remove(path).unwrap_or(false)))
+                .map(|_| scope.spawn(|| foreign(0).remove(path).unwrap()))
                 .collect();
             let removed = workers.into_iter().map(|worker| worker.join().unwrap());
             removed.filter(|removed| *removed).count()

@@ -40,7 +40,7 @@ pub use graph::{Stage, StageGraph};
 pub use plan::{CellPlan, SweepPlan};
 pub use runner::{Observer, RunEvent, RunOptions, run, run_stage};
 pub use scale::{Scale, TrainingScale};
-pub use slurm::{Job, Jobs, Queue, Slurm};
+pub use slurm::{Jobs, Queue, Slurm};
 pub use stage::{Origin, StageKey, StageSpec};
 pub use store::{StageResult, Store};
 pub use sweep::{Growth, Protocol, SweepConfig};

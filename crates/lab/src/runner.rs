@@ -9,7 +9,9 @@ use std::{
 };
 
 use upcycle_data::Dataset;
-use upcycle_train::{Engine, StageCheckpoints, Start, TrainEvent, TrainJob, UpcycleJob};
+use upcycle_train::{
+    Engine, StageCheckpoints, Start, TrainError, TrainEvent, TrainJob, UpcycleJob,
+};
 
 use crate::{
     error::LabError,
@@ -235,18 +237,18 @@ impl Runner<'_> {
                     dir: &dir,
                     data: self.data,
                     checkpoint_interval: self.options.checkpoint_interval,
+                    cancelled: claim.lost(),
                 };
-                let outcome = self
-                    .engine
-                    .train(&job, &mut |event| {
-                        if let TrainEvent::Step { step, .. } | TrainEvent::Resumed { step } = event
-                        {
-                            claim.at_step(step);
-                        }
-                        observer.event(RunEvent::Training(stage, event))
-                    })
-                    .map_err(failed)?;
-                StageResult::Train(outcome)
+                let outcome = self.engine.train(&job, &mut |event| {
+                    if let TrainEvent::Step { step, .. } | TrainEvent::Resumed { step } = event {
+                        claim.at_step(step);
+                    }
+                    observer.event(RunEvent::Training(stage, event))
+                });
+                match outcome {
+                    Err(TrainError::Cancelled) => return Ok(false),
+                    outcome => StageResult::Train(outcome.map_err(failed)?),
+                }
             }
             StageSpec::Upcycle { parent, spec } => {
                 let job = UpcycleJob {

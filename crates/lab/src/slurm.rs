@@ -25,6 +25,8 @@ use crate::{
 const ARRAY: usize = 1000;
 /// Factor and constant between estimated and requested memory.
 const MEMORY_MARGIN: (f64, u64) = (1.3, 256 << 20);
+/// Memory of a process that drives a GPU, in bytes.
+const GPU_PROCESS: u64 = 2 << 30;
 /// The same for time; a job that runs out of it goes on when it is submitted again.
 const TIME_MARGIN: (f64, f64) = (3.0, 600.0);
 
@@ -45,45 +47,41 @@ pub struct Slurm {
     pub args: Vec<String>,
 }
 
-/// Jobs of a sweep, kept in its folder.
+/// Jobs of a sweep, kept in its folder: the last of each stage, `ARRAY_TASK` as Slurm names it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Jobs(BTreeMap<StageKey, Job>);
-
-/// The last job of a stage.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Job {
-    /// `ARRAY_TASK`, as Slurm names it.
-    pub id: String,
-    /// How often the stage was submitted.
-    pub attempts: u32,
-}
+pub struct Jobs(BTreeMap<StageKey, String>);
 
 /// Jobs that Slurm has not ended, with their states, such as `PENDING`.
 pub type Queue = BTreeMap<String, String>;
 
 impl Jobs {
     /// Job of a stage; none if it was never submitted.
-    pub fn of(&self, key: &StageKey) -> Option<&Job> {
-        self.0.get(key)
+    pub fn of(&self, key: &StageKey) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
     }
 }
 
 /// What sets jobs of different arrays apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Resources {
-    megabytes: u64,
+    mebibytes: u64,
     minutes: Option<u64>,
 }
 
 impl Resources {
-    fn of(stage: &StageEstimate) -> Self {
+    fn of(stage: &StageEstimate, gpus: usize) -> Self {
         let (factor, constant) = MEMORY_MARGIN;
-        let bytes = stage.process_memory() as f64 * factor + constant as f64;
+        let needed = match gpus {
+            0 => stage.process_memory(),
+            // Training is in the GPU's memory; this machine's holds a checkpoint, and its bytes.
+            _ => GPU_PROCESS + 2 * 12 * stage.parameters.total(),
+        };
+        let bytes = needed as f64 * factor + constant as f64;
         let (times, more) = TIME_MARGIN;
         let minutes = |seconds: f64| ((seconds * times + more) / 60.0).ceil() as u64;
         Self {
             // In steps, so that siblings of almost one size share an array.
-            megabytes: ((bytes / 1e6 / 128.0).ceil() * 128.0) as u64,
+            mebibytes: (bytes / (128.0 * 1_048_576.0)).ceil() as u64 * 128,
             minutes: stage.seconds.map(minutes),
         }
     }
@@ -102,11 +100,12 @@ fn arrays<'a>(
     graph: &'a StageGraph,
     estimate: &Estimate,
     wanted: &BTreeSet<&StageKey>,
+    gpus: usize,
 ) -> Vec<Array<'a>> {
     let mut arrays: Vec<Array> = Vec::new();
     let stages = graph.stages().into_iter().zip(&estimate.stages);
     for (stage, costs) in stages.filter(|(stage, _)| wanted.contains(&stage.key)) {
-        let resources = Resources::of(costs);
+        let resources = Resources::of(costs, gpus);
         let parent = stage
             .parent
             .as_ref()
@@ -132,8 +131,8 @@ impl Slurm {
     }
 
     /// Log of a job.
-    pub fn log(&self, job: &Job) -> PathBuf {
-        self.folder.join("slurm").join(format!("{}.log", job.id))
+    pub fn log(&self, job: &str) -> PathBuf {
+        self.folder.join("slurm").join(format!("{job}.log"))
     }
 
     /// The jobs of earlier submissions.
@@ -151,18 +150,18 @@ impl Slurm {
         })
     }
 
-    /// This user's jobs of this name that have not ended.
+    /// This user's jobs that have not ended.
     ///
     /// # Errors
     /// If `squeue` cannot be run.
     pub fn queue(&self) -> Result<Queue, LabError> {
-        let arguments = ["--me", "--noheader", "--array", "--format=%i|%T|%r"];
         let mut command = Command::new("squeue");
-        command.args(arguments).arg(format!("--name={}", self.name));
+        command.args(["--me", "--noheader", "--array", "--format=%i|%T|%r"]);
         Ok(queue(&output(command)?))
     }
 
-    /// Submits the stages that are unfinished and neither in the queue nor being computed; returns them.
+    /// Submits those of the stages that are unfinished, neither in the queue nor being computed, and whose parent is finished,
+    /// in the queue, or submitted too; returns them.
     ///
     /// # Errors
     /// If Slurm refuses a job; those submitted before are kept.
@@ -171,28 +170,36 @@ impl Slurm {
         graph: &'a StageGraph,
         estimate: &Estimate,
         store: &Store,
+        among: impl Fn(&Stage) -> bool,
     ) -> Result<Vec<&'a Stage>, LabError> {
         let (mut jobs, queue) = (self.jobs()?, self.queue()?);
+        let queued = |jobs: &Jobs, key| jobs.of(key).is_some_and(|job| queue.contains_key(job));
         let mut wanted = BTreeSet::new();
-        for stage in graph.stages() {
-            let queued = jobs
-                .of(&stage.key)
-                .is_some_and(|job| queue.contains_key(&job.id));
-            if !queued && store.result(&stage.key)?.is_none() && !store.is_claimed(&stage.key) {
+        for stage in graph.stages().into_iter().filter(|stage| among(stage)) {
+            let idle = store.result(&stage.key)?.is_none()
+                && !queued(&jobs, &stage.key)
+                && !store.is_claimed(&stage.key);
+            let after = match &stage.parent {
+                Some(parent) => {
+                    wanted.contains(parent)
+                        || queued(&jobs, parent)
+                        || store.result(parent)?.is_some()
+                }
+                None => true,
+            };
+            if idle && after {
                 wanted.insert(&stage.key);
             }
         }
         let mut submitted = Vec::new();
-        for array in arrays(graph, estimate, &wanted) {
+        for array in arrays(graph, estimate, &wanted, self.gpus) {
             let parent = match array.parent {
-                Some(parent) if store.result(parent)?.is_none() => jobs.of(parent).cloned(),
+                Some(parent) if store.result(parent)?.is_none() => jobs.of(parent),
                 _ => None,
             };
-            let id = self.submit_array(&array, parent.as_ref())?;
+            let id = self.submit_array(&array, parent)?;
             for (task, stage) in array.stages.iter().enumerate() {
-                let attempts = jobs.of(&stage.key).map_or(0, |job| job.attempts) + 1;
-                let id = format!("{id}_{task}");
-                jobs.0.insert(stage.key.clone(), Job { id, attempts });
+                jobs.0.insert(stage.key.clone(), format!("{id}_{task}"));
                 submitted.push(*stage);
             }
             // After each array: what was submitted is known even if the next one is refused.
@@ -203,7 +210,7 @@ impl Slurm {
     }
 
     /// Submits an array and returns the number that Slurm gave it.
-    fn submit_array(&self, array: &Array, parent: Option<&Job>) -> Result<String, LabError> {
+    fn submit_array(&self, array: &Array, parent: Option<&str>) -> Result<String, LabError> {
         let script = self
             .folder
             .join("slurm")
@@ -219,13 +226,13 @@ impl Slurm {
         Ok(id.trim().split(';').next().unwrap_or_default().to_owned())
     }
 
-    fn arguments(&self, array: &Array, parent: Option<&Job>) -> Vec<String> {
+    fn arguments(&self, array: &Array, parent: Option<&str>) -> Vec<String> {
         let logs = self.folder.join("slurm").join("%A_%a.log");
         let mut arguments = vec![
             "--parsable".to_owned(),
             format!("--job-name={}", self.name),
             format!("--array=0-{}", array.stages.len() - 1),
-            format!("--mem={}M", array.resources.megabytes),
+            format!("--mem={}M", array.resources.mebibytes),
             format!("--cpus-per-task={}", self.cores),
             // A job of a lost node begins again, and goes on from its checkpoint.
             "--requeue".to_owned(),
@@ -239,7 +246,7 @@ impl Slurm {
             arguments.push(format!("--gres=gpu:{}", self.gpus));
         }
         if let Some(parent) = parent {
-            arguments.push(format!("--dependency=afterok:{}", parent.id));
+            arguments.push(format!("--dependency=afterok:{parent}"));
             arguments.push("--kill-on-invalid-dep=yes".to_owned());
         }
         arguments
@@ -323,7 +330,7 @@ mod tests {
         let plan = plan();
         let estimate = Estimate::new(&plan, None, "cpu", None, 1);
         let all: BTreeSet<&StageKey> = estimate.stages.iter().map(|stage| &stage.key).collect();
-        let arrays = arrays(&plan.graph, &estimate, &all);
+        let arrays = arrays(&plan.graph, &estimate, &all, 0);
         let mut seen = BTreeSet::new();
         for array in &arrays {
             assert!(array.parent.is_none_or(|parent| seen.contains(parent)));
@@ -342,7 +349,7 @@ mod tests {
         let plan = plan();
         let estimate = Estimate::new(&plan, None, "cpu", None, 1);
         let last = &estimate.stages[estimate.stages.len() - 1].key;
-        let arrays = arrays(&plan.graph, &estimate, &BTreeSet::from([last]));
+        let arrays = arrays(&plan.graph, &estimate, &BTreeSet::from([last]), 0);
         assert_eq!(arrays.len(), 1);
         assert_eq!(arrays[0].stages[0].key, *last);
     }
@@ -352,12 +359,8 @@ mod tests {
         let plan = plan();
         let estimate = Estimate::new(&plan, None, "cpu", None, 1);
         let first = &estimate.stages[0].key;
-        let array = &arrays(&plan.graph, &estimate, &BTreeSet::from([first]))[0];
-        let parent = Job {
-            id: "17_3".into(),
-            attempts: 1,
-        };
-        let arguments = slurm().arguments(array, Some(&parent)).join(" ");
+        let array = &arrays(&plan.graph, &estimate, &BTreeSet::from([first]), 1)[0];
+        let arguments = slurm().arguments(array, Some("17_3")).join(" ");
         for part in [
             "--array=0-0",
             "--cpus-per-task=4",

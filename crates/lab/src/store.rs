@@ -126,9 +126,17 @@ impl Store {
     /// If the folder cannot be made.
     pub(crate) fn claim(&self, stage: &Stage) -> Result<Option<Claim>, LabError> {
         let dir = self.stage_dir(&stage.key);
-        let json = serde_json::to_string_pretty(&stage.spec).unwrap_or_default();
-        write_atomically(&dir.join(SPEC), json.as_bytes())?;
-        Claim::take(&dir, self.patience, &self.observed)
+        fs::create_dir_all(&dir).map_err(|source| LabError::Io {
+            action: "make",
+            path: dir.clone(),
+            source,
+        })?;
+        let claim = Claim::take(&dir, self.patience, &self.observed)?;
+        if claim.is_some() {
+            let json = serde_json::to_string_pretty(&stage.spec).unwrap_or_default();
+            write_atomically(&dir.join(SPEC), json.as_bytes())?;
+        }
+        Ok(claim)
     }
 
     /// Who computes a stage, and the time since the last sign of it; none if nobody does.

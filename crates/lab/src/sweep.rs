@@ -165,18 +165,23 @@ impl SweepConfig {
         if let Some(m) = self
             .multipliers
             .iter()
-            .find(|&&m| !(m.is_finite() && m > 1.0))
+            .find(|&&m| !(m > 1.0 && m <= MOST_TIMES))
         {
-            return fail("multipliers", format!("{m} must be above 1"));
+            return fail(
+                "multipliers",
+                format!("{m} must be above 1, and at most {MOST_TIMES}"),
+            );
         }
         if let Some(cpt) = self
             .cpt
             .iter()
-            .find(|&&cpt| !(cpt.is_finite() && cpt > 0.0))
+            .find(|&&cpt| !(cpt > 0.0 && cpt <= MOST_TIMES))
         {
             return fail(
                 "cpt",
-                format!("{cpt} must be positive; it is a fraction of the pre-training steps"),
+                format!(
+                    "{cpt} must be above 0, and at most {MOST_TIMES}; it is a fraction of the pre-training steps"
+                ),
             );
         }
         if let Some(share) = (self.transitions.iter()).find(|&&share| !(share > 0.0 && share < 1.0))
@@ -215,6 +220,9 @@ impl SweepConfig {
 
 /// Folders beside the sweeps' own.
 const RESERVED: [&str; 2] = ["stages", "data"];
+
+/// More times the experts, or the pre-training, than anybody wants.
+const MOST_TIMES: f64 = 1000.0;
 
 /// More seeds than anybody runs, and few enough to plan in a moment.
 const MOST_SEEDS: u64 = 1000;

@@ -19,7 +19,10 @@ use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend, adamw::moment_shape};
 use upcycle_lm::{Lm, LmConfig, LmRecord, WeightSource, parameter_shapes};
 use upcycle_moe::Lineage;
 
-use crate::{error::TrainError, files::write_synced};
+use crate::{
+    error::TrainError,
+    files::{unique_suffix, write_synced},
+};
 
 /// Version of the checkpoint format and of everything that stages' results depend on in this code.
 pub const FORMAT_VERSION: u32 = 3;
@@ -247,7 +250,7 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
             ));
         }
         let mut name = dir.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".tmp{}", std::process::id()));
+        name.push(format!(".tmp{}", unique_suffix()));
         let beside = dir.with_file_name(name);
         self.write_files(&beside)
             .and_then(|()| fs::rename(&beside, dir).map_err(TrainError::io("create", dir)))

@@ -1,6 +1,6 @@
 //! The seam between experiments and tensors.
 
-use std::{marker::PhantomData, path::Path, time::Duration};
+use std::{marker::PhantomData, path::Path, sync::atomic::AtomicBool, time::Duration};
 
 use burn::module::AutodiffModule;
 use upcycle_data::Dataset;
@@ -93,6 +93,8 @@ pub struct TrainJob<'a> {
     pub data: &'a Dataset,
     /// Time between checkpoints; the end of the stage is always kept.
     pub checkpoint_interval: Duration,
+    /// Ends the stage before its next step or checkpoint when it becomes true.
+    pub cancelled: &'a AtomicBool,
 }
 
 /// An upcycling stage.

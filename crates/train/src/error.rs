@@ -63,6 +63,9 @@ pub enum TrainError {
     /// The device failed.
     #[error("the device failed: {0}")]
     Device(String),
+    /// The stage was told to end.
+    #[error("the stage was cancelled; its last checkpoint is kept")]
+    Cancelled,
     /// Precision that the device does not have.
     #[error("the device has no bfloat16 arithmetic; use `precision = \"f32\"`")]
     NoBf16,

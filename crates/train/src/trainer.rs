@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Instant,
 };
 
@@ -124,6 +124,8 @@ pub fn train<B: MoeAutodiffBackend>(
     drop(state);
     let gone = || TrainError::Device("the first checkpoint is gone".into());
     let begin = own.latest().ok_or_else(gone)?;
+    // Nothing may fail between the start of the others and joining them: they would wait.
+    let state = Checkpoint::<B>::load(&begin, device)?;
     std::thread::scope(|scope| {
         let helpers: Vec<_> = (devices.iter().zip(&team).skip(1))
             .map(|(device, &peer)| {
@@ -131,8 +133,7 @@ pub fn train<B: MoeAutodiffBackend>(
                 scope.spawn(move || B::InnerBackend::run(|| help::<B>(job, begin, device, peer)))
             })
             .collect();
-        let outcome = Checkpoint::<B>::load(&begin, device)
-            .and_then(|state| lead(job, state, device, team[0], events));
+        let outcome = lead(job, state, device, team[0], events);
         let ended = |_| {
             Err(TrainError::Device(
                 "the thread of another device ended early".into(),
@@ -186,7 +187,11 @@ fn lead<B: MoeAutodiffBackend>(
     let mut stepper = Stepper::<B>::new(spec, state, device, peer);
     let mut saved = Instant::now();
     let mut interval = job.checkpoint_interval;
+    let cancelled = || job.cancelled.load(Ordering::Relaxed);
     while stepper.step < spec.schedule.end {
+        if cancelled() {
+            return Err(TrainError::Cancelled);
+        }
         let step = stepper.step;
         let line;
         (stepper, line) = stepper.train_step(job.data).map_err(|error| match error {
@@ -214,7 +219,7 @@ fn lead<B: MoeAutodiffBackend>(
                 loss: evaluation.loss,
             });
         }
-        if saved.elapsed() >= interval {
+        if saved.elapsed() >= interval && !cancelled() {
             let started = Instant::now();
             log.flush()?;
             own.save(&stepper.checkpoint())?;
@@ -227,6 +232,9 @@ fn lead<B: MoeAutodiffBackend>(
     }
     membership.leave();
     let evaluation = stepper.evaluate(job.data)?;
+    if cancelled() {
+        return Err(TrainError::Cancelled);
+    }
     log.push(&stepper.evaluation_line(&evaluation));
     log.flush()?;
     events(TrainEvent::Evaluated {

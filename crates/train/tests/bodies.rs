@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::atomic::AtomicBool, time::Duration};
 
 use burn::backend::Autodiff;
 use burn_flex::{Flex, FlexDevice};
@@ -59,6 +59,7 @@ fn losses(bodies: Bodies) -> Vec<f64> {
         dir: dir.path(),
         data: &data,
         checkpoint_interval: Duration::from_secs(3600),
+        cancelled: &AtomicBool::new(false),
     };
     let engine = BurnEngine::<Autodiff<Flex>>::new("cpu", "test".into(), FlexDevice);
     engine.train(&job, &mut |_| ()).unwrap();

@@ -3,7 +3,7 @@
 #![cfg(feature = "collective")]
 #![allow(clippy::unwrap_used)]
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::atomic::AtomicBool, time::Duration};
 
 use burn::backend::Autodiff;
 use burn_flex::{Flex, FlexDevice};
@@ -59,6 +59,7 @@ fn train(
         dir,
         data: &data,
         checkpoint_interval: Duration::ZERO,
+        cancelled: &AtomicBool::new(false),
     };
     let mut losses = Vec::new();
     let outcome = engine.train(&job, &mut |event| {

@@ -6,6 +6,7 @@ use std::{
     fs,
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
     time::Duration,
 };
 
@@ -87,6 +88,7 @@ fn train_until(
         dir,
         data: &data,
         checkpoint_interval,
+        cancelled: &AtomicBool::new(false),
     };
     engine().train(&job, &mut |event| {
         if let TrainEvent::Step { step, .. } = event {

@@ -1,9 +1,14 @@
 //! A sweep as jobs of a Slurm cluster: submitted, followed, submitted again where a job was lost.
 
-use std::{collections::BTreeSet, path::Path, thread, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
-use upcycle_lab::{Estimate, Jobs, Queue, Slurm, Store, SweepPlan};
+use upcycle_lab::{Estimate, Jobs, Queue, Slurm, Stage, StageKey, Store, SweepPlan};
 
 use super::{
     plan_file::PlanFile,
@@ -12,10 +17,14 @@ use super::{
 use crate::{backend::BackendKind, output};
 
 /// Time between two looks at store and queue.
-const POLL: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_secs(5);
 /// A job that leaves the queue may be seen before its result, on a shared file system.
-const LOOKS_WITHOUT_JOB: usize = 5;
-/// Submissions of a stage before something must be wrong with it.
+const IDLE_LOOKS: usize = 3;
+/// Cores of a job that computes on a GPU.
+const CORES_BESIDE_GPU: usize = 4;
+/// Looks in a row at which the queue may not answer.
+const SILENT_LOOKS: usize = 20;
+/// Times that a stage is submitted again before something must be wrong with it.
 const ATTEMPTS: u32 = 3;
 
 /// Slurm for the sweep in a folder.
@@ -24,7 +33,10 @@ pub fn slurm(folder: &Path, file: &PlanFile, args: &[String]) -> Result<Slurm> {
         program: std::env::current_exe().context("where is this program?")?,
         folder: folder.to_owned(),
         name: format!("upcycle-{}", file.sweep.name),
-        cores: thread::available_parallelism().map_or(1, usize::from),
+        cores: match file.backend {
+            BackendKind::Cuda | BackendKind::Wgpu => CORES_BESIDE_GPU,
+            _ => thread::available_parallelism().map_or(1, usize::from),
+        },
         gpus: match file.backend {
             BackendKind::Cuda | BackendKind::Wgpu => file.devices,
             _ => 0,
@@ -33,71 +45,85 @@ pub fn slurm(folder: &Path, file: &PlanFile, args: &[String]) -> Result<Slurm> {
     })
 }
 
-/// Jobs and queue of a sweep that was submitted; none of others.
+/// Jobs and queue of a sweep that was submitted; none of others, and where nobody can be asked.
 pub fn jobs(folder: &Path, file: &PlanFile) -> Result<Option<(Jobs, Queue)>> {
     let slurm = slurm(folder, file, &[])?;
     let jobs = slurm.jobs()?;
     if jobs == Jobs::default() {
         return Ok(None);
     }
-    Ok(Some((jobs, slurm.queue()?)))
+    match slurm.queue() {
+        Ok(queue) => Ok(Some((jobs, queue))),
+        Err(error) => {
+            output::note!("note: the queue is not known here ({error})");
+            Ok(None)
+        }
+    }
 }
 
 /// Submits what is left of a sweep.
 pub fn submit(slurm: &Slurm, plan: &SweepPlan, estimate: &Estimate, store: &Store) -> Result<()> {
-    let submitted = slurm.submit(&plan.graph, estimate, store)?;
-    if !submitted.is_empty() {
-        output::note!("submitted {}", output::plural(submitted.len(), "job"));
-    }
+    let submitted = slurm.submit(&plan.graph, estimate, store, |_| true)?;
+    output::note!("submitted {}", output::plural(submitted.len(), "job"));
     Ok(())
 }
 
 /// Waits until all stages are finished; submits those again that were lost.
 pub fn follow(slurm: &Slurm, plan: &SweepPlan, estimate: &Estimate, store: &Store) -> Result<()> {
     let mut told = BTreeSet::new();
-    let mut lost_looks = 0;
+    let mut idle: BTreeMap<StageKey, usize> = BTreeMap::new();
+    let mut attempts: BTreeMap<StageKey, u32> = BTreeMap::new();
+    let mut silent = 0;
     loop {
-        let jobs = slurm.jobs()?;
-        let cluster = (jobs, slurm.queue()?);
+        let queue = match slurm.queue() {
+            Ok(queue) => queue,
+            Err(error) if silent < SILENT_LOOKS => {
+                silent += 1;
+                output::note!("note: {error}; asking again");
+                thread::sleep(POLL);
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        silent = 0;
+        let cluster = (slurm.jobs()?, queue);
         let status = Status::of(plan, store, Some(&cluster))?;
         let all = status.stages.len();
         for stage in &status.stages {
             if stage.state == State::Finished && told.insert(stage.key.clone()) {
                 output::note!("[{}/{all}] {}", told.len(), stage.label);
             }
+            match stage.state {
+                State::Lost | State::Waiting => *idle.entry(stage.key.clone()).or_default() += 1,
+                _ => drop(idle.remove(&stage.key)),
+            }
         }
         if status.finished == all {
             return Ok(());
         }
-        let lost = status
-            .stages
-            .iter()
-            .filter(|stage| stage.state == State::Lost);
-        let lost: Vec<_> = lost.collect();
-        lost_looks = if lost.is_empty() { 0 } else { lost_looks + 1 };
-        if lost_looks >= LOOKS_WITHOUT_JOB {
-            lost_looks = 0;
-            for stage in &lost {
-                let Some(job) = cluster.0.of(&stage.key) else {
-                    continue;
-                };
+        let is_idle = |stage: &Stage| {
+            idle.get(&stage.key)
+                .is_some_and(|looks| *looks >= IDLE_LOOKS)
+        };
+        if idle.values().any(|looks| *looks >= IDLE_LOOKS) {
+            for stage in slurm.submit(&plan.graph, estimate, store, is_idle)? {
+                let job = cluster.0.of(&stage.key).unwrap_or("none");
+                output::note!("lost      {} (job {job}); submitted again", stage.label);
+                idle.remove(&stage.key);
                 // Stages that wait for a lost one are gone with it, and nothing is wrong with them.
-                let parent = plan
-                    .graph
-                    .get(&stage.key)
-                    .and_then(|stage| stage.parent.as_ref());
-                let orphan =
-                    parent.is_some_and(|parent| !matches!(store.result(parent), Ok(Some(_))));
-                if job.attempts >= ATTEMPTS && !orphan {
-                    bail!(
-                        "stage {} was lost {ATTEMPTS} times; see {}. Start the sweep again to try it once more",
-                        stage.label,
-                        slurm.log(job).display()
-                    );
+                let parent = stage.parent.as_ref();
+                if parent.is_none_or(|parent| matches!(store.result(parent), Ok(Some(_)))) {
+                    let attempts = attempts.entry(stage.key.clone()).or_default();
+                    *attempts += 1;
+                    if *attempts > ATTEMPTS {
+                        bail!(
+                            "stage {} was lost {attempts} times; see {}. Start the sweep again to try it once more",
+                            stage.label,
+                            slurm.log(job).display()
+                        );
+                    }
                 }
-                output::note!("lost      {} (job {})", stage.label, job.id);
             }
-            submit(slurm, plan, estimate, store)?;
         }
         thread::sleep(POLL);
     }

@@ -75,10 +75,13 @@ fn time(stage: &StageEstimate) -> String {
 
 /// Upcycled beside Fixed-mE: the saving that the paper is about, predicted.
 fn print_prices(prices: &[Price]) -> Result<()> {
-    // Recipes hardly differ in what they cost.
+    // Most recipes cost the same.
     let mut kinds: Vec<&Price> = Vec::new();
     for price in prices {
-        if !kinds.iter().any(|other| other.setting == price.setting) {
+        let same = |other: &&Price| {
+            other.setting == price.setting && other.flops_upcycled == price.flops_upcycled
+        };
+        if !kinds.iter().any(same) {
             kinds.push(price);
         }
     }
@@ -107,8 +110,8 @@ fn print_prices(prices: &[Price]) -> Result<()> {
         output::line(format!(
             "{:<34} {:>7} {:>12} {:>12} {:>7} {:>14}",
             format!(
-                "{} {}->{} k{}",
-                setting.scale, setting.experts, setting.target_experts, setting.top_k
+                "{} {}->{} k{} {}",
+                setting.scale, setting.experts, setting.target_experts, setting.top_k, price.recipe
             ),
             format!("{:.0} %", 100.0 * setting.cpt_fraction),
             shown(big),

@@ -1,9 +1,6 @@
 //! What a sweep's folder says of the sweep, for those who join it: jobs of a cluster, and `sweep status`.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -58,23 +55,17 @@ impl Started {
             )
         })?;
         let file: PlanFile = toml::from_str(&text).with_context(|| path.display().to_string())?;
-        let out = root(folder);
+        let folder = folder.canonicalize()?;
+        let out = folder.parent().unwrap_or(&folder);
         let data = Dataset::open(&file.sweep.data, &out.join("data"))?;
         let plan = SweepPlan::new(&file.sweep, &data, file.backend.name())?;
-        let store = Store::open(&out)?;
+        let store =
+            Store::existing(out).with_context(|| format!("{} holds no stages", out.display()))?;
         Ok(Self {
             file,
             data,
             plan,
             store,
         })
-    }
-}
-
-/// The folder of all runs, of one of them.
-fn root(folder: &Path) -> PathBuf {
-    match folder.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
     }
 }

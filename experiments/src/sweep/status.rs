@@ -108,14 +108,14 @@ impl Status {
         let mut stages = Vec::new();
         for stage in plan.graph.stages() {
             let job = cluster.and_then(|(jobs, _)| jobs.of(&stage.key));
-            let queued = job.and_then(|job| cluster?.1.get(&job.id));
+            let queued = job.and_then(|job| cluster?.1.get(job));
             stages.push(StageStatus {
                 key: stage.key.clone(),
                 label: stage.label.clone(),
                 from: stage.from,
                 to: stage.to,
                 state: state(stage, store, job.is_some(), queued)?,
-                job: job.map(|job| job.id.clone()),
+                job: job.map(str::to_owned),
             });
         }
         let finished = stages.iter().filter(|stage| stage.state == State::Finished);

@@ -2,6 +2,7 @@
 
 use crate::group::{ANNEALED, Group, Model, Seeds};
 use crate::number::{fixed, saving, tenth_percent, whole_percent};
+use crate::report::comparisons::lead;
 use crate::statistics::{Summary, summarize};
 
 /// A short paragraph on one group; none if no cell has finished.
@@ -136,21 +137,21 @@ fn contest(group: &Group, place: f64) -> Option<String> {
             first.recipe
         ));
     }
-    let (second, second_etas) = ranked.get(1)?;
-    let lead = first_etas.mean - second_etas.mean;
-    let spread = first_etas.sd.hypot(second_etas.sd);
-    let points = fixed(100.0 * lead, 1);
-    let verdict = match lead / spread {
-        times if times >= 2.0 => "more than twice their seeds' spread",
-        times if times < 1.0 => "less than their seeds' spread: no clear winner",
-        times if times.is_nan() => return None,
-        _ => "about their seeds' spread: a weak lead",
+    let (second, _) = ranked.get(1)?;
+    let lead = lead(group, first.recipe, second.recipe, place);
+    let (low, high) = lead.interval?;
+    let verdict = match low > 0.0 {
+        true => "",
+        false => ": no clear winner",
     };
     Some(format!(
-        "At {} {} leads {} by {points} points, {verdict}.",
+        "At {} {} leads {} by {} points on the same seeds (95 % interval {} to {}){verdict}.",
         group.setting.place_name(place),
         first.recipe,
-        second.recipe
+        second.recipe,
+        fixed(100.0 * lead.mean, 1),
+        fixed(100.0 * low, 1),
+        fixed(100.0 * high, 1),
     ))
 }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crate::group::{Group, groups};
+use crate::number::count;
 use crate::plot::palette::Palette;
 use crate::plot::{Figure, FigureKind};
 use crate::report::claims::{self, claims};
@@ -14,6 +15,7 @@ use crate::report::markup::{Html, Table};
 use crate::report::paper;
 use crate::report::routing_tables::routing;
 use crate::results::Results;
+use crate::sweep::SweepConfig;
 
 const STYLE: &str = include_str!("../report.css");
 
@@ -86,7 +88,35 @@ fn summary(results: &Results) -> String {
         let (label, text) = (Html::text(&group.label), Html::text(text));
         format!("<p class=\"summary\"><strong>{label}.</strong> {text}</p>\n")
     };
-    found.iter().map(paragraph).collect()
+    let paragraphs: String = found.iter().map(paragraph).collect();
+    paragraphs + &shrunk(results)
+}
+
+/// What the sweep changed of its scales.
+fn shrunk(results: &Results) -> String {
+    let Ok(config) = toml::from_str::<SweepConfig>(&results.config) else {
+        return String::new();
+    };
+    let changes: Vec<String> = [
+        config
+            .tokens
+            .map(|tokens| format!("{} tokens of pre-training", count(tokens as f64))),
+        config.vocab.map(|vocab| format!("a vocabulary of {vocab}")),
+        config
+            .context
+            .map(|context| format!("a context of {context} tokens")),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if changes.is_empty() {
+        return String::new();
+    }
+    let text = format!(
+        "The scales are not those of their names in full: this sweep gave them {}.",
+        changes.join(", ")
+    );
+    format!("<p class=\"summary\">{}</p>\n", Html::text(&text))
 }
 
 fn sections(results: &Results, figures: &[Figure]) -> Vec<Section> {
@@ -283,6 +313,17 @@ mod tests {
         let foreign = page.replace("http://www.w3.org/2000/svg", "");
         assert!(!foreign.contains("http://") && !foreign.contains("https://"));
         assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt; &amp; &quot;co&quot;, inc"));
+    }
+
+    #[test]
+    fn shrunk_scales_are_told() {
+        let mut results = sample::results();
+        assert!(!html(&results).contains("in full"));
+        let mut config = crate::presets::sweep("quick").unwrap();
+        (config.tokens, config.context) = (Some(200_000), Some(32));
+        results.config = toml::to_string(&config).unwrap();
+        let page = html(&results);
+        assert!(page.contains("gave them 200K tokens of pre-training, a context of 32 tokens."));
     }
 
     #[test]
