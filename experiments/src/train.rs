@@ -15,7 +15,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde::{Deserialize, Serialize};
 use upcycle_data::Dataset;
 use upcycle_hf::{Export, ExportType, HfCheckpoint, Import, RouterStats};
-use upcycle_lab::{Scale, intermediates, presets, training_seconds};
+use upcycle_lab::{Scale, checkpoint_memory, intermediates, presets, training_seconds};
 use upcycle_lm::{CostModel, LmConfig, WeightSource};
 use upcycle_train::{
     BatchConfig, CheckpointInfo, DataSchedule, Engine, EvaluationConfig, Schedule, Start,
@@ -27,7 +27,7 @@ use crate::{
     backend::{BackendKind, engine_on},
     data_args::{DataArgs, check_vocabulary},
     inspect::checkpoint_of,
-    limits::{Force, refusal},
+    limits::{Force, on_cpu, refusal},
     output,
     progress::style,
     routers::Routers,
@@ -278,6 +278,10 @@ impl TrainArgs {
                 intermediates(engine.backend()),
             )
             .total();
+        let memory = match on_cpu(engine.as_ref()) {
+            true => memory + checkpoint_memory(&run.model),
+            false => memory,
+        };
         if let Some(refusal) =
             refusal(engine.as_ref(), memory, seconds).filter(|_| !self.force.force)
         {

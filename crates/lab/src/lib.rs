@@ -35,7 +35,7 @@ pub use claim::{ClaimFile, Patience};
 pub use collect::collect;
 pub use environment::{available_memory, environment};
 pub use error::LabError;
-pub use estimate::{Estimate, Price, StageEstimate, intermediates};
+pub use estimate::{Estimate, Price, StageEstimate, checkpoint_memory, intermediates};
 pub use graph::{Stage, StageGraph};
 pub use plan::{CellPlan, SweepPlan};
 pub use runner::{Observer, RunEvent, RunOptions, run, run_stage};

@@ -73,8 +73,8 @@ impl Resources {
         let (factor, constant) = MEMORY_MARGIN;
         let needed = match gpus {
             0 => stage.process_memory(),
-            // Training is in the GPU's memory; this machine's holds a checkpoint, and its bytes.
-            _ => GPU_PROCESS + 2 * 12 * stage.parameters.total(),
+            // Training is in the GPU's memory; the node's own is for checkpoints.
+            _ => GPU_PROCESS + stage.checkpoint_memory,
         };
         let bytes = needed as f64 * factor + constant as f64;
         let (times, more) = TIME_MARGIN;
