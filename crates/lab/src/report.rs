@@ -10,6 +10,7 @@ mod loss_tables;
 mod markup;
 mod page;
 mod paper;
+mod published;
 mod routing_tables;
 mod terminal;
 

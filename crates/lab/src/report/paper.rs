@@ -5,62 +5,61 @@ use crate::number::{MISSING, fixed, mean_sd, percent};
 use crate::plot::palette::Palette;
 use crate::report::comparisons::on_same_seeds;
 use crate::report::markup::{Html, Table};
+use crate::report::published::{
+    ABLATION, BY_SCALE, PLAIN, PLAIN_LOSS, TABLE_2A, TABLE_2B, TABLE_3, TABLE_3_FIXED, TABLE_4,
+    TABLES_8_11_12,
+};
 use crate::results::{Cell, Setting};
 use crate::statistics::{gap_closure, paired, spearman, summarize};
-
-/// Table 2b: CPT steps over pre-training steps (tau = 50K) and gap closure in %, recipe not stated, 32 to 64 experts.
-const TABLE_2B: [(&str, f64, f64); 5] = [
-    ("5K", 0.10, 34.7),
-    ("13K", 0.26, 64.0),
-    ("25K", 0.50, 84.3),
-    ("38K", 0.76, 88.5),
-    ("51K", 1.02, 98.0),
-];
 
 /// Our CPT fraction stands beside the paper's if it differs by no more than this share of it.
 const NEAR: f64 = 0.1;
 /// A sweep over heuristics has its own table; this one would only repeat all of its recipes.
 const MOST_ROWS: usize = 40;
 
-/// Gap closure over the CPT budget, the paper's line first.
-fn budgets(groups: &[Group], palette: &Palette) -> Option<Table> {
+/// Gap closure over CPT budgets, or over the step of the operator; the paper's line first.
+fn over_places(groups: &[Group], palette: &Palette, tau_moves: bool) -> Option<Table> {
+    let (paper, caption) = match tau_moves {
+        true => (
+            TABLE_2A,
+            "by transition time (steps of the paper, T = 100K): paper, Table 2a, and this sweep",
+        ),
+        false => (
+            TABLE_2B,
+            "by CPT budget (steps of the paper, tau = 50K): paper, Table 2b, and this sweep",
+        ),
+    };
     let near = |place: &f64| {
-        TABLE_2B
+        let mut distances = paper
             .iter()
-            .any(|(_, paper, _)| (place - paper).abs() <= NEAR * paper)
+            .map(|(_, paper, _)| (place - paper).abs() / paper);
+        distances.any(|distance| distance <= NEAR)
     };
     let rows: Vec<(&Group, &str)> = groups
         .iter()
-        .filter(|group| group.setting.transition.is_none() && group.places().iter().any(near))
+        .filter(|group| group.setting.transition.is_some() == tau_moves)
+        .filter(|group| group.places().iter().any(near))
         .flat_map(|group| {
-            group
-                .recipes()
-                .into_iter()
-                .map(move |recipe| (group, recipe))
+            let recipes = group.recipes().into_iter();
+            recipes.map(move |recipe| (group, recipe))
         })
         .collect();
-    if rows.is_empty() || rows.len() > MOST_ROWS {
+    let (first, _) = rows.first()?;
+    if rows.len() > MOST_ROWS {
         return None;
     }
-    let budgets = TABLE_2B.map(|(steps, fraction, _)| {
-        Html::with_remark(
-            &format!("CPT {}", percent(fraction)),
-            &format!("{steps} steps"),
-        )
+    let places = paper.map(|(steps, place, _)| {
+        Html::with_remark(&first.setting.place_name(place), &format!("{steps} steps"))
     });
     let names: [Html; 2] = ["model".into(), "recipe".into()];
-    let head = names.into_iter().chain(budgets);
-    let mut table = Table::new(
-        "Gap closure η in % by CPT budget (steps of the paper, tau = 50K): paper, Table 2b, and this sweep",
-        2,
-        head,
-    );
-    let names = [PAPERS_ABLATION.into(), "not stated".into()];
-    let figures = TABLE_2B.map(|(_, _, eta)| fixed(eta, 1).into());
+    let caption = format!("Gap closure η in % {caption}");
+    let mut table = Table::new(caption, 2, names.into_iter().chain(places));
+    let names = [ABLATION.into(), "not stated".into()];
+    let figures = paper.map(|(_, _, eta)| fixed(eta, 1).into());
     table.row(names.into_iter().chain(figures));
     for (group, recipe) in rows {
         let name = Html::model(recipe, palette.look(Model::Upcycled(recipe)));
-        let etas = TABLE_2B.map(|(_, fraction, _)| ours(group, recipe, fraction));
+        let etas = paper.map(|(_, place, _)| ours(group, recipe, place));
         table.row([group.label.as_str().into(), name].into_iter().chain(etas));
     }
     Some(table)
@@ -87,70 +86,6 @@ fn ours<'a>(group: &Group<'a>, recipe: &'a str, paper: f64) -> Html {
         None => MISSING.into(),
     }
 }
-
-/// Table 2a: tau over all steps (T = 100K) and gap closure in %, 32 to 64 experts.
-const TABLE_2A: [(&str, f64, f64); 5] = [
-    ("5K", 0.05, 81.0),
-    ("13K", 0.13, 100.0),
-    ("25K", 0.25, 100.0),
-    ("38K", 0.38, 100.0),
-    ("51K", 0.51, 98.0),
-];
-
-/// Gap closure over the step of the operator, the paper's line first.
-fn transitions(groups: &[Group], palette: &Palette) -> Option<Table> {
-    let groups = groups.iter().filter(|g| g.setting.transition.is_some());
-    let rows: Vec<(&Group, &str)> = groups
-        .flat_map(|group| {
-            group
-                .recipes()
-                .into_iter()
-                .map(move |recipe| (group, recipe))
-        })
-        .collect();
-    if rows.is_empty() {
-        return None;
-    }
-    let places = TABLE_2A.map(|(steps, share, _)| {
-        Html::with_remark(
-            &format!("τ/T {}", percent(share)),
-            &format!("{steps} steps"),
-        )
-    });
-    let names: [Html; 2] = ["model".into(), "recipe".into()];
-    let mut table = Table::new(
-        "Gap closure η in % by transition time (steps of the paper, T = 100K): paper, Table 2a, and this sweep",
-        2,
-        names.into_iter().chain(places),
-    );
-    let names = [PAPERS_ABLATION.into(), "not stated".into()];
-    let figures = TABLE_2A.map(|(_, _, eta)| fixed(eta, 1).into());
-    table.row(names.into_iter().chain(figures));
-    for (group, recipe) in rows {
-        let name = Html::model(recipe, palette.look(Model::Upcycled(recipe)));
-        let etas = TABLE_2A.map(|(_, share, _)| ours(group, recipe, share));
-        table.row([group.label.as_str().into(), name].into_iter().chain(etas));
-    }
-    Some(table)
-}
-
-const PAPERS_ABLATION: &str = "paper: 10 layers, 32 to 64 experts, top-2";
-
-/// Table 3: losses of Fixed-32 and Fixed-64, and of each selection, at CPT of 13K, 25K, 38K and 50K steps (tau = 50K).
-const TABLE_3_FIXED: [(f64, [f64; 2]); 4] = [
-    (0.26, [2.857, 2.808]),
-    (0.50, [2.835, 2.785]),
-    (0.76, [2.821, 2.769]),
-    (1.0, [2.809, 2.758]),
-];
-const TABLE_3: [(&str, &str, [f64; 4]); 6] = [
-    ("random-experts", "random new", [3.107, 3.010, 2.969, 2.963]),
-    ("uniform", "uniform", [2.853, 2.809, 2.787, 2.769]),
-    ("paper-weight-norm", "|w|", [2.846, 2.807, 2.785, 2.771]),
-    ("paper-saliency", "|g| |w|", [2.846, 2.809, 2.778, 2.766]),
-    ("paper", "|g|²", [2.844, 2.804, 2.773, 2.759]),
-    ("paper-fisher", "|g|²/H", [2.845, 2.805, 2.776, 2.768]),
-];
 
 /// Which experts to copy: gap closure of the paper and of this sweep, one under the other.
 fn selections(group: &Group, palette: &Palette) -> Option<Table> {
@@ -189,13 +124,6 @@ fn eta_in_percent(small: f64, upcycled: f64, big: f64) -> String {
     gap_closure(small, upcycled, big).map_or(MISSING.to_owned(), |eta| fixed(100.0 * eta, 1))
 }
 
-/// Table 4: K / E of the target in %, losses of Fixed-E, Fixed-mE, MoE to MoE and dense to MoE (K = 1).
-const TABLE_4: [(f64, [f64; 4]); 4] = [
-    (25.0, [3.085, 3.056, 3.061, 3.087]),
-    (12.5, [3.056, 3.018, 3.025, 3.086]),
-    (6.25, [3.018, 2.986, 2.992, 3.069]),
-    (3.125, [2.894, 2.788, 2.808, 3.049]),
-];
 const DENSE: &str = "sparse-upcycling";
 
 /// Experts from experts and from a dense network: gap closure of the paper and of this sweep.
@@ -238,52 +166,6 @@ fn activation(groups: &[Group], palette: &Palette) -> Option<Table> {
     }
     Some(table)
 }
-
-/// Tables 8, 11 and 12: final losses by heuristic; `plain` is the paper's plain copy with bias noise.
-const TABLES_8_11_12: [(&str, f64); 40] = [
-    ("expert-noise-0.01", 2.76859),
-    ("expert-noise-0.02", 2.76860),
-    ("expert-noise-0.05", 2.76895),
-    ("expert-scaled-0.95", 2.76846),
-    ("expert-scaled-0.90", 2.76815),
-    ("expert-scaled-1.05", 2.76896),
-    ("expert-drop-xavier-0.3", 2.77043),
-    ("expert-drop-xavier-0.5", 2.77125),
-    ("expert-drop-xavier-0.7", 2.77304),
-    ("expert-drop-kaiming-0.5", 2.77337),
-    ("expert-drop-normal-0.5", 2.77203),
-    ("expert-interpolate-0.2", 2.76888),
-    ("expert-interpolate-0.5", 2.76953),
-    ("expert-interpolate-0.7", 2.76966),
-    ("expert-orthogonal", 2.77487),
-    ("expert-svd-0.05-0.02", 2.77476),
-    ("expert-svd-0.1-0.05", 2.77483),
-    ("expert-svd-0.2-0.1", 2.77472),
-    ("expert-svd-drop-0.3", 2.77441),
-    ("expert-svd-values-0.15", 2.76938),
-    ("expert-svd-vectors-0.1", 2.77468),
-    ("expert-svd-mix-0.2", 2.77483),
-    ("expert-svd-mix-0.3", 2.77472),
-    ("expert-svd-mix-0.5", 2.77472),
-    ("expert-svd-mix-0.7", 2.77475),
-    ("expert-sparse-code-256", 2.77034),
-    ("expert-sparse-code-512", 2.76955),
-    ("expert-sparse-code-1024", 2.76938),
-    ("expert-sparse-code-sparsity-0.2", 2.76981),
-    ("expert-sparse-code-sparsity-0.05", 2.76951),
-    ("expert-sparse-code-mix-0.5", 2.76964),
-    ("expert-sparse-code-200", 2.76945),
-    ("router-interpolate-light", 2.76861),
-    ("router-interpolate-balanced", 2.76877),
-    ("router-interpolate-heavy", 2.76776),
-    ("router-bias-only", 2.76836),
-    ("router-orthogonal", 2.76867),
-    ("router-adversarial-0.1", 2.76848),
-    ("router-adversarial-0.3", 2.76990),
-    (PLAIN, PLAIN_LOSS),
-];
-const PLAIN: &str = "uniform";
-const PLAIN_LOSS: f64 = 2.76858;
 
 /// Heuristics: what each costs beside a plain copy, in the paper and here.
 fn heuristics(group: &Group, palette: &Palette) -> Option<Table> {
@@ -332,15 +214,6 @@ fn heuristics(group: &Group, palette: &Palette) -> Option<Table> {
     }
     Some(table)
 }
-
-/// Tables 1 and 7: scale, CPT over pre-training, losses of Fixed-E, Upcycled and Fixed-mE.
-const BY_SCALE: [(&str, f64, [f64; 3]); 5] = [
-    ("7B-interleaved", 0.5, [1.339, 1.305, 1.308]),
-    ("7B-interleaved", 1.0, [1.301, 1.263, 1.267]),
-    ("154M", 1.0, [3.564, 3.519, 3.516]),
-    ("305M", 1.0, [3.153, 3.071, 3.067]),
-    ("1B", 1.0, [2.819, 2.767, 2.763]),
-];
 
 /// The paper's own scales; none if the sweep has none of them.
 fn scales(groups: &[Group], palette: &Palette) -> Option<Table> {
@@ -393,9 +266,9 @@ fn scales(groups: &[Group], palette: &Palette) -> Option<Table> {
 pub(crate) fn tables(groups: &[Group], palette: &Palette) -> Vec<Table> {
     let whole = [
         scales(groups, palette),
-        transitions(groups, palette),
+        over_places(groups, palette, true),
         activation(groups, palette),
-        budgets(groups, palette),
+        over_places(groups, palette, false),
     ];
     let single = groups
         .iter()
