@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, ValueEnum};
 use upcycle_data::{Dataset, Split};
 use upcycle_kernels::Precision;
+use upcycle_lab::presets::Preset;
 use upcycle_lab::{
     Calibration, CellPlan, Estimate, Growth, Protocol, RunOptions, StageEstimate, Store,
     SweepConfig, SweepPlan, available_memory, collect, presets, report, run,
@@ -72,14 +73,14 @@ impl SweepCommand {
 #[derive(Debug, Args)]
 struct SweepArgs {
     /// Sweep to start from: quick; of the paper's tables table1, table2a, table2b, table3, table4, table7, table8; multipliers,
-    /// topk, exact, softmax; or a TOML file. Flags go before what it says.
+    /// topk, exact, softmax; or a TOML file. Flags override what it says.
     #[arg(long, value_name = "NAME|FILE", default_value = "quick")]
     config: String,
     /// Scales: tiny, tiny-softmax, small, medium; the paper's 154M, 305M, 1B, 2.4B, 0.7B-top1, 1B-interleaved, 7B-interleaved; or TOML
     /// files.
     #[arg(
         long,
-        alias = "scale",
+        visible_alias = "scale",
         value_delimiter = ',',
         value_name = "LIST",
         help_heading = "Axes"
@@ -346,8 +347,8 @@ impl SweepArgs {
             bail!(refusal);
         }
 
+        let folder = self.folder(&config)?;
         let store = Store::open(&self.out)?;
-        let folder = store.report_dir(&config.name);
         self.plan_file(BackendKind::named(engine.backend())?, &config)
             .write(&folder)?;
         let expected = estimate.seconds.map(output::duration);
@@ -419,11 +420,13 @@ impl SweepArgs {
         if let Some(refusal) = too_large {
             bail!(refusal);
         }
-        let store = Store::open(&self.out)?;
-        let folder = store.report_dir(&config.name);
+        let folder = self.folder(&config)?;
         let file = self.plan_file(self.backend, &config);
-        file.write(&folder)?;
         let slurm = cluster::slurm(&folder, &file, &self.slurm_args)?;
+        // A cluster that does not answer is told before anything is written.
+        slurm.queue()?;
+        let store = Store::open(&self.out)?;
+        file.write(&folder)?;
         cluster::submit(&slurm, &plan, &estimate, &store)?;
         let again = format!("sweep status {}", folder.display());
         if self.detach {
@@ -473,6 +476,19 @@ impl SweepArgs {
             ))?;
         }
         Ok(())
+    }
+
+    /// The sweep's folder; one that was asked for by name must not hold another sweep.
+    fn folder(&self, config: &SweepConfig) -> Result<PathBuf> {
+        let folder = self.out.join(&config.name);
+        if self.name.is_some() && PlanFile::is_of_another(&folder, config) {
+            bail!(
+                "{} holds another sweep; choose another --name, or remove the folder (stages are kept elsewhere)",
+                folder.display()
+            );
+        }
+        output::note!("sweep folder {}", folder.display());
+        Ok(folder)
     }
 
     fn plan_file(&self, backend: BackendKind, config: &SweepConfig) -> PlanFile {
@@ -599,8 +615,14 @@ fn list(json: bool) -> Result<()> {
         ("Recipes", &catalogue.recipes),
     ] {
         output::line(format!("{kind}:"))?;
-        for preset in presets {
-            output::line(format!("  {:<36} {}", preset.name, preset.about))?;
+        let (heuristics, own): (Vec<&Preset>, Vec<&Preset>) =
+            presets.iter().partition(|preset| preset.name.contains('/'));
+        for preset in own {
+            output::line(format!("  {:<18} {}", preset.name, preset.about))?;
+        }
+        if !heuristics.is_empty() {
+            let names: Vec<&str> = heuristics.iter().map(|preset| preset.name).collect();
+            output::line(format!("  one heuristic each: {}", names.join(", ")))?;
         }
     }
     Ok(())

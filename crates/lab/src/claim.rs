@@ -268,6 +268,17 @@ impl ClaimFile {
         Some(written.elapsed().unwrap_or_default())
     }
 
+    /// Whether the owner of the claim in a folder seems to live, and the time since its last heartbeat: by its lock on the same
+    /// machine, else by its heartbeat.
+    pub(crate) fn alive(dir: &Path, stale: Duration) -> Option<(Self, Duration)> {
+        let claim = Self::read(dir)?;
+        let age = Self::age(dir)?;
+        let here = Owner::this().is_where(&claim);
+        let lock = File::open(dir.join(LOCK)).ok();
+        let dead = here && lock.is_some_and(|lock| lock.try_lock().is_ok());
+        (!dead && age < stale).then_some((claim, age))
+    }
+
     fn json(&self) -> String {
         // Plain fields always serialise.
         serde_json::to_string(self).unwrap_or_default()
@@ -348,6 +359,7 @@ mod tests {
         let claim = take(dir.path(), &observed).unwrap();
         claim.at_step(42);
         assert!(take(dir.path(), &observed).is_none());
+        assert!(ClaimFile::alive(dir.path(), QUICK.stale).is_some());
         let told = || ClaimFile::read(dir.path()).is_some_and(|claim| claim.step == 42);
         let begun = Instant::now();
         while !told() && begun.elapsed() < Duration::from_secs(20) {
@@ -365,6 +377,8 @@ mod tests {
         let mut dead = foreign(3);
         dead.host = Owner::this().host;
         assert!(dead.create(dir.path()).unwrap());
+        File::create(dir.path().join(LOCK)).unwrap();
+        assert!(ClaimFile::alive(dir.path(), QUICK.stale).is_none());
         assert!(take(dir.path(), &Observed::default()).is_some());
     }
 

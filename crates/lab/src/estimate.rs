@@ -117,7 +117,8 @@ impl Estimate {
 
     /// FLOPs of all stages that have to run.
     pub fn flops(&self) -> f64 {
-        self.remaining().map(|stage| stage.flops).sum()
+        // The sum of nothing is -0.0.
+        self.remaining().map(|stage| stage.flops).sum::<f64>() + 0.0
     }
 
     /// Optimizer steps of all stages that have to run.

@@ -68,12 +68,12 @@ pub struct Setting {
 
 impl Setting {
     /// Where on the axis of its group: the transition in sweeps that move tau, else the CPT fraction.
-    pub(crate) fn place(&self) -> f64 {
+    pub fn place(&self) -> f64 {
         self.transition.unwrap_or(self.cpt_fraction)
     }
 
     /// Name of a place on that axis, such as `CPT 25 %`.
-    pub(crate) fn place_name(&self, place: f64) -> String {
+    pub fn place_name(&self, place: f64) -> String {
         match self.transition {
             Some(_) => format!("τ/T {}", percent(place)),
             None => format!("CPT {}", percent(place)),

@@ -178,7 +178,7 @@ impl Slurm {
         for stage in graph.stages().into_iter().filter(|stage| among(stage)) {
             let idle = store.result(&stage.key)?.is_none()
                 && !queued(&jobs, &stage.key)
-                && !store.is_claimed(&stage.key);
+                && store.claimant(&stage.key).is_none();
             let after = match &stage.parent {
                 Some(parent) => {
                     wanted.contains(parent)

@@ -141,14 +141,12 @@ impl Store {
 
     /// Who computes a stage, and the time since the last sign of it; none if nobody does.
     pub fn claimant(&self, key: &StageKey) -> Option<(ClaimFile, Duration)> {
-        let dir = self.stage_dir(key);
-        Some((ClaimFile::read(&dir)?, ClaimFile::age(&dir)?))
+        ClaimFile::alive(&self.stage_dir(key), self.patience.stale)
     }
 
-    /// Whether some process computes a stage, by its heartbeat.
-    pub fn is_claimed(&self, key: &StageKey) -> bool {
-        let claim = self.claimant(key);
-        claim.is_some_and(|(_, age)| age < self.patience.stale)
+    /// Whether a process began a stage and was not seen to end.
+    pub fn was_begun(&self, key: &StageKey) -> bool {
+        ClaimFile::read(&self.stage_dir(key)).is_some()
     }
 
     /// The checkpoint that a finished stage left.

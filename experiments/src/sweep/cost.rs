@@ -45,6 +45,13 @@ pub fn print(plan: &SweepPlan, estimate: &Estimate, all: bool) -> Result<()> {
         Some(seconds) => format!("about {}", output::duration(seconds)),
         None => "an unknown time".to_owned(),
     };
+    if estimate.remaining().next().is_none() {
+        output::line(format!(
+            "\nall {} stages are finished: nothing is left to do",
+            estimate.stages.len()
+        ))?;
+        return Ok(());
+    }
     output::line(format!(
         "\n{} stages ({} cached), {} steps, {:.2e} FLOPs, up to {} of memory, {time} with {} at a time",
         estimate.stages.len(),
@@ -89,37 +96,43 @@ fn print_prices(prices: &[Price]) -> Result<()> {
         return Ok(());
     }
     output::line(format!(
-        "\n{:<34} {:>7} {:>12} {:>12} {:>7} {:>14}",
-        "one seed of Upcycled", "CPT", "Fixed-mE", "Upcycled", "saved", "from Fixed-E on"
+        "\n{:<40} {:>10} {:>12} {:>12} {:>11} {:>12} {:>19}",
+        "one seed of Upcycled",
+        "at",
+        "Fixed-mE",
+        "Upcycled",
+        "time saved",
+        "FLOPs saved",
+        "after pre-training"
     ))?;
     for price in kinds.iter().take(PRICES) {
         let setting = &price.setting;
-        let (big, own, rest) = match (
-            price.seconds_fixed_me,
-            price.seconds_upcycled,
-            price.seconds_after_pretraining,
-        ) {
-            (Some(big), Some(own), Some(rest)) => (big, own, Some(rest)),
-            _ => (price.flops_fixed_me, price.flops_upcycled, None),
+        let share = |cost: Option<f64>, of: Option<f64>| match (cost, of) {
+            (Some(cost), Some(of)) if of > 0.0 => format!("{:.0} %", 100.0 * (1.0 - cost / of)),
+            _ => "-".to_owned(),
         };
-        let shown = |value: f64| match rest {
-            Some(_) => output::duration(value),
-            None => format!("{value:.2e} F"),
+        let time = |seconds: Option<f64>| seconds.map_or("-".to_owned(), output::duration);
+        let protocol = match setting.protocol.as_str() {
+            "trunk" => String::new(),
+            other => format!(" {other}"),
         };
-        let saved = |cost: f64| format!("{:.0} %", 100.0 * (1.0 - cost / big));
         output::line(format!(
-            "{:<34} {:>7} {:>12} {:>12} {:>7} {:>14}",
+            "{:<40} {:>10} {:>12} {:>12} {:>11} {:>12} {:>19}",
             format!(
-                "{} {}->{} k{} {}",
+                "{} {}->{} k{} {}{protocol}",
                 setting.scale, setting.experts, setting.target_experts, setting.top_k, price.recipe
             ),
-            format!("{:.0} %", 100.0 * setting.cpt_fraction),
-            shown(big),
-            shown(own),
-            saved(own),
-            rest.map_or("-".to_owned(), saved),
+            setting.place_name(setting.place()),
+            time(price.seconds_fixed_me),
+            time(price.seconds_upcycled),
+            share(price.seconds_upcycled, price.seconds_fixed_me),
+            share(Some(price.flops_upcycled), Some(price.flops_fixed_me)),
+            share(price.seconds_after_pretraining, price.seconds_fixed_me),
         ))?;
     }
+    output::line(
+        "(recipes of the same cost once; FLOPs count the vocabulary head, which the report leaves out as the paper does)",
+    )?;
     if kinds.len() > PRICES {
         output::line(format!("({} more; --json has all)", kinds.len() - PRICES))?;
     }

@@ -36,6 +36,12 @@ pub struct Started {
 }
 
 impl PlanFile {
+    /// Whether a folder holds the results of a sweep with other axes, data or sizes.
+    pub fn is_of_another(folder: &Path, sweep: &SweepConfig) -> bool {
+        let text = fs::read_to_string(folder.join(FILE)).unwrap_or_default();
+        toml::from_str::<Self>(&text).is_ok_and(|file| file.sweep != *sweep)
+    }
+
     /// Writes the file into a sweep's folder.
     pub fn write(&self, folder: &Path) -> Result<()> {
         let text = toml::to_string_pretty(self)?;
@@ -49,8 +55,9 @@ impl Started {
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(FILE);
         let text = fs::read_to_string(&path).with_context(|| {
+            let sweeps = sweeps_in(folder.parent().unwrap_or(folder));
             format!(
-                "{} is not the folder of a sweep: it has no {FILE}",
+                "{} is not the folder of a sweep: it has no {FILE}{sweeps}",
                 folder.display()
             )
         })?;
@@ -67,5 +74,20 @@ impl Started {
             plan,
             store,
         })
+    }
+}
+
+/// Sweeps of a folder of runs, as the end of a sentence.
+fn sweeps_in(runs: &Path) -> String {
+    let entries = fs::read_dir(runs).into_iter().flatten().flatten();
+    let mut sweeps: Vec<String> = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.join(FILE).is_file())
+        .map(|path| path.display().to_string())
+        .collect();
+    sweeps.sort();
+    match sweeps.is_empty() {
+        true => String::new(),
+        false => format!("; there are {}", sweeps.join(", ")),
     }
 }

@@ -5,7 +5,7 @@ use std::{path::PathBuf, thread, time::Duration};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use upcycle_lab::{Jobs, Patience, Queue, Stage, StageKey, Store, SweepPlan};
+use upcycle_lab::{Jobs, Queue, Stage, StageKey, Store, SweepPlan};
 
 use super::{cluster, plan_file::Started};
 use crate::output;
@@ -148,9 +148,8 @@ impl Status {
                     step,
                     silent_seconds,
                 } => format!(
-                    "step {} of {} to {}  on {host}, process {pid}, {silent_seconds} s ago",
+                    "step {} of {}  on {host}, process {pid}, {silent_seconds} s ago",
                     step.max(&stage.from),
-                    stage.from,
                     stage.to
                 ),
                 State::Queued { queue } => queue.to_lowercase(),
@@ -170,12 +169,9 @@ fn state(stage: &Stage, store: &Store, submitted: bool, queued: Option<&String>)
     if store.result(&stage.key)?.is_some() {
         return Ok(State::Finished);
     }
-    let claim = store.claimant(&stage.key);
-    if let Some((claim, silent)) = &claim
-        && *silent < Patience::default().stale
-    {
+    if let Some((claim, silent)) = store.claimant(&stage.key) {
         return Ok(State::Running {
-            host: claim.host.clone(),
+            host: claim.host,
             pid: claim.pid,
             step: claim.step,
             silent_seconds: silent.as_secs(),
@@ -185,7 +181,7 @@ fn state(stage: &Stage, store: &Store, submitted: bool, queued: Option<&String>)
         Some(queue) => State::Queued {
             queue: queue.clone(),
         },
-        None if submitted || claim.is_some() => State::Lost,
+        None if submitted || store.was_begun(&stage.key) => State::Lost,
         None => State::Waiting,
     })
 }

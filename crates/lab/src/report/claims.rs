@@ -351,10 +351,10 @@ fn saves(group: &Group) -> Option<Claim> {
         text: "At CPT of 50 % of pre-training, 32 % of the time to train the big model are saved, as its steps take 1.9 \
                 times as long as the small one’s (section 2 of the method).",
         here: format!(
-            "Steps take {} times as long; {} of the time {}.",
+            "Steps take {} times as long, and the run takes {} {} time.",
             fixed(ratio.mean, 2),
             tenth_percent(saved.mean.abs()),
-            if saved.mean < 0.0 { "more" } else { "saved" },
+            if saved.mean < 0.0 { "more" } else { "less" },
         ),
         verdict: Verdict::above(&saved, SAVED),
     })

@@ -137,7 +137,7 @@ pub(crate) fn trends(group: &Group, palette: &Palette) -> Option<Table> {
         None => "the CPT budget",
     };
     let caption = format!(
-        "Rise of η with every doubling of {what}, in points: least squares over places for each seed, then mean and 95 % \
+        "Rise of η with every doubling of {what}, in points: least squares for each seed, then mean and 95 % \
          interval over seeds (Student t): {}",
         group.label
     );

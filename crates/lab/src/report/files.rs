@@ -17,6 +17,7 @@ pub(super) fn write(results: &Results, dir: &Path) -> Result<PathBuf, ReportErro
     for figure in &figures {
         write_figure(figure, &pictures)?;
     }
+    remove_others(&figures, &pictures).map_err(at(&pictures))?;
     put(&dir.join("results.csv"), csv(results).as_bytes())?;
     let path = dir.join("results.json");
     let json = serde_json::to_vec_pretty(results).map_err(|source| ReportError::Json {
@@ -27,6 +28,25 @@ pub(super) fn write(results: &Results, dir: &Path) -> Result<PathBuf, ReportErro
     let path = dir.join("report.html");
     put(&path, page::page(results, &figures).as_bytes())?;
     Ok(path)
+}
+
+/// Removes pictures that an earlier report left.
+fn remove_others(figures: &[Figure], dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let picture = path
+            .extension()
+            .is_some_and(|kind| kind == "svg" || kind == "png");
+        let stem = path.file_stem().and_then(|stem| stem.to_str());
+        if picture
+            && !figures
+                .iter()
+                .any(|figure| Some(figure.name.as_str()) == stem)
+        {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 fn write_figure(figure: &Figure, dir: &Path) -> Result<(), ReportError> {
@@ -92,8 +112,12 @@ mod tests {
     #[test]
     fn writing_twice_replaces() {
         let dir = tempfile::tempdir().unwrap();
-        write(&sample::empty(), dir.path()).unwrap();
+        write(&sample::two_top_k(), dir.path()).unwrap();
         write(&sample::results(), dir.path()).unwrap();
+        assert_eq!(
+            fs::read_dir(dir.path().join("figures")).unwrap().count(),
+            10
+        );
         let table = fs::read_to_string(dir.path().join("results.csv")).unwrap();
         assert_eq!(table.lines().count(), 17);
     }

@@ -113,7 +113,7 @@ fn shrunk(results: &Results) -> String {
         return String::new();
     }
     let text = format!(
-        "The scales are not those of their names in full: this sweep gave them {}.",
+        "The scales are smaller or larger here than by their names: {}.",
         changes.join(", ")
     );
     format!("<p class=\"summary\">{}</p>\n", Html::text(&text))
@@ -318,12 +318,12 @@ mod tests {
     #[test]
     fn shrunk_scales_are_told() {
         let mut results = sample::results();
-        assert!(!html(&results).contains("in full"));
+        assert!(!html(&results).contains("by their names"));
         let mut config = crate::presets::sweep("quick").unwrap();
         (config.tokens, config.context) = (Some(200_000), Some(32));
         results.config = toml::to_string(&config).unwrap();
         let page = html(&results);
-        assert!(page.contains("gave them 200K tokens of pre-training, a context of 32 tokens."));
+        assert!(page.contains("names: 200K tokens of pre-training, a context of 32 tokens."));
     }
 
     #[test]
