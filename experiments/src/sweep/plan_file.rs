@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use upcycle_data::Dataset;
 use upcycle_lab::{Store, SweepConfig, SweepPlan};
@@ -54,13 +54,14 @@ impl Started {
     /// The sweep in a folder such as `runs/quick`.
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(FILE);
-        let text = fs::read_to_string(&path).with_context(|| {
-            let sweeps = sweeps_in(folder.parent().unwrap_or(folder));
-            format!(
-                "{} is not the folder of a sweep: it has no {FILE}{sweeps}",
-                folder.display()
-            )
-        })?;
+        if !path.is_file() {
+            bail!(
+                "{} is not the folder of a sweep: it has no {FILE}{}",
+                folder.display(),
+                sweeps_in(folder.parent().unwrap_or(folder))
+            );
+        }
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         let file: PlanFile = toml::from_str(&text).with_context(|| path.display().to_string())?;
         let folder = folder.canonicalize()?;
         let out = folder.parent().unwrap_or(&folder);
