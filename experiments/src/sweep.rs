@@ -1,5 +1,6 @@
 //! `sweep`: runs a sweep of upcycling experiments and writes its report.
 
+mod args;
 mod cluster;
 mod cost;
 mod plan_file;
@@ -7,31 +8,29 @@ mod stage;
 mod status;
 
 use std::{
-    num::NonZeroUsize,
     path::PathBuf,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, Parser, ValueEnum};
+use clap::Parser;
 use upcycle_data::{Dataset, Split};
-use upcycle_kernels::Precision;
 use upcycle_lab::presets::Preset;
 use upcycle_lab::{
-    Calibration, CellPlan, Estimate, Growth, Protocol, RunOptions, StageEstimate, Store,
-    SweepConfig, SweepPlan, available_memory, collect, presets, report, run,
+    Calibration, CellPlan, Estimate, RunOptions, StageEstimate, Store, SweepConfig, SweepPlan,
+    available_memory, collect, presets, report, run,
 };
 use upcycle_lm::CostModel;
 use upcycle_train::Engine;
 
 use crate::{
-    amount,
     backend::{BackendKind, engine, engine_on},
-    data_args::DataArgs,
-    limits::{self, Force, on_cpu, refusal},
+    limits::{self, on_cpu, refusal},
     output,
     progress::Progress,
 };
+pub(crate) use args::PrecisionArg;
+use args::{Launcher, SweepArgs};
 use plan_file::PlanFile;
 use stage::StageArgs;
 use status::StatusArgs;
@@ -66,228 +65,6 @@ impl SweepCommand {
             Some(Subcommand::Status(status)) => status.run(),
             Some(Subcommand::Stage(stage)) => stage.run(),
             None => self.sweep.run(),
-        }
-    }
-}
-
-#[derive(Debug, Args)]
-struct SweepArgs {
-    /// Sweep to start from: quick; of the paper's tables table1, table2a, table2b, table3, table4, table7, table8; multipliers,
-    /// topk, exact, softmax; or a TOML file. Flags override what it says.
-    #[arg(long, value_name = "NAME|FILE", default_value = "quick")]
-    config: String,
-    /// Scales: tiny, tiny-softmax, small, medium; the paper's 154M, 305M, 1B, 2.4B, 0.7B-top1, 1B-interleaved, 7B-interleaved; or TOML
-    /// files.
-    #[arg(
-        long,
-        visible_alias = "scale",
-        value_delimiter = ',',
-        value_name = "LIST",
-        help_heading = "Axes"
-    )]
-    scales: Option<Vec<String>>,
-    /// Experts before upcycling, E. [default: the scale's]
-    #[arg(
-        long,
-        value_delimiter = ',',
-        value_name = "LIST",
-        help_heading = "Axes"
-    )]
-    experts: Option<Vec<usize>>,
-    /// Multipliers m: each model grows to m * E experts.
-    #[arg(
-        long,
-        value_delimiter = ',',
-        allow_hyphen_values = true,
-        value_name = "LIST",
-        help_heading = "Axes"
-    )]
-    multipliers: Option<Vec<f64>>,
-    /// Experts of a token, K. [default: the scale's]
-    #[arg(
-        long,
-        value_delimiter = ',',
-        value_name = "LIST",
-        help_heading = "Axes"
-    )]
-    top_k: Option<Vec<usize>>,
-    /// Budgets of continued pre-training, as fractions of the pre-training steps.
-    #[arg(
-        long,
-        value_delimiter = ',',
-        allow_hyphen_values = true,
-        value_name = "LIST",
-        help_heading = "Axes"
-    )]
-    cpt: Option<Vec<f64>>,
-    /// Shares of all steps at which the operator is applied, tau / T; with one --cpt, which then only says how many steps
-    /// there are in all.
-    #[arg(
-        long,
-        value_delimiter = ',',
-        allow_hyphen_values = true,
-        value_name = "LIST",
-        help_heading = "Axes"
-    )]
-    transitions: Option<Vec<f64>>,
-    /// Recipes: paper, uniform, exact, separated, released, hyperplane, others that --list shows, or TOML files.
-    #[arg(
-        long,
-        value_delimiter = ',',
-        value_name = "LIST",
-        help_heading = "Axes"
-    )]
-    recipes: Option<Vec<String>>,
-    /// Number of seeds.
-    #[arg(long, value_name = "N", help_heading = "Axes")]
-    seeds: Option<u64>,
-    /// Ways to more than twice the experts.
-    #[arg(
-        long,
-        value_enum,
-        value_delimiter = ',',
-        value_name = "LIST",
-        help_heading = "Axes"
-    )]
-    growth: Option<Vec<GrowthArg>>,
-    /// When the learning rate decays.
-    #[arg(
-        long,
-        value_enum,
-        value_delimiter = ',',
-        value_name = "LIST",
-        help_heading = "Axes"
-    )]
-    protocol: Option<Vec<ProtocolArg>>,
-    /// Pre-training tokens in place of the scale's, such as 1M or 1.5B.
-    #[arg(long, value_parser = amount::parse, value_name = "TOKENS", help_heading = "Size")]
-    tokens: Option<u64>,
-    /// Vocabulary in place of the scale's.
-    #[arg(long, value_name = "N", help_heading = "Size")]
-    vocab: Option<usize>,
-    /// Context in place of the scale's, in tokens.
-    #[arg(long, value_name = "N", help_heading = "Size")]
-    context: Option<usize>,
-    #[command(flatten)]
-    data: DataArgs,
-    /// Where to compute.
-    #[arg(long, value_enum, default_value_t, help_heading = "Running")]
-    backend: BackendKind,
-    /// GPUs that train one model together, each a share of the sequences of a batch. Needs the feature multi-device.
-    #[arg(long, value_name = "N", default_value = "1", help_heading = "Running")]
-    devices: NonZeroUsize,
-    /// Precision of matrix products; parameters are always f32.
-    #[arg(long, value_enum, help_heading = "Running")]
-    precision: Option<PrecisionArg>,
-    /// Stages at a time. [default: one for each core for small models on a CPU, else 1]
-    #[arg(long, value_name = "N", help_heading = "Running")]
-    jobs: Option<NonZeroUsize>,
-    /// Seconds between checkpoints of a stage.
-    #[arg(
-        long,
-        value_name = "SECONDS",
-        default_value_t = 10,
-        help_heading = "Running"
-    )]
-    checkpoint_seconds: u64,
-    /// Folder of all runs; stages in it are never computed twice.
-    #[arg(
-        long,
-        value_name = "DIR",
-        default_value = "runs",
-        help_heading = "Running"
-    )]
-    out: PathBuf,
-    /// Name of this sweep's folder in it. [default: the sweep's name, with a hash if flags change it]
-    #[arg(long, value_name = "NAME", help_heading = "Running")]
-    name: Option<String>,
-    /// Memory for stages, such as 80GB: more is refused before anything starts. [default: this machine's, where stages
-    /// run on its processor]
-    #[arg(long, value_parser = amount::parse_bytes, value_name = "BYTES", help_heading = "Running")]
-    memory: Option<u64>,
-    /// Who runs the stages: this process, or jobs of a Slurm cluster, one a stage.
-    #[arg(long, value_enum, default_value_t, help_heading = "Many machines")]
-    launcher: Launcher,
-    /// Further arguments of sbatch, such as --partition=gpu; may be repeated. They override what is worked out.
-    #[arg(
-        long,
-        value_name = "ARG",
-        allow_hyphen_values = true,
-        help_heading = "Many machines"
-    )]
-    slurm_args: Vec<String>,
-    /// Only submit the jobs; the same command without this flag collects the results.
-    #[arg(long, help_heading = "Many machines")]
-    detach: bool,
-    /// List scales, sweeps and recipes, and stop.
-    #[arg(long, help_heading = "Running")]
-    list: bool,
-    /// Print what would run and what it would cost, and stop.
-    #[arg(long, help_heading = "Running")]
-    dry_run: bool,
-    #[command(flatten)]
-    force: Force,
-    /// Print results (or with --dry-run the estimate) as JSON.
-    #[arg(long, help_heading = "Running")]
-    json: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-enum Launcher {
-    /// This process.
-    #[default]
-    Local,
-    /// Jobs of a Slurm cluster; start it where sbatch is, in a folder that all nodes share.
-    Slurm,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum ProtocolArg {
-    /// The operator meets the undecayed model; all runs end with the same decay.
-    Trunk,
-    /// Pre-training ends with its own decay; continued pre-training warms up again.
-    Annealed,
-}
-
-impl From<ProtocolArg> for Protocol {
-    fn from(arg: ProtocolArg) -> Self {
-        match arg {
-            ProtocolArg::Trunk => Self::Trunk,
-            ProtocolArg::Annealed => Self::Annealed,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum GrowthArg {
-    /// From E to mE at once.
-    Jump,
-    /// By doublings, spread over the stable part of the shortest budget.
-    Doubling,
-}
-
-impl From<GrowthArg> for Growth {
-    fn from(arg: GrowthArg) -> Self {
-        match arg {
-            GrowthArg::Jump => Self::Jump,
-            GrowthArg::Doubling => Self::Doubling,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum PrecisionArg {
-    /// 32-bit floats.
-    F32,
-    /// bfloat16 operands, for devices that have it.
-    Bf16,
-}
-
-impl From<PrecisionArg> for Precision {
-    fn from(arg: PrecisionArg) -> Self {
-        match arg {
-            PrecisionArg::F32 => Self::F32,
-            PrecisionArg::Bf16 => Self::Bf16,
         }
     }
 }
@@ -505,47 +282,6 @@ impl SweepArgs {
     fn available(&self, engine: &dyn Engine) -> Option<u64> {
         let own = on_cpu(engine).then(available_memory).flatten();
         self.memory.or(own)
-    }
-
-    /// The sweep's file with the flags over it.
-    fn sweep_config(&self) -> Result<SweepConfig> {
-        let file = presets::sweep(&self.config)?;
-        let mut config = file.clone();
-        fn set<T: Clone>(field: &mut T, flag: &Option<T>) {
-            if let Some(value) = flag {
-                *field = value.clone();
-            }
-        }
-        set(&mut config.scales, &self.scales);
-        set(&mut config.experts, &self.experts);
-        set(&mut config.multipliers, &self.multipliers);
-        set(&mut config.top_k, &self.top_k);
-        set(&mut config.cpt, &self.cpt);
-        set(&mut config.recipes, &self.recipes);
-        set(&mut config.seeds, &self.seeds);
-        set(&mut config.transitions, &self.transitions);
-        fn converted<A: Copy + Into<T>, T>(args: &Option<Vec<A>>) -> Option<Vec<T>> {
-            let convert = |args: &Vec<A>| args.iter().map(|&arg| arg.into()).collect();
-            args.as_ref().map(convert)
-        }
-        set(&mut config.growth, &converted(&self.growth));
-        set(&mut config.protocols, &converted(&self.protocol));
-        if let Some(precision) = self.precision {
-            config.precision = precision.into();
-        }
-        config.tokens = self.tokens.or(config.tokens);
-        config.vocab = self.vocab.or(config.vocab);
-        config.context = self.context.or(config.context);
-        if let Some(data) = self.data.config() {
-            config.data = data;
-        }
-        if let Some(name) = &self.name {
-            config.name = name.clone();
-        } else if config != file {
-            // Another sweep must not overwrite the report of the one in the file.
-            config.name = format!("{}-{}", file.name, config.short_hash());
-        }
-        Ok(config)
     }
 
     /// Stages at a time: as many small ones as a CPU has cores, but no more than fit into its memory.
