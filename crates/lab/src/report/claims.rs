@@ -254,6 +254,7 @@ fn transition(group: &Group, last: f64) -> Vec<Claim> {
         let etas: Vec<(f64, Summary)> = group
             .places()
             .into_iter()
+            .filter(|&place| group.gap(place).is_resolved())
             .map(|place| (place, summarize(&group.seeds(recipe, place).gap_closures())))
             .collect();
         let tell = |(place, eta): &(f64, Summary)| {
@@ -418,6 +419,20 @@ mod tests {
         assert_eq!(verdict(&results, "rises with the CPT budget"), "held");
         assert_eq!(verdict(&results, "as long as pre-training"), "did not hold");
         assert_eq!(verdict(&results, "less than 0.01 nats"), "did not hold");
+    }
+
+    #[test]
+    fn unresolved_gaps_have_no_say() {
+        let mut results = sample::seeds(5);
+        for cell in &mut results.cells {
+            cell.setting.transition = Some(cell.setting.cpt_fraction);
+            cell.gap_closure = Some(0.95 + 0.001 * cell.seed as f64);
+            if cell.setting.cpt_fraction == 0.1 {
+                cell.loss_fixed_me = cell.loss_fixed_e;
+                cell.gap_closure = Some(-3.0 + 0.001 * cell.seed as f64);
+            }
+        }
+        assert_eq!(verdict(&results, "hardly matters"), "held");
     }
 
     #[test]
