@@ -49,5 +49,5 @@ pub fn advice(problem: &str) -> String {
 
 /// Whether the engine computes on the processor.
 pub fn on_cpu(engine: &dyn Engine) -> bool {
-    matches!(engine.backend(), "cpu" | "ndarray")
+    upcycle_lab::on_cpu(engine.backend())
 }

@@ -17,8 +17,8 @@ use clap::Parser;
 use upcycle_data::{Dataset, Split};
 use upcycle_lab::presets::Preset;
 use upcycle_lab::{
-    Calibration, CellPlan, Estimate, RunOptions, StageEstimate, Store, SweepConfig, SweepPlan,
-    available_memory, collect, presets, report, run,
+    Calibration, CellPlan, Estimate, Runner, StageEstimate, Store, SweepConfig, SweepPlan,
+    available_memory, collect, presets, report,
 };
 use upcycle_lm::CostModel;
 use upcycle_train::Engine;
@@ -137,18 +137,14 @@ impl SweepArgs {
         );
         let begun = Instant::now();
         let progress = Progress::new(plan.graph.len(), estimate.steps());
-        let options = RunOptions {
-            jobs,
+        let runner = Runner {
+            engine: engine.as_ref(),
+            data: &data,
+            store: &store,
             checkpoint_interval: Duration::from_secs(self.checkpoint_seconds),
+            observer: &progress,
         };
-        let outcome = run(
-            &plan.graph,
-            engine.as_ref(),
-            &data,
-            &store,
-            options,
-            &progress,
-        );
+        let outcome = runner.run(&plan.graph, jobs);
         progress.finish();
         outcome.context("the sweep stopped; what is finished is kept for the next start")?;
         if estimate.remaining().next().is_some() {

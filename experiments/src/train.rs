@@ -15,7 +15,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde::{Deserialize, Serialize};
 use upcycle_data::Dataset;
 use upcycle_hf::{Export, ExportType, HfCheckpoint, Import, RouterStats};
-use upcycle_lab::{Scale, checkpoint_memory, intermediates, presets, training_seconds};
+use upcycle_lab::{Scale, peak_memory, presets, training_seconds};
 use upcycle_lm::{CostModel, LmConfig, WeightSource};
 use upcycle_train::{
     BatchConfig, CheckpointInfo, DataSchedule, Engine, EvaluationConfig, Schedule, Start,
@@ -27,7 +27,7 @@ use crate::{
     backend::{BackendKind, engine_on},
     data_args::{DataArgs, check_vocabulary},
     inspect::checkpoint_of,
-    limits::{Force, on_cpu, refusal},
+    limits::{Force, refusal},
     output,
     progress::style,
     routers::Routers,
@@ -271,17 +271,7 @@ impl TrainArgs {
         let flops = cost.train_flops_per_token(batch.context) + cost.head_flops_per_token();
         let tokens = scale.training.pretrain_steps * batch.tokens();
         let seconds = training_seconds(flops * tokens as f64, engine.matmul_rate());
-        let memory = cost
-            .memory(
-                batch.rows * batch.context,
-                batch.context,
-                intermediates(engine.backend()),
-            )
-            .total();
-        let memory = match on_cpu(engine.as_ref()) {
-            true => memory + checkpoint_memory(&run.model),
-            false => memory,
-        };
+        let memory = peak_memory(&run.model, batch, engine.backend());
         if let Some(refusal) =
             refusal(engine.as_ref(), memory, seconds).filter(|_| !self.force.force)
         {

@@ -81,9 +81,7 @@ impl Calibration {
             matmul_rate: engine.matmul_rate(),
             steps: Vec::new(),
         };
-        let unfinished = |stage: &&Stage| {
-            store.is_none_or(|store| !matches!(store.result(&stage.key), Ok(Some(_))))
-        };
+        let unfinished = |stage: &&Stage| store.is_none_or(|store| !store.is_finished(&stage.key));
         for stage in graph.stages().into_iter().filter(unfinished) {
             let kind = Kind::of(stage);
             let known = calibration.steps.iter().any(|(other, _)| *other == kind);

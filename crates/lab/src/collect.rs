@@ -37,7 +37,7 @@ pub fn collect(
         .graph
         .stages()
         .iter()
-        .filter(|stage| !matches!(store.result(&stage.key), Ok(Some(_))))
+        .filter(|stage| !store.is_finished(&stage.key))
         .count();
     if missing > 0 {
         return Err(LabError::Unfinished {

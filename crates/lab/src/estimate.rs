@@ -1,7 +1,10 @@
 //! What a sweep will cost, before it runs.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use upcycle_lm::{CostModel, Intermediates, LmConfig, MemoryEstimate, ParameterCount};
+use upcycle_train::BatchConfig;
 
 use crate::{
     calibrate::{Calibration, stage_flops},
@@ -52,9 +55,8 @@ pub struct StageEstimate {
     pub memory: MemoryEstimate,
     /// What reading, growing and writing checkpoints takes of the machine's own memory, in bytes; on a CPU beside the step's.
     pub checkpoint_memory: u64,
-    /// Whether both are the same memory.
-    #[serde(skip)]
-    on_cpu: bool,
+    /// Most that a stage takes of the device's memory, in bytes.
+    pub peak_memory: u64,
     /// Estimated seconds beside the other jobs; none on a backend that is not here.
     pub seconds: Option<f64>,
     /// Whether the seconds come from measured steps, not from the rate of matrix products.
@@ -91,19 +93,17 @@ impl Estimate {
         jobs: usize,
     ) -> Self {
         let graph = &plan.graph;
-        let finished = |stage: &Stage| {
-            store.is_some_and(|store| matches!(store.result(&stage.key), Ok(Some(_))))
-        };
+        let finished = |stage: &Stage| store.is_some_and(|store| store.is_finished(&stage.key));
         let stages: Vec<StageEstimate> = graph
             .stages()
             .into_iter()
             .map(|stage| estimate(stage, finished(stage), backend, calibration, jobs))
             .collect();
-        let mut memory: Vec<u64> = remaining(&stages).map(StageEstimate::peak_memory).collect();
+        let mut memory: Vec<u64> = remaining(&stages).map(|stage| stage.peak_memory).collect();
         memory.sort_unstable_by(|a, b| b.cmp(a));
         Self {
             prices: prices(plan, calibration, jobs),
-            seconds: calibration.map(|calibration| makespan(graph, &stages, calibration, jobs)),
+            seconds: makespan(graph, &stages, jobs),
             memory: PROCESS + memory.iter().take(jobs).sum::<u64>(),
             jobs,
             stages,
@@ -128,24 +128,14 @@ impl Estimate {
 
     /// The stage that needs the most memory.
     pub fn largest(&self) -> Option<&StageEstimate> {
-        self.remaining().max_by_key(|stage| stage.peak_memory())
+        self.remaining().max_by_key(|stage| stage.peak_memory)
     }
 }
 
 impl StageEstimate {
-    /// Bytes of the device's memory, which on a CPU holds checkpoints too.
-    pub fn peak_memory(&self) -> u64 {
-        let checkpoints = if self.on_cpu {
-            self.checkpoint_memory
-        } else {
-            0
-        };
-        self.memory.total() + checkpoints
-    }
-
     /// Bytes of the device's memory for a process that runs this stage alone.
     pub fn process_memory(&self) -> u64 {
-        PROCESS + self.peak_memory()
+        PROCESS + self.peak_memory
     }
 }
 
@@ -174,21 +164,31 @@ fn estimate(
         tokens: stage.steps() * batch.tokens(),
         parameters: cost.parameters(),
         flops: stage_flops(stage),
-        memory: cost.memory(
-            batch.rows * batch.context,
-            batch.context,
-            intermediates(backend),
-        ),
+        memory: step_memory(&stage.model, batch, backend),
         checkpoint_memory: checkpoint_memory(&stage.model),
-        on_cpu: intermediates(backend) == Intermediates::Recomputed,
+        peak_memory: peak_memory(&stage.model, batch, backend),
         seconds: seconds.map(|(seconds, _)| seconds),
         measured: seconds.is_some_and(|(_, measured)| measured),
     }
 }
 
+fn step_memory(model: &LmConfig, batch: &BatchConfig, backend: &str) -> MemoryEstimate {
+    let tokens = batch.rows * batch.context;
+    CostModel::new(model).memory(tokens, batch.context, intermediates(backend))
+}
+
+/// Most bytes that training a model takes of a backend's memory, which on a CPU holds checkpoints too.
+pub fn peak_memory(model: &LmConfig, batch: &BatchConfig, backend: &str) -> u64 {
+    let step = step_memory(model, batch, backend).total();
+    match on_cpu(backend) {
+        true => step + checkpoint_memory(model),
+        false => step,
+    }
+}
+
 /// Bytes that reading, growing and writing a model's checkpoints takes at its worst: records, their tensors' bytes and those
 /// of the file are all there at a time. Measured: 3.2 to 4.3 times what parameters and moments take (docs/results.md).
-pub fn checkpoint_memory(model: &LmConfig) -> u64 {
+fn checkpoint_memory(model: &LmConfig) -> u64 {
     const TIMES: f64 = 3.7;
     let state = 12 * CostModel::new(model).parameters().total();
     (TIMES * state as f64) as u64
@@ -196,34 +196,32 @@ pub fn checkpoint_memory(model: &LmConfig) -> u64 {
 
 /// What the kernels of a backend keep for the backward pass.
 pub fn intermediates(backend: &str) -> Intermediates {
-    match backend {
-        "cpu" | "ndarray" => Intermediates::Recomputed,
-        _ => Intermediates::Kept,
+    match on_cpu(backend) {
+        true => Intermediates::Recomputed,
+        false => Intermediates::Kept,
     }
 }
 
-/// Seconds until all stages are finished, by running the schedule of the runner.
-fn makespan(
-    graph: &StageGraph,
-    stages: &[StageEstimate],
-    calibration: &Calibration,
-    jobs: usize,
-) -> f64 {
-    let mut frontier = Frontier::new(graph, |stage| {
-        stages
-            .iter()
-            .any(|other| other.cached && other.key == stage.key)
-    });
+/// Whether a backend computes on the processor.
+pub fn on_cpu(backend: &str) -> bool {
+    matches!(backend, "cpu" | "ndarray")
+}
+
+/// Seconds until all stages are finished, by running the schedule of the runner; none if a stage's are not known.
+fn makespan(graph: &StageGraph, stages: &[StageEstimate], jobs: usize) -> Option<f64> {
+    let costs: BTreeMap<&StageKey, &StageEstimate> =
+        stages.iter().map(|stage| (&stage.key, stage)).collect();
+    let mut frontier = Frontier::new(graph, |stage| costs[&stage.key].cached);
     let mut running: Vec<(f64, StageKey)> = Vec::new();
     let mut now = 0.0;
     loop {
         while running.len() < jobs.max(1) {
             let Some(stage) = frontier.take() else { break };
-            let (seconds, _) = calibration.stage_seconds(stage, jobs);
+            let seconds = costs[&stage.key].seconds?;
             running.push((now + seconds, stage.key.clone()));
         }
         let next = (0..running.len()).min_by(|&a, &b| running[a].0.total_cmp(&running[b].0));
-        let Some(next) = next else { return now };
+        let Some(next) = next else { return Some(now) };
         let (end, key) = running.swap_remove(next);
         now = end;
         frontier.finish(key);

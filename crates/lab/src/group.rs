@@ -220,7 +220,7 @@ impl<'a> Group<'a> {
         let mut recipes = self.recipes();
         if recipes.len() > most {
             let last = self.places().last().copied().unwrap_or(f64::NAN);
-            let eta = |recipe: &str| summarize(&self.seeds(recipe, last).gap_closures()).mean;
+            let eta = |recipe: &str| self.seeds(recipe, last).eta().mean;
             recipes.sort_by(|a, b| eta(b).total_cmp(&eta(a)));
             let (best, worst) = (most - most / 3, most / 3);
             recipes.drain(best..recipes.len() - worst);
@@ -317,6 +317,11 @@ impl Seeds<'_> {
         let finite = |eta: &f64| eta.is_finite();
         let etas = self.cells.iter().filter_map(|c| c.gap_closure);
         etas.filter(finite).collect()
+    }
+
+    /// Summary of the gap closures.
+    pub(crate) fn eta(&self) -> Summary {
+        summarize(&self.gap_closures())
     }
 
     fn values(&self, quantity: impl Fn(&Cell) -> f64) -> Vec<f64> {

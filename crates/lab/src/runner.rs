@@ -40,92 +40,133 @@ pub trait Observer: Sync {
     fn event(&self, event: RunEvent);
 }
 
-/// How a graph is run; nothing here changes a result.
-#[derive(Debug, Clone, Copy)]
-pub struct RunOptions {
-    /// Stages at a time.
-    pub jobs: usize,
+/// Runs stages; nothing here changes a result.
+pub struct Runner<'a> {
+    /// What computes.
+    pub engine: &'a dyn Engine,
+    /// What stages are trained on.
+    pub data: &'a Dataset,
+    /// Where stages live.
+    pub store: &'a Store,
     /// Time between checkpoints of a stage.
     pub checkpoint_interval: Duration,
+    /// Who is told.
+    pub observer: &'a dyn Observer,
 }
 
-/// Runs all stages of a graph that are not finished.
-///
-/// # Errors
-/// The first stage that fails; stages that are running are finished, no other is begun.
-pub fn run(
-    graph: &StageGraph,
-    engine: &dyn Engine,
-    data: &Dataset,
-    store: &Store,
-    options: RunOptions,
-    observer: &dyn Observer,
-) -> Result<(), LabError> {
-    let runner = Runner {
-        engine,
-        data,
-        store,
-        options,
-        observer,
-    };
-    let mut cached = BTreeSet::new();
-    for stage in graph.stages() {
+impl Runner<'_> {
+    /// Runs all stages of a graph that are not finished, `jobs` at a time.
+    ///
+    /// # Errors
+    /// The first stage that fails; stages that are running are finished, no other is begun.
+    pub fn run(&self, graph: &StageGraph, jobs: usize) -> Result<(), LabError> {
+        let mut cached = BTreeSet::new();
+        for stage in graph.stages() {
+            if self.store.result(&stage.key)?.is_some() {
+                self.observer.event(RunEvent::Cached(stage));
+                cached.insert(&stage.key);
+            }
+        }
+        let shared = Shared {
+            state: Mutex::new(State {
+                frontier: Frontier::new(graph, |stage| cached.contains(&stage.key)),
+                elsewhere: Vec::new(),
+                looked: Instant::now(),
+                running: 0,
+                failed: None,
+            }),
+            changed: Condvar::new(),
+        };
+        thread::scope(|scope| {
+            for _ in 0..jobs.max(1) {
+                scope.spawn(|| {
+                    while let Some(stage) = shared.take() {
+                        shared.put(stage, self.try_stage(stage));
+                    }
+                });
+            }
+        });
+        let failed = shared.lock().failed.take();
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Runs one stage whose parent is finished; waits while another process computes it.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub fn run_stage(&self, stage: &Stage) -> Result<(), LabError> {
+        while !self.try_stage(stage)? {
+            thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// Whether the stage is finished; false if another process computes it.
+    fn try_stage(&self, stage: &Stage) -> Result<bool, LabError> {
+        let (store, observer) = (self.store, self.observer);
+        let claim = store.claim(stage)?;
+        // Another process may have finished it meanwhile.
         if store.result(&stage.key)?.is_some() {
             observer.event(RunEvent::Cached(stage));
-            cached.insert(&stage.key);
+            return Ok(true);
         }
-    }
-    let shared = Shared {
-        state: Mutex::new(State {
-            frontier: Frontier::new(graph, |stage| cached.contains(&stage.key)),
-            elsewhere: Vec::new(),
-            looked: Instant::now(),
-            running: 0,
-            failed: None,
-        }),
-        changed: Condvar::new(),
-    };
-    thread::scope(|scope| {
-        for _ in 0..options.jobs.max(1) {
-            scope.spawn(|| {
-                while let Some(stage) = shared.take() {
-                    let result = runner.run_stage(stage);
-                    shared.put(stage, result);
+        let Some(claim) = claim else {
+            return Ok(false);
+        };
+        observer.event(RunEvent::Started(stage));
+        let dir = store.stage_dir(&stage.key);
+        let failed = |source| LabError::Stage {
+            stage: stage.label.clone(),
+            dir: dir.clone(),
+            source: Box::new(source),
+        };
+        let result = match &stage.spec {
+            StageSpec::Train { origin, spec } => {
+                let start = match (&stage.parent, origin) {
+                    (Some(parent), _) | (None, Origin::Stage(parent)) => {
+                        Start::Checkpoint(store.checkpoint(parent)?)
+                    }
+                    (None, Origin::Initial { model, seed }) => Start::Initial {
+                        model: model.clone(),
+                        seed: *seed,
+                    },
+                };
+                let job = TrainJob {
+                    spec,
+                    start: &start,
+                    dir: &dir,
+                    data: self.data,
+                    checkpoint_interval: self.checkpoint_interval,
+                    cancelled: claim.lost(),
+                };
+                let outcome = self.engine.train(&job, &mut |event| {
+                    if let TrainEvent::Step { step, .. } | TrainEvent::Resumed { step } = event {
+                        claim.at_step(step);
+                    }
+                    observer.event(RunEvent::Training(stage, event))
+                });
+                match outcome {
+                    Err(TrainError::Cancelled) => return Ok(false),
+                    outcome => StageResult::Train(outcome.map_err(failed)?),
                 }
-            });
+            }
+            StageSpec::Upcycle { parent, spec } => {
+                let job = UpcycleJob {
+                    spec,
+                    from: &store.checkpoint(parent)?,
+                    to: Some(&StageCheckpoints::new(&dir).prepare(stage.to)?),
+                    data: self.data,
+                };
+                StageResult::Upcycle(self.engine.upcycle(&job).map_err(failed)?)
+            }
+        };
+        if claim.is_lost() {
+            return Ok(false);
         }
-    });
-    let failed = shared.lock().failed.take();
-    failed.map_or(Ok(()), Err)
-}
-
-/// Runs one stage whose parent is finished; waits while another process computes it.
-///
-/// # Errors
-/// If it fails.
-pub fn run_stage(
-    stage: &Stage,
-    engine: &dyn Engine,
-    data: &Dataset,
-    store: &Store,
-    checkpoint_interval: Duration,
-    observer: &dyn Observer,
-) -> Result<(), LabError> {
-    let options = RunOptions {
-        jobs: 1,
-        checkpoint_interval,
-    };
-    let runner = Runner {
-        engine,
-        data,
-        store,
-        options,
-        observer,
-    };
-    while !runner.run_stage(stage)? {
-        thread::sleep(POLL);
+        store.finish(&stage.key, &result)?;
+        observer.event(RunEvent::Finished(stage, &result));
+        Ok(true)
     }
-    Ok(())
 }
 
 /// Time between two looks at a stage that another process computes.
@@ -189,82 +230,5 @@ impl<'a> Shared<'a> {
             }
         }
         self.changed.notify_all();
-    }
-}
-
-struct Runner<'a> {
-    engine: &'a dyn Engine,
-    data: &'a Dataset,
-    store: &'a Store,
-    options: RunOptions,
-    observer: &'a dyn Observer,
-}
-
-impl Runner<'_> {
-    /// Whether the stage is finished; false if another process computes it.
-    fn run_stage(&self, stage: &Stage) -> Result<bool, LabError> {
-        let (store, observer) = (self.store, self.observer);
-        let claim = store.claim(stage)?;
-        // Another process may have finished it meanwhile.
-        if store.result(&stage.key)?.is_some() {
-            observer.event(RunEvent::Cached(stage));
-            return Ok(true);
-        }
-        let Some(claim) = claim else {
-            return Ok(false);
-        };
-        observer.event(RunEvent::Started(stage));
-        let dir = store.stage_dir(&stage.key);
-        let failed = |source| LabError::Stage {
-            stage: stage.label.clone(),
-            dir: dir.clone(),
-            source: Box::new(source),
-        };
-        let result = match &stage.spec {
-            StageSpec::Train { origin, spec } => {
-                let start = match (&stage.parent, origin) {
-                    (Some(parent), _) | (None, Origin::Stage(parent)) => {
-                        Start::Checkpoint(store.checkpoint(parent)?)
-                    }
-                    (None, Origin::Initial { model, seed }) => Start::Initial {
-                        model: model.clone(),
-                        seed: *seed,
-                    },
-                };
-                let job = TrainJob {
-                    spec,
-                    start: &start,
-                    dir: &dir,
-                    data: self.data,
-                    checkpoint_interval: self.options.checkpoint_interval,
-                    cancelled: claim.lost(),
-                };
-                let outcome = self.engine.train(&job, &mut |event| {
-                    if let TrainEvent::Step { step, .. } | TrainEvent::Resumed { step } = event {
-                        claim.at_step(step);
-                    }
-                    observer.event(RunEvent::Training(stage, event))
-                });
-                match outcome {
-                    Err(TrainError::Cancelled) => return Ok(false),
-                    outcome => StageResult::Train(outcome.map_err(failed)?),
-                }
-            }
-            StageSpec::Upcycle { parent, spec } => {
-                let job = UpcycleJob {
-                    spec,
-                    from: &store.checkpoint(parent)?,
-                    to: Some(&StageCheckpoints::new(&dir).prepare(stage.to)?),
-                    data: self.data,
-                };
-                StageResult::Upcycle(self.engine.upcycle(&job).map_err(failed)?)
-            }
-        };
-        if claim.is_lost() {
-            return Ok(false);
-        }
-        store.finish(&stage.key, &result)?;
-        observer.event(RunEvent::Finished(stage, &result));
-        Ok(true)
     }
 }

@@ -110,6 +110,11 @@ impl Store {
             .map_err(|error| damaged(format!("{RESULT} is damaged ({error})")))
     }
 
+    /// Whether a stage has a result that can be read.
+    pub fn is_finished(&self, key: &StageKey) -> bool {
+        matches!(self.result(key), Ok(Some(_)))
+    }
+
     /// Writes the result of a stage, which makes it finished.
     ///
     /// # Errors

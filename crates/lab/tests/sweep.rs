@@ -15,8 +15,8 @@ use std::{
 
 use upcycle_data::{DataConfig, Dataset};
 use upcycle_lab::{
-    Calibration, Estimate, Growth, LabError, Observer, RunEvent, RunOptions, StageSpec, Store,
-    SweepConfig, SweepPlan, collect, presets, run,
+    Calibration, Estimate, Growth, LabError, Observer, RunEvent, Runner, StageGraph, StageSpec,
+    Store, SweepConfig, SweepPlan, collect, presets,
 };
 use upcycle_lm::{LmConfig, WeightSink};
 use upcycle_operator::{LayerPlan, ReplicationPlan, Upcycle, Verification};
@@ -392,10 +392,23 @@ impl Observer for Events {
     }
 }
 
-const OPTIONS: RunOptions = RunOptions {
-    jobs: 3,
-    checkpoint_interval: Duration::from_secs(60),
-};
+/// Runs a graph, three stages at a time.
+fn run(
+    graph: &StageGraph,
+    engine: &Fake,
+    data: &Dataset,
+    store: &Store,
+    observer: &Events,
+) -> Result<(), LabError> {
+    let runner = Runner {
+        engine,
+        data,
+        store,
+        checkpoint_interval: Duration::from_secs(60),
+        observer,
+    };
+    runner.run(graph, 3)
+}
 
 #[test]
 fn every_stage_runs_once_after_its_parent_and_never_again() {
@@ -403,7 +416,7 @@ fn every_stage_runs_once_after_its_parent_and_never_again() {
     let store = Store::open(dir.path()).unwrap();
     let plan = plan(&quick());
     let (engine, events) = (Fake::default(), Events::default());
-    run(&plan.graph, &engine, &data(), &store, OPTIONS, &events).unwrap();
+    run(&plan.graph, &engine, &data(), &store, &events).unwrap();
     assert_eq!(engine.steps.load(Ordering::SeqCst), steps(&plan));
     assert!((2..=3).contains(&engine.most_running.load(Ordering::SeqCst)));
     let order = events.order.into_inner().unwrap();
@@ -416,7 +429,7 @@ fn every_stage_runs_once_after_its_parent_and_never_again() {
     }
 
     let (again, events) = (Fake::default(), Events::default());
-    run(&plan.graph, &again, &data(), &store, OPTIONS, &events).unwrap();
+    run(&plan.graph, &again, &data(), &store, &events).unwrap();
     assert_eq!(again.steps.load(Ordering::SeqCst), 0);
     assert_eq!(events.cached.load(Ordering::SeqCst), plan.graph.len());
 
@@ -445,7 +458,7 @@ fn budgets_are_trained_as_one_trunk_and_their_decays() {
     config.cpt = vec![0.1, 0.2, 0.25, 0.5, 1.0];
     let (engine, events) = (Fake::default(), Events::default());
     let plan = plan(&config);
-    run(&plan.graph, &engine, &data(), &store, OPTIONS, &events).unwrap();
+    run(&plan.graph, &engine, &data(), &store, &events).unwrap();
     // Fixed-8, Fixed-16 and Upcycled: the longest trunk each, and the decays of all budgets.
     let decays = 100 + 120 + 125 + 150 + 200;
     let each_seed = (1800 + decays) + (1800 + decays) + (800 + decays);
@@ -463,7 +476,7 @@ fn processes_on_one_store_share_the_work() {
                 scope.spawn(|| {
                     let store = Store::open(dir.path()).unwrap();
                     let events = Events::default();
-                    run(&plan.graph, &engine, &data, &store, OPTIONS, &events).unwrap();
+                    run(&plan.graph, &engine, &data, &store, &events).unwrap();
                     events.order.into_inner().unwrap().len()
                 })
             })
@@ -510,14 +523,7 @@ fn a_failed_stage_stops_the_run_and_keeps_what_is_finished() {
         fail_at: Some(1800),
         ..Fake::default()
     };
-    let error = run(
-        &plan.graph,
-        &engine,
-        &data(),
-        &store,
-        OPTIONS,
-        &Events::default(),
-    );
+    let error = run(&plan.graph, &engine, &data(), &store, &Events::default());
     assert!(matches!(error, Err(LabError::Stage { .. })));
     let unfinished = collect(
         &quick(),
@@ -530,6 +536,6 @@ fn a_failed_stage_stops_the_run_and_keeps_what_is_finished() {
     assert!(matches!(unfinished, Err(LabError::Unfinished { .. })));
 
     let (engine, events) = (Fake::default(), Events::default());
-    run(&plan.graph, &engine, &data(), &store, OPTIONS, &events).unwrap();
+    run(&plan.graph, &engine, &data(), &store, &events).unwrap();
     assert!(events.cached.load(Ordering::SeqCst) > 0);
 }

@@ -38,9 +38,7 @@ impl<B: Backend> Experts<B> {
             down_efd: normal("down", [e, f, d], residual_scale),
         }
     }
-}
 
-impl<B: Backend> Experts<B> {
     /// Inner products of the weights of every two experts, all three matrices together, `[E, E]`.
     pub fn inner_products(&self) -> Tensor<B, 2> {
         let products = |w: &Param<Tensor<B, 3>>| {

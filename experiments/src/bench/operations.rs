@@ -6,6 +6,7 @@ use serde::Serialize;
 use upcycle_train::{Engine, OperationTimes};
 
 use super::model::Model;
+use crate::limits::on_cpu;
 
 /// The operations at the sizes of one model.
 #[derive(Debug, Serialize)]
@@ -20,7 +21,7 @@ pub struct Table {
 
 /// Measures every operation at the sizes of a model.
 pub fn measure(model: Model, engine: &dyn Engine) -> Table {
-    let on_host = matches!(engine.backend(), "cpu" | "ndarray");
+    let on_host = on_cpu(engine);
     let (_, sizes) = model.sizes();
     Table {
         model,

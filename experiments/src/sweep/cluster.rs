@@ -112,7 +112,7 @@ pub fn follow(slurm: &Slurm, plan: &SweepPlan, estimate: &Estimate, store: &Stor
                 idle.remove(&stage.key);
                 // Stages that wait for a lost one are gone with it, and nothing is wrong with them.
                 let parent = stage.parent.as_ref();
-                if parent.is_none_or(|parent| matches!(store.result(parent), Ok(Some(_)))) {
+                if parent.is_none_or(|parent| store.is_finished(parent)) {
                     let attempts = attempts.entry(stage.key.clone()).or_default();
                     *attempts += 1;
                     if *attempts > ATTEMPTS {

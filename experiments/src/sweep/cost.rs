@@ -23,7 +23,7 @@ pub fn print(plan: &SweepPlan, estimate: &Estimate, all: bool) -> Result<()> {
             output::parameters(model.stage.parameters.active()),
             output::count(model.tokens as f64),
             format!("{:.2e}", model.flops),
-            output::bytes(model.stage.peak_memory()),
+            output::bytes(model.stage.peak_memory),
         ))?;
     }
     if all {
@@ -35,7 +35,7 @@ pub fn print(plan: &SweepPlan, estimate: &Estimate, all: bool) -> Result<()> {
                 stage.label,
                 stage.steps,
                 format!("{:.2e}", stage.flops),
-                output::bytes(stage.peak_memory()),
+                output::bytes(stage.peak_memory),
                 time(stage),
             ))?;
         }

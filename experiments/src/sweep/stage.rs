@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use upcycle_lab::run_stage;
+use upcycle_lab::Runner;
 
 use super::plan_file::Started;
 use crate::{backend::engine_on, output, progress::Progress};
@@ -47,8 +47,14 @@ impl StageArgs {
         let engine = engine_on(file.backend, file.devices)?;
         output::note!("backend {}: {}", engine.backend(), engine.device());
         let progress = Progress::new(1, stage.steps());
-        let interval = Duration::from_secs(file.checkpoint_seconds);
-        let outcome = run_stage(stage, engine.as_ref(), &data, &store, interval, &progress);
+        let runner = Runner {
+            engine: engine.as_ref(),
+            data: &data,
+            store: &store,
+            checkpoint_interval: Duration::from_secs(file.checkpoint_seconds),
+            observer: &progress,
+        };
+        let outcome = runner.run_stage(stage);
         progress.finish();
         Ok(outcome?)
     }

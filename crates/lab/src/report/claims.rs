@@ -113,7 +113,7 @@ fn more_experts(group: &Group, last: f64) -> Claim {
 
 /// The recipes that claims on the method are tested with: the paper's first, and the best at a place.
 fn tested<'a>(group: &Group<'a>, place: f64) -> Vec<&'a str> {
-    let eta = |recipe: &'a str| summarize(&group.seeds(recipe, place).gap_closures()).mean;
+    let eta = |recipe: &'a str| group.seeds(recipe, place).eta().mean;
     let recipes = group.recipes();
     let finite = recipes
         .iter()
@@ -157,7 +157,7 @@ fn closes(group: &Group, last: f64) -> Vec<Claim> {
         return Vec::new();
     }
     let claim = |recipe| {
-        let eta = summarize(&group.seeds(recipe, last).gap_closures());
+        let eta = group.seeds(recipe, last).eta();
         Claim {
             text: "With CPT as long as pre-training the upcycled model is about as good as the big one: η of 98 % \
                     (Table 2b), 93 to 95 % (Table 7). Tested: above 90 %.",
@@ -255,7 +255,7 @@ fn transition(group: &Group, last: f64) -> Vec<Claim> {
             .places()
             .into_iter()
             .filter(|&place| group.gap(place).is_resolved())
-            .map(|place| (place, summarize(&group.seeds(recipe, place).gap_closures())))
+            .map(|place| (place, group.seeds(recipe, place).eta()))
             .collect();
         let tell = |(place, eta): &(f64, Summary)| {
             format!(

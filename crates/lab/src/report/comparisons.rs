@@ -43,7 +43,7 @@ pub(crate) fn lead<'a>(group: &Group<'a>, a: &'a str, b: &'a str, place: f64) ->
 /// The recipe that others are compared with at a place: the best of the paper's that is there, else the first.
 pub(crate) fn reference<'a>(group: &Group<'a>, place: f64) -> Option<&'a str> {
     let recipes = group.recipes();
-    let eta = |recipe: &'a str| summarize(&group.seeds(recipe, place).gap_closures()).mean;
+    let eta = |recipe: &'a str| group.seeds(recipe, place).eta().mean;
     let own = recipes
         .iter()
         .copied()

@@ -3,7 +3,7 @@
 use crate::group::{ANNEALED, Group, Model, Seeds};
 use crate::number::{fixed, saving, tenth_percent, whole_percent};
 use crate::report::comparisons::lead;
-use crate::statistics::{Summary, summarize};
+use crate::statistics::Summary;
 
 /// A short paragraph on one group; none if no cell has finished.
 pub(crate) fn findings(group: &Group) -> Option<String> {
@@ -179,7 +179,7 @@ fn ranked<'a>(group: &Group<'a>, place: f64) -> Vec<(Seeds<'a>, Summary)> {
     let all = group.recipes().into_iter().map(|r| group.seeds(r, place));
     let mut ranked: Vec<_> = all
         .map(|seeds| {
-            let etas = summarize(&seeds.gap_closures());
+            let etas = seeds.eta();
             (seeds, etas)
         })
         .filter(|(_, etas)| etas.n > 0)

@@ -10,7 +10,7 @@ use crate::report::published::{
     TABLES_8_11_12,
 };
 use crate::results::{Cell, Setting};
-use crate::statistics::{gap_closure, paired, spearman, summarize};
+use crate::statistics::{gap_closure, paired, spearman};
 
 /// Our CPT fraction stands beside the paper's if it differs by no more than this share of it.
 const NEAR: f64 = 0.1;
@@ -74,8 +74,7 @@ fn ours<'a>(group: &Group<'a>, recipe: &'a str, paper: f64) -> Html {
         .min_by(|a, b| distance(a).total_cmp(&distance(b)));
     match nearest.filter(|fraction| distance(fraction) <= NEAR * paper) {
         Some(fraction) => {
-            let etas = group.seeds(recipe, fraction).gap_closures();
-            let eta = mean_sd(&summarize(&etas), 100.0, 1);
+            let eta = mean_sd(&group.seeds(recipe, fraction).eta(), 100.0, 1);
             match (100.0 * fraction).round() == (100.0 * paper).round() {
                 true => eta.into(),
                 false => {
@@ -154,12 +153,7 @@ fn activation(groups: &[Group], palette: &Palette) -> Option<Table> {
             let Some((group, last)) = group.and_then(|g| Some((g, *g.places().last()?))) else {
                 return MISSING.into();
             };
-            mean_sd(
-                &summarize(&group.seeds(recipe, last).gap_closures()),
-                100.0,
-                1,
-            )
-            .into()
+            mean_sd(&group.seeds(recipe, last).eta(), 100.0, 1).into()
         });
         let name = Html::model(recipe, palette.look(Model::Upcycled(recipe)));
         table.row([name, "this sweep".into()].into_iter().chain(etas));
@@ -255,7 +249,7 @@ fn scales(groups: &[Group], palette: &Palette) -> Option<Table> {
                 loss(|c| c.loss_fixed_e),
                 loss(|c| c.loss_upcycled),
                 loss(|c| c.loss_fixed_me),
-                mean_sd(&summarize(&seeds.gap_closures()), 100.0, 1).into(),
+                mean_sd(&seeds.eta(), 100.0, 1).into(),
             ]);
         }
     }

@@ -3,7 +3,6 @@
 use crate::group::{ANNEALED, Group, Seeds, groups};
 use crate::number::{fixed, mean_sd, percent};
 use crate::results::{Cell, Results};
-use crate::statistics::summarize;
 
 /// No line is longer than this.
 const WIDTH: usize = 100;
@@ -72,7 +71,7 @@ fn rows(group: &Group) -> Vec<(String, Row<String>)> {
 fn row(group: &Group, seeds: &Seeds) -> Row<String> {
     let setting = group.setting;
     let loss = |quantity: fn(&Cell) -> f64| plain(&fixed(seeds.summary(quantity).mean, 3));
-    let etas = summarize(&seeds.gap_closures());
+    let etas = seeds.eta();
     let (defined, all) = (etas.n, seeds.cells.len());
     [
         setting.scale.clone(),
