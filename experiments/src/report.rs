@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use upcycle_lab::{report, results::Results};
+use upcycle_report::Results;
 
 use crate::output;
 
@@ -37,11 +37,11 @@ impl ReportArgs {
         })?;
         let results: Results = serde_json::from_str(&text)
             .with_context(|| format!("{} is damaged; run the sweep again", path.display()))?;
-        let html = report::write(&results, &self.dir)?;
+        let html = upcycle_report::write(&results, &self.dir)?;
         if self.csv {
-            output::line(report::csv(&results).trim_end())?;
+            output::line(upcycle_report::csv(&results).trim_end())?;
         } else {
-            output::line(report::table(&results))?;
+            output::line(upcycle_report::table(&results))?;
         }
         output::note!("report: {}", html.display());
         Ok(())

@@ -18,7 +18,7 @@ use upcycle_data::{Dataset, Split};
 use upcycle_lab::presets::Preset;
 use upcycle_lab::{
     Calibration, CellPlan, Estimate, Runner, StageEstimate, Store, SweepConfig, SweepPlan,
-    available_memory, collect, presets, report,
+    available_memory, collect, presets,
 };
 use upcycle_lm::CostModel;
 use upcycle_train::Engine;
@@ -223,11 +223,11 @@ impl SweepArgs {
     ) -> Result<()> {
         let floor = data.entropy_rate();
         let results = collect(config, plan, store, device, floor, command_line())?;
-        let path = report::write(&results, &store.report_dir(&config.name))?;
+        let path = upcycle_report::write(&results, &store.report_dir(&config.name))?;
         if self.json {
             output::line(serde_json::to_string_pretty(&results)?)?;
         } else {
-            output::line(report::table(&results))?;
+            output::line(upcycle_report::table(&results))?;
         }
         output::note!("report: {}", path.display());
         Ok(())

@@ -5,6 +5,9 @@ use std::collections::BTreeSet;
 use upcycle_lm::CostModel;
 use upcycle_moe::RoutingStats;
 use upcycle_operator::LayerVerification;
+use upcycle_report::{
+    Arm, Cell, Curve, Overrides, Results, RoutingRow, TwinPoint, statistics::gap_closure,
+};
 use upcycle_train::{MetricsLine, Twins, UpcycleOutcome};
 
 use crate::{
@@ -12,9 +15,7 @@ use crate::{
     error::LabError,
     graph::{Stage, StageGraph},
     plan::{CellPlan, SweepPlan},
-    results::{Arm, Cell, Curve, Results, RoutingRow, TwinPoint},
     stage::StageKey,
-    statistics::gap_closure,
     store::{StageResult, Store},
     sweep::SweepConfig,
 };
@@ -56,6 +57,11 @@ pub fn collect(
             place: "the sweep's configuration".into(),
             problem: error.to_string(),
         })?,
+        overrides: Overrides {
+            tokens: config.tokens,
+            vocab: config.vocab,
+            context: config.context,
+        },
         environment: environment(backend, device),
         floor,
         cells: Vec::new(),

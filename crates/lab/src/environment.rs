@@ -3,8 +3,7 @@
 use std::{thread, time::SystemTime};
 
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
-
-use crate::results::Environment;
+use upcycle_report::Environment;
 
 /// The machine and software of this process.
 pub fn environment(backend: &str, device: &str) -> Environment {

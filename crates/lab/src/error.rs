@@ -8,8 +8,6 @@ use upcycle_lm::ConfigError;
 use upcycle_operator::OperatorError;
 use upcycle_train::TrainError;
 
-use crate::report::ReportError;
-
 /// A sweep that cannot be planned or did not finish.
 #[derive(Debug, Error)]
 pub enum LabError {
@@ -99,7 +97,4 @@ pub enum LabError {
     /// Training or its files.
     #[error(transparent)]
     Train(#[from] TrainError),
-    /// The report cannot be written.
-    #[error(transparent)]
-    Report(#[from] ReportError),
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use upcycle_lm::{CostModel, Intermediates, LmConfig, MemoryEstimate, ParameterCount};
+use upcycle_report::Setting;
 use upcycle_train::BatchConfig;
 
 use crate::{
@@ -11,7 +12,6 @@ use crate::{
     frontier::Frontier,
     graph::{Stage, StageGraph},
     plan::{CellPlan, SweepPlan},
-    results::Setting,
     stage::{StageKey, StageSpec},
     store::Store,
 };

@@ -1,8 +1,8 @@
-//! Experiments on expert upcycling: sweeps as graphs of content-addressed stages, a store that survives kills,
-//! statistics and reports.
+//! Experiments on expert upcycling: sweeps as graphs of content-addressed stages, a store that survives kills, and the
+//! rows of the report.
 //!
 //! ```text
-//! SweepConfig -> cells -> StageGraph -> runner -> Store -> Results -> report
+//! SweepConfig -> cells -> StageGraph -> runner -> Store -> Results
 //! ```
 
 mod calibrate;
@@ -13,20 +13,12 @@ mod error;
 mod estimate;
 mod frontier;
 mod graph;
-mod group;
-mod number;
 mod plan;
-pub mod plot;
 pub mod presets;
-pub mod report;
-pub mod results;
 mod runner;
-#[cfg(test)]
-mod sample;
 mod scale;
 mod slurm;
 mod stage;
-pub mod statistics;
 mod store;
 mod sweep;
 

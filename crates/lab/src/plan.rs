@@ -6,12 +6,12 @@ mod times;
 use upcycle_data::Dataset;
 use upcycle_lm::{LayerPattern, LmConfig};
 use upcycle_operator::{Recipe, Upcycle};
+use upcycle_report::Setting;
 
 use crate::{
     error::LabError,
     graph::StageGraph,
     presets,
-    results::Setting,
     scale::Scale,
     stage::{StageKey, StageSpec},
     sweep::{Growth, Protocol, SweepConfig},

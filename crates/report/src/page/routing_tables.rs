@@ -2,8 +2,8 @@
 
 use crate::group::{Group, in_order};
 use crate::number::{fixed, percent};
+use crate::page::markup::{Html, Table};
 use crate::plot::palette::Palette;
-use crate::report::markup::{Html, Table};
 use crate::results::RoutingRow;
 use crate::statistics::summarize;
 

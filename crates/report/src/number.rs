@@ -3,13 +3,13 @@
 use crate::statistics::Summary;
 
 /// What stands where there is no number.
-pub(crate) const MISSING: &str = "–";
+pub const MISSING: &str = "–";
 
 /// The sign with a space before it at which no line breaks.
 const PERCENT: &str = "\u{a0}%";
 
 /// A number with a real minus sign, never `-0`.
-pub(crate) fn fixed(value: f64, decimals: usize) -> String {
+pub fn fixed(value: f64, decimals: usize) -> String {
     if !value.is_finite() {
         return MISSING.to_owned();
     }
@@ -22,7 +22,7 @@ pub(crate) fn fixed(value: f64, decimals: usize) -> String {
 }
 
 /// A fraction in per cent without trailing zeros, such as `12.5 %`.
-pub(crate) fn percent(fraction: f64) -> String {
+pub fn percent(fraction: f64) -> String {
     let text = fixed(100.0 * fraction, 1);
     let text = text.strip_suffix(".0").unwrap_or(&text);
     if text == MISSING {
@@ -32,7 +32,7 @@ pub(crate) fn percent(fraction: f64) -> String {
 }
 
 /// A fraction in per cent with one decimal, such as `2.0 %`, so that a column lines up.
-pub(crate) fn tenth_percent(fraction: f64) -> String {
+pub fn tenth_percent(fraction: f64) -> String {
     match fixed(100.0 * fraction, 1).as_str() {
         MISSING => MISSING.to_owned(),
         text => format!("{text}{PERCENT}"),
@@ -40,7 +40,7 @@ pub(crate) fn tenth_percent(fraction: f64) -> String {
 }
 
 /// A fraction in whole per cent, such as `−139 %`.
-pub(crate) fn whole_percent(fraction: f64) -> String {
+pub fn whole_percent(fraction: f64) -> String {
     match fixed(100.0 * fraction, 0).as_str() {
         MISSING => MISSING.to_owned(),
         text => format!("{text}{PERCENT}"),
@@ -48,7 +48,7 @@ pub(crate) fn whole_percent(fraction: f64) -> String {
 }
 
 /// Mean and standard deviation, such as `1.4590 ± 0.0034`; the mean alone for one seed.
-pub(crate) fn mean_sd(summary: &Summary, unit: f64, decimals: usize) -> String {
+pub fn mean_sd(summary: &Summary, unit: f64, decimals: usize) -> String {
     let mean = fixed(summary.mean * unit, decimals);
     if summary.sd.is_finite() {
         format!("{mean} ± {}", fixed(summary.sd * unit, decimals))
@@ -61,19 +61,19 @@ const COUNTS: [&str; 5] = ["", "K", "M", "B", "T"];
 const FLOPS: [&str; 9] = ["", "k", "M", "G", "T", "P", "E", "Z", "Y"];
 
 /// A count with a unit prefix, such as `1.02M`.
-pub(crate) fn count(value: f64) -> String {
+pub fn count(value: f64) -> String {
     let (scaled, prefix) = prefixed(value, &COUNTS);
     format!("{scaled}{prefix}")
 }
 
 /// The unit that suits a count, and its prefix: a million and `M` for 1.02 million.
-pub(crate) fn count_unit(value: f64) -> (f64, &'static str) {
+pub fn count_unit(value: f64) -> (f64, &'static str) {
     let power = power_of_thousand(value, COUNTS.len());
     (1000_f64.powi(power as i32), COUNTS[power])
 }
 
 /// Floating-point operations, such as `1.54 EFLOP`.
-pub(crate) fn flops(value: f64) -> String {
+pub fn flops(value: f64) -> String {
     let (scaled, prefix) = prefixed(value, &FLOPS);
     if scaled == MISSING {
         return scaled;
@@ -82,13 +82,13 @@ pub(crate) fn flops(value: f64) -> String {
 }
 
 /// The unit that suits floating-point operations, and its name.
-pub(crate) fn flops_unit(value: f64) -> (f64, String) {
+pub fn flops_unit(value: f64) -> (f64, String) {
     let power = power_of_thousand(value, FLOPS.len());
     (1000_f64.powi(power as i32), format!("{}FLOP", FLOPS[power]))
 }
 
 /// Seconds in the unit that suits them.
-pub(crate) fn duration(seconds: f64) -> String {
+pub fn duration(seconds: f64) -> String {
     if !seconds.is_finite() {
         return MISSING.to_owned();
     }
@@ -97,7 +97,7 @@ pub(crate) fn duration(seconds: f64) -> String {
 }
 
 /// The unit that suits some seconds, in seconds, and its name.
-pub(crate) fn duration_unit(seconds: f64) -> (f64, &'static str) {
+pub fn duration_unit(seconds: f64) -> (f64, &'static str) {
     match seconds {
         s if s < 120.0 => (1.0, "s"),
         s if s < 7200.0 => (60.0, "min"),
@@ -106,13 +106,13 @@ pub(crate) fn duration_unit(seconds: f64) -> (f64, &'static str) {
 }
 
 /// What is saved when `cost` is paid instead of `reference`, as a fraction.
-pub(crate) fn saving(cost: f64, reference: f64) -> Option<f64> {
+pub fn saving(cost: f64, reference: f64) -> Option<f64> {
     let saving = 1.0 - cost / reference;
     (reference > 0.0 && saving.is_finite()).then_some(saving)
 }
 
 /// A share saved, such as `3.7 %`; one that is not saved but spent reads `0.5 % more`.
-pub(crate) fn saved(saving: f64) -> String {
+pub fn saved(saving: f64) -> String {
     let share = tenth_percent(saving.abs());
     if saving < 0.0 {
         format!("{share} more")

@@ -3,14 +3,23 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io, process};
 
+use crate::csv::csv;
+use crate::error::ReportError;
+use crate::page::page;
 use crate::plot::{Figure, figures, png};
-use crate::report::{ReportError, csv, page};
 use crate::results::Results;
 
 /// Figures are drawn in units of half a page pixel, so one pixel a unit is sharp on a fine screen too.
 const PNG_SCALE: f32 = 1.0;
 
-pub(super) fn write(results: &Results, dir: &Path) -> Result<PathBuf, ReportError> {
+/// Writes `report.html`, `results.csv`, `results.json` and `figures/*.svg` and `*.png` into a folder, which is made
+/// if it is not there, and returns the path of the page. Each file is written beside its place and renamed, so that a
+/// reader never sees half of one.
+///
+/// # Errors
+///
+/// When a figure cannot be drawn or a file not be written; the error names the file.
+pub fn write(results: &Results, dir: &Path) -> Result<PathBuf, ReportError> {
     let figures = figures(results)?;
     let pictures = dir.join("figures");
     fs::create_dir_all(&pictures).map_err(at(&pictures))?;
@@ -26,7 +35,7 @@ pub(super) fn write(results: &Results, dir: &Path) -> Result<PathBuf, ReportErro
     })?;
     put(&path, &json)?;
     let path = dir.join("report.html");
-    put(&path, page::page(results, &figures).as_bytes())?;
+    put(&path, page(results, &figures).as_bytes())?;
     Ok(path)
 }
 

@@ -3,8 +3,8 @@
 
 use crate::group::{Group, Model, Seeds};
 use crate::number::{MISSING, fixed};
+use crate::page::markup::{Html, Table};
 use crate::plot::palette::Palette;
-use crate::report::markup::{Html, Table};
 use crate::results::Cell;
 use crate::statistics::{Summary, paired, slope, spearman, summarize};
 

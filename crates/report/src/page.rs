@@ -1,29 +1,48 @@
 //! The page: sections in the order in which a reader asks.
 
+mod claims;
+mod comparisons;
+mod cost_tables;
+mod findings;
+mod loss_tables;
+mod markup;
+mod paper;
+mod published;
+mod routing_tables;
+
 use std::fmt::Write;
 
+use claims::claims;
+use comparisons::{leads, trends};
+use cost_tables::costs;
+use findings::findings;
+use loss_tables::{cells, gap_closures, jumps, losses};
+use markup::{Html, Table};
+use routing_tables::routing;
+
+use crate::error::ReportError;
 use crate::group::{Group, groups};
 use crate::number::count;
 use crate::plot::palette::Palette;
-use crate::plot::{Figure, FigureKind};
-use crate::report::claims::{self, claims};
-use crate::report::comparisons::{leads, trends};
-use crate::report::cost_tables::costs;
-use crate::report::findings::findings;
-use crate::report::loss_tables::{cells, gap_closures, jumps, losses};
-use crate::report::markup::{Html, Table};
-use crate::report::paper;
-use crate::report::routing_tables::routing;
+use crate::plot::{Figure, FigureKind, figures};
 use crate::results::Results;
-use crate::sweep::SweepConfig;
 
-const STYLE: &str = include_str!("../report.css");
+const STYLE: &str = include_str!("page/page.css");
 
 /// A heading, the anchor that leads to it, and what stands below it.
 struct Section {
     anchor: &'static str,
     heading: &'static str,
     body: String,
+}
+
+/// The report as one HTML page that needs nothing else: figures and styles are inside.
+///
+/// # Errors
+///
+/// When a figure cannot be drawn.
+pub fn html(results: &Results) -> Result<String, ReportError> {
+    Ok(page(results, &figures(results)?))
 }
 
 /// The whole page.
@@ -94,15 +113,15 @@ fn summary(results: &Results) -> String {
 
 /// What the sweep changed of its scales.
 fn shrunk(results: &Results) -> String {
-    let Ok(config) = toml::from_str::<SweepConfig>(&results.config) else {
-        return String::new();
-    };
+    let overrides = &results.overrides;
     let changes: Vec<String> = [
-        config
+        overrides
             .tokens
             .map(|tokens| format!("{} tokens of pre-training", count(tokens as f64))),
-        config.vocab.map(|vocab| format!("a vocabulary of {vocab}")),
-        config
+        overrides
+            .vocab
+            .map(|vocab| format!("a vocabulary of {vocab}")),
+        overrides
             .context
             .map(|context| format!("a context of {context} tokens")),
     ]
@@ -319,9 +338,8 @@ mod tests {
     fn shrunk_scales_are_told() {
         let mut results = sample::results();
         assert!(!html(&results).contains("by their names"));
-        let mut config = crate::presets::sweep("quick").unwrap();
-        (config.tokens, config.context) = (Some(200_000), Some(32));
-        results.config = toml::to_string(&config).unwrap();
+        results.overrides.tokens = Some(200_000);
+        results.overrides.context = Some(32);
         let page = html(&results);
         assert!(page.contains("names: 200K tokens of pre-training, a context of 32 tokens."));
     }

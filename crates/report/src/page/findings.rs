@@ -2,7 +2,7 @@
 
 use crate::group::{ANNEALED, Group, Model, Seeds};
 use crate::number::{fixed, saving, tenth_percent, whole_percent};
-use crate::report::comparisons::lead;
+use crate::page::comparisons::lead;
 use crate::statistics::Summary;
 
 /// A short paragraph on one group; none if no cell has finished.

@@ -13,6 +13,9 @@ pub struct Results {
     pub command: String,
     /// The full sweep configuration as TOML.
     pub config: String,
+    /// What it has in place of its scales' own values.
+    #[serde(default)]
+    pub overrides: Overrides,
     /// Where it ran.
     pub environment: Environment,
     /// Entropy rate of the data in nats a token, where it is known in closed form.
@@ -23,6 +26,20 @@ pub struct Results {
     pub curves: Vec<Curve>,
     /// Routing of the final models, one row for each run and MoE layer.
     pub routing: Vec<RoutingRow>,
+}
+
+/// What a sweep has in place of the values of its scales; none where it leaves a value as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overrides {
+    /// Tokens of pre-training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    /// Size of the vocabulary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vocab: Option<usize>,
+    /// Context in tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<usize>,
 }
 
 /// The machine and software that produced the results.

@@ -1,6 +1,8 @@
 //! Made-up results for tests.
 
-use crate::results::{Arm, Cell, Curve, Environment, Results, RoutingRow, Setting, TwinPoint};
+use crate::results::{
+    Arm, Cell, Curve, Environment, Overrides, Results, RoutingRow, Setting, TwinPoint,
+};
 use crate::statistics::gap_closure;
 
 const FRACTIONS: [f64; 4] = [0.1, 0.25, 0.5, 1.0];
@@ -17,6 +19,7 @@ pub(crate) fn empty() -> Results {
         name: "quick".into(),
         command: "cargo run --release --bin sweep -- --config configs/sweeps/quick.toml".into(),
         config: "[sweep]\nscales = [\"tiny\"] # <&>\n".into(),
+        overrides: Overrides::default(),
         environment: Environment {
             version: "0.1.0".into(),
             backend: "flex (CPU)".into(),

@@ -2,8 +2,8 @@
 
 use crate::group::{Group, Model, Seeds};
 use crate::number::{MISSING, count, fixed, mean_sd, percent};
+use crate::page::markup::{Html, Table};
 use crate::plot::palette::Palette;
-use crate::report::markup::{Html, Table};
 use crate::results::Cell;
 use crate::statistics::summarize;
 

@@ -2,13 +2,13 @@
 
 use crate::group::{Group, Model};
 use crate::number::{MISSING, fixed, mean_sd, percent};
-use crate::plot::palette::Palette;
-use crate::report::comparisons::on_same_seeds;
-use crate::report::markup::{Html, Table};
-use crate::report::published::{
+use crate::page::comparisons::on_same_seeds;
+use crate::page::markup::{Html, Table};
+use crate::page::published::{
     ABLATION, BY_SCALE, PLAIN, PLAIN_LOSS, TABLE_2A, TABLE_2B, TABLE_3, TABLE_3_FIXED, TABLE_4,
     TABLES_8_11_12,
 };
+use crate::plot::palette::Palette;
 use crate::results::{Cell, Setting};
 use crate::statistics::{gap_closure, paired, spearman};
 

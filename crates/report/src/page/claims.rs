@@ -2,10 +2,8 @@
 
 use crate::group::{Group, Model};
 use crate::number::{fixed, saving, tenth_percent};
-use crate::report::comparisons::{
-    foresight, is_of_the_paper, lead, on_same_seeds, reference, trend,
-};
-use crate::report::markup::{Html, Table};
+use crate::page::comparisons::{foresight, is_of_the_paper, lead, on_same_seeds, reference, trend};
+use crate::page::markup::{Html, Table};
 use crate::statistics::{Summary, paired, summarize};
 
 /// What a sweep says of a claim.

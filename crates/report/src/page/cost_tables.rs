@@ -2,8 +2,8 @@
 
 use crate::group::{Group, Model, Seeds};
 use crate::number::{MISSING, duration, flops, saved, saving};
+use crate::page::markup::{Html, Table};
 use crate::plot::palette::Palette;
-use crate::report::markup::{Html, Table};
 use crate::results::Cell;
 
 /// FLOPs and seconds of Upcycled beside Fixed-mE, means over seeds.

@@ -1,0 +1,28 @@
+//! What a sweep found out, for people: a self-contained HTML page, a CSV file, a table for the terminal, figures. All of it
+//! is made from result rows alone.
+//!
+//! ```text
+//! Results -> groups -> statistics -> page, table, plots -> files
+//! ```
+
+mod csv;
+mod error;
+mod files;
+mod group;
+pub mod number;
+mod page;
+pub mod plot;
+mod results;
+#[cfg(test)]
+mod sample;
+pub mod statistics;
+mod table;
+
+pub use csv::csv;
+pub use error::ReportError;
+pub use files::write;
+pub use page::html;
+pub use results::{
+    Arm, Cell, Curve, Environment, Overrides, Results, RoutingRow, Setting, TwinPoint,
+};
+pub use table::table;
