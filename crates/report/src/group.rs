@@ -1,7 +1,7 @@
 //! The rows of a sweep that belong into one figure or table: all that share scale, data, protocol, E, mE and K, over
 //! CPT fractions or, in sweeps that move tau, over transitions.
 
-use crate::results::{Arm, Cell, Curve, Results, RoutingRow, Setting};
+use crate::results::{Cell, Curve, Results, RoutingRow, Setting};
 use crate::statistics::{SMALLEST_GAP, Summary, summarize};
 
 /// One comparison of Fixed-E, Fixed-mE and some recipes over CPT fractions and seeds.
@@ -55,47 +55,6 @@ impl Gap {
             CLEAR * spread
         };
         self.size() >= SMALLEST_GAP && self.size() > clear
-    }
-}
-
-/// One of the models that are compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Model<'a> {
-    FixedE,
-    Upcycled(&'a str),
-    FixedMe,
-}
-
-impl<'a> Model<'a> {
-    pub(crate) fn new(arm: Arm, recipe: Option<&'a str>) -> Self {
-        match arm {
-            Arm::FixedE => Self::FixedE,
-            Arm::FixedMe => Self::FixedMe,
-            Arm::Upcycled => Self::Upcycled(recipe.unwrap_or("upcycled")),
-        }
-    }
-
-    /// Name for people, such as `Fixed-16`.
-    pub(crate) fn label(self, setting: &Setting) -> String {
-        match self {
-            Self::FixedE => format!("Fixed-{}", setting.experts),
-            Self::Upcycled(recipe) => recipe.to_owned(),
-            Self::FixedMe => format!("Fixed-{}", setting.target_experts),
-        }
-    }
-}
-
-impl Curve {
-    /// The model that this is the curve of.
-    pub(crate) fn model(&self) -> Model<'_> {
-        Model::new(self.arm, self.recipe.as_deref())
-    }
-}
-
-impl RoutingRow {
-    /// The model that this is a layer of.
-    pub(crate) fn model(&self) -> Model<'_> {
-        Model::new(self.arm, self.recipe.as_deref())
     }
 }
 
@@ -327,22 +286,6 @@ impl Seeds<'_> {
     fn values(&self, quantity: impl Fn(&Cell) -> f64) -> Vec<f64> {
         self.cells.iter().map(|c| quantity(c)).collect()
     }
-}
-
-/// Fixed-E, the upcycled models in order of appearance, Fixed-mE.
-pub(crate) fn in_order<'a>(models: impl IntoIterator<Item = Model<'a>>) -> Vec<Model<'a>> {
-    let mut ordered: Vec<Model> = Vec::new();
-    for model in models {
-        if !ordered.contains(&model) {
-            ordered.push(model);
-        }
-    }
-    ordered.sort_by_key(|model| match model {
-        Model::FixedE => 0,
-        Model::Upcycled(_) => 1,
-        Model::FixedMe => 2,
-    });
-    ordered
 }
 
 fn ascending(values: impl Iterator<Item = f64>) -> Vec<f64> {

@@ -9,6 +9,7 @@ mod csv;
 mod error;
 mod files;
 mod group;
+mod model;
 pub mod number;
 mod page;
 pub mod plot;

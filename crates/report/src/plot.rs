@@ -1,75 +1,27 @@
 //! Figures of a sweep as SVG, and SVG as PNG.
 
 mod axis;
-mod canvas;
 mod clip;
+mod error;
+mod figure;
 mod gap_closure;
 mod loss_curves;
 pub(crate) mod palette;
+mod panel;
 mod pareto;
+mod png;
 mod ranking;
 mod routing_load;
+mod sheet;
 mod twins;
 
-use std::sync::Arc;
-
-use resvg::{tiny_skia, usvg};
+pub use error::PlotError;
+pub use figure::{Figure, FigureKind};
+pub use png::png;
 
 use crate::group::groups;
 use crate::plot::palette::Palette;
 use crate::results::Results;
-
-/// One figure.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Figure {
-    /// What it shows.
-    pub kind: FigureKind,
-    /// File stem, unique in a sweep, such as `gap_closure_tiny_8x2_k2`.
-    pub name: String,
-    /// Title; it stands in the picture too.
-    pub title: String,
-    /// What the marks and lines mean, in sentences.
-    pub caption: String,
-    /// The picture, on white ground.
-    pub svg: String,
-}
-
-/// What a figure shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FigureKind {
-    /// Gap closure over the CPT fraction.
-    GapClosure,
-    /// Validation loss over tokens.
-    LossCurves,
-    /// Final loss over training compute and time.
-    Pareto,
-    /// Load of each expert.
-    RoutingLoad,
-    /// Replicas drifting apart.
-    Twins,
-}
-
-/// Why a figure could not be drawn.
-#[derive(Debug, thiserror::Error)]
-pub enum PlotError {
-    /// The drawing library failed.
-    #[error("cannot draw the figure: {0}")]
-    Draw(String),
-    /// The picture is not valid SVG.
-    #[error("cannot read the figure as SVG")]
-    Svg(#[from] usvg::Error),
-    /// A picture of this size cannot be made.
-    #[error("cannot make a PNG of {width} x {height} pixels; choose another scale")]
-    Size {
-        /// Pixels a row.
-        width: f32,
-        /// Rows.
-        height: f32,
-    },
-    /// The PNG encoder failed.
-    #[error("cannot encode the figure as PNG: {0}")]
-    Encode(String),
-}
 
 /// All figures of a sweep: for each (scale, data, protocol, E, mE, K) gap closure over the CPT fraction, loss curves, loss
 /// over cost, the load of the experts, and replicas drifting apart, each where there are data for it.
@@ -111,52 +63,11 @@ pub fn figures(results: &Results) -> Result<Vec<Figure>, PlotError> {
 /// More recipes than this cannot be told apart in a picture.
 const MOST_RECIPES: usize = 12;
 
-const LARGEST_SIDE: f32 = 32_768.0;
-
-/// Renders SVG as PNG, `scale` pixels a unit. Text is set in a font that comes with the program, so that the result
-/// is the same on every machine.
-///
-/// # Errors
-///
-/// When the text is not SVG, or the scale gives a picture of no size or more than 32,768 pixels a side.
-pub fn png(svg: &str, scale: f32) -> Result<Vec<u8>, PlotError> {
-    let tree = usvg::Tree::from_str(svg, &options())?;
-    let (width, height) = (tree.size().width() * scale, tree.size().height() * scale);
-    let size = PlotError::Size { width, height };
-    if !(width >= 1.0 && height >= 1.0 && width.max(height) <= LARGEST_SIDE) {
-        return Err(size);
-    }
-    let Some(mut pixels) = tiny_skia::Pixmap::new(width.ceil() as u32, height.ceil() as u32) else {
-        return Err(size);
-    };
-    pixels.fill(tiny_skia::Color::WHITE);
-    let scale = tiny_skia::Transform::from_scale(scale, scale);
-    resvg::render(&tree, scale, &mut pixels.as_mut());
-    pixels
-        .encode_png()
-        .map_err(|error| PlotError::Encode(error.to_string()))
-}
-
-/// Options with the bundled font. It has Latin, Greek and Cyrillic letters, but no arrows.
-fn options() -> usvg::Options<'static> {
-    let mut fonts = usvg::fontdb::Database::new();
-    fonts.load_font_data(epaint_default_fonts::UBUNTU_LIGHT.to_vec());
-    let family = fonts
-        .faces()
-        .find_map(|face| face.families.first().map(|(name, _)| name.clone()));
-    if let Some(family) = family {
-        fonts.set_sans_serif_family(family);
-    }
-    usvg::Options {
-        fontdb: Arc::new(fonts),
-        ..usvg::Options::default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::sample;
+    use resvg::tiny_skia;
 
     fn names(results: &Results) -> Vec<String> {
         let figures = figures(results).unwrap();
@@ -217,27 +128,5 @@ mod tests {
                 assert_eq!(pixels.width(), 380);
             }
         }
-    }
-
-    #[test]
-    fn text_is_drawn_without_system_fonts() {
-        let picture = |text: &str| {
-            let svg = format!(
-                r#"<svg xmlns="http://www.w3.org/2000/svg" width="60" height="30"><text y="20" font-family="sans-serif">{text}</text></svg>"#
-            );
-            png(&svg, 1.0).unwrap()
-        };
-        for text in ["abc", "η", "τ", "±", "−", "…"] {
-            assert_ne!(picture(text), picture(""), "{text} left no trace");
-        }
-    }
-
-    #[test]
-    fn no_png_of_impossible_size() {
-        let svg = r#"<svg xmlns="http://www.w3.org/2000/svg" width="60" height="30"/>"#;
-        for scale in [0.0, -1.0, f32::NAN, f32::INFINITY, 1e9] {
-            assert!(matches!(png(svg, scale), Err(PlotError::Size { .. })));
-        }
-        assert!(matches!(png("no picture", 1.0), Err(PlotError::Svg(_))));
     }
 }

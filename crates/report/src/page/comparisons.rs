@@ -1,7 +1,8 @@
 //! What can be told apart: recipes on the same seeds, the trend over budgets, and what the loss right after the operator
 //! says of the final one.
 
-use crate::group::{Group, Model, Seeds};
+use crate::group::{Group, Seeds};
+use crate::model::Model;
 use crate::number::{MISSING, fixed};
 use crate::page::markup::{Html, Table};
 use crate::plot::palette::Palette;

@@ -1,6 +1,7 @@
 //! The table of training cost.
 
-use crate::group::{Group, Model, Seeds};
+use crate::group::{Group, Seeds};
+use crate::model::Model;
 use crate::number::{MISSING, duration, flops, saved, saving};
 use crate::page::markup::{Html, Table};
 use crate::plot::palette::Palette;

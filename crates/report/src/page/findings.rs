@@ -1,6 +1,7 @@
 //! What the numbers of a group say, in sentences.
 
-use crate::group::{ANNEALED, Group, Model, Seeds};
+use crate::group::{ANNEALED, Group, Seeds};
+use crate::model::Model;
 use crate::number::{fixed, saving, tenth_percent, whole_percent};
 use crate::page::comparisons::lead;
 use crate::statistics::Summary;

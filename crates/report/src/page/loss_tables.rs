@@ -1,6 +1,7 @@
 //! Tables of gap closure, of final losses, of the loss around the operator, and the rows of single seeds.
 
-use crate::group::{Group, Model, Seeds};
+use crate::group::{Group, Seeds};
+use crate::model::Model;
 use crate::number::{MISSING, count, fixed, mean_sd, percent};
 use crate::page::markup::{Html, Table};
 use crate::plot::palette::Palette;

@@ -1,6 +1,7 @@
 //! The paper's published figures (arXiv 2604.19835 v2) beside ours.
 
-use crate::group::{Group, Model};
+use crate::group::Group;
+use crate::model::Model;
 use crate::number::{MISSING, fixed, mean_sd, percent};
 use crate::page::comparisons::on_same_seeds;
 use crate::page::markup::{Html, Table};

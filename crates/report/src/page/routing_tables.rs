@@ -1,6 +1,7 @@
 //! The table of routing health.
 
-use crate::group::{Group, in_order};
+use crate::group::Group;
+use crate::model::in_order;
 use crate::number::{fixed, percent};
 use crate::page::markup::{Html, Table};
 use crate::plot::palette::Palette;

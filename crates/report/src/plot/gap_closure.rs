@@ -5,12 +5,15 @@ use std::ops::Range;
 use plotters::style::BLACK;
 use plotters::style::text_anchor::HPos;
 
-use crate::group::{Group, Model, Seeds};
+use crate::group::{Group, Seeds};
+use crate::model::Model;
 use crate::number::{percent, whole_percent};
 use crate::plot::axis::{extent, widened};
-use crate::plot::canvas::{Entry, MUTED, Panel, Stroke, WIDTH, draw};
+use crate::plot::error::PlotError;
+use crate::plot::figure::{Figure, FigureKind};
 use crate::plot::palette::{Look, Palette};
-use crate::plot::{Figure, FigureKind, PlotError};
+use crate::plot::panel::{Panel, Stroke};
+use crate::plot::sheet::{Entry, MUTED, WIDTH, draw};
 use crate::statistics::summarize;
 
 /// What is farther away from the gap than this, in per cent, is marked at the border.
@@ -38,7 +41,7 @@ pub(crate) fn figure(group: &Group, palette: &Palette) -> Result<Option<Figure>,
         .collect();
     let y = range(&all);
     let svg = draw(&title, &legend, 620, |sheet| {
-        let panel = sheet.panel(120..WIDTH - 170, across(&places), y.clone());
+        let panel = Panel::new(sheet, 120..WIDTH - 170, across(&places), y.clone());
         axes(&panel, group, &places)?;
         lines.iter().try_for_each(|line| line.draw(&panel))?;
         draw_beyond(&panel, &lines)

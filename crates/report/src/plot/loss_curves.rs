@@ -6,12 +6,15 @@ use std::ops::Range;
 use plotters::style::BLACK;
 use plotters::style::text_anchor::HPos;
 
-use crate::group::{Group, Model, in_order};
+use crate::group::Group;
+use crate::model::{Model, in_order};
 use crate::number::{count, count_unit, fixed};
 use crate::plot::axis::{extent, ticks, widened};
-use crate::plot::canvas::{Entry, MUTED, Panel, Sheet, Stroke, WIDTH, draw};
+use crate::plot::error::PlotError;
+use crate::plot::figure::{Figure, FigureKind};
 use crate::plot::palette::{Look, Palette};
-use crate::plot::{Figure, FigureKind, PlotError};
+use crate::plot::panel::{Panel, Stroke};
+use crate::plot::sheet::{Entry, MUTED, Sheet, WIDTH, draw};
 use crate::results::Curve;
 use crate::statistics::summarize;
 
@@ -156,7 +159,7 @@ impl View {
 }
 
 fn draw_run(sheet: &Sheet, bundles: &[Bundle], view: &View) -> Result<(), PlotError> {
-    let panel = sheet.panel(120..970, view.tokens.clone(), view.loss.clone());
+    let panel = Panel::new(sheet, 120..970, view.tokens.clone(), view.loss.clone());
     panel.y_axis("validation loss in nats a token")?;
     panel.x_axis(&token_labels(&view.tokens, 5), "tokens")?;
     draw_references(&panel, view)?;
@@ -217,7 +220,7 @@ fn draw_finals(sheet: &Sheet, finals: &[(&Bundle, Vec<f64>)]) -> Result<(), Plot
         return Ok(());
     };
     let rows = finals.len() as f64;
-    let panel = sheet.panel(1080..WIDTH - 40, widened(&all, 0.1, 0.1), 0.0..rows);
+    let panel = Panel::new(sheet, 1080..WIDTH - 40, widened(&all, 0.1, 0.1), 0.0..rows);
     panel.x_grid("final loss in nats a token")?;
     for (bundle, ends) in finals {
         if !matches!(bundle.model, Model::Upcycled(_)) {

@@ -2,7 +2,7 @@
 
 use plotters::style::{BLACK, RGBColor};
 
-use crate::group::Model;
+use crate::model::Model;
 use crate::results::Results;
 
 /// Recipes whose look is the same in every report, in the order of the colours.

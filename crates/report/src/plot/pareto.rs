@@ -2,12 +2,15 @@
 
 use std::ops::Range;
 
-use crate::group::{Group, Model};
+use crate::group::Group;
+use crate::model::Model;
 use crate::number::{duration_unit, fixed, flops_unit};
 use crate::plot::axis::{extent, ticks, widened};
-use crate::plot::canvas::{Entry, MUTED, Panel, Stroke, WIDTH, draw};
+use crate::plot::error::PlotError;
+use crate::plot::figure::{Figure, FigureKind};
 use crate::plot::palette::{Look, Palette};
-use crate::plot::{Figure, FigureKind, PlotError};
+use crate::plot::panel::{Panel, Stroke};
+use crate::plot::sheet::{Entry, MUTED, WIDTH, draw};
 use crate::results::Cell;
 use crate::statistics::summarize;
 
@@ -38,7 +41,7 @@ pub(crate) fn figure(group: &Group, palette: &Palette) -> Result<Option<Figure>,
             };
             let (unit, name) = cost.unit(costs.end);
             let x = widened(&(costs.start / unit..costs.end / unit), 0.05, 0.05);
-            let panel = sheet.panel(columns, x, losses.clone());
+            let panel = Panel::new(sheet, columns, x, losses.clone());
             panel.y_axis("validation loss in nats a token")?;
             x_axis(&panel, &name)?;
             let points = |line: &Line| line.scaled(cost, unit);

@@ -3,12 +3,15 @@
 use plotters::style::BLACK;
 use plotters::style::text_anchor::HPos;
 
-use crate::group::{Group, Model};
+use crate::group::Group;
+use crate::model::Model;
 use crate::number::fixed;
 use crate::plot::axis::{extent, ticks, widened};
-use crate::plot::canvas::{MUTED, Stroke, WIDTH, draw};
+use crate::plot::error::PlotError;
+use crate::plot::figure::{Figure, FigureKind};
 use crate::plot::palette::{Look, Palette};
-use crate::plot::{Figure, FigureKind, PlotError};
+use crate::plot::panel::{Panel, Stroke};
+use crate::plot::sheet::{MUTED, WIDTH, draw};
 use crate::statistics::summarize;
 
 /// Height of a row.
@@ -45,7 +48,7 @@ pub(crate) fn figure(group: &Group, palette: &Palette) -> Result<Option<Figure>,
     let x = widened(&(all.start.min(0.0)..all.end.max(0.0)), 0.04, 0.04);
     let count = rows.len() as f64;
     let svg = draw(&title, &[], ROW * rows.len() as i32, |sheet| {
-        let panel = sheet.panel(NAMES..WIDTH - 60, x, 0.0..count);
+        let panel = Panel::new(sheet, NAMES..WIDTH - 60, x, 0.0..count);
         let ticks = ticks(&panel.x, 6);
         let label = |value: &f64| (*value, fixed(*value, ticks.decimals));
         let labels: Vec<_> = ticks.values.iter().map(label).collect();

@@ -2,12 +2,15 @@
 
 use std::ops::Range;
 
-use crate::group::{Group, Model, in_order};
+use crate::group::Group;
+use crate::model::{Model, in_order};
 use crate::number::{count, percent};
 use crate::plot::axis::{extent, ticks, widened};
-use crate::plot::canvas::{Entry, MUTED, Stroke, WIDTH, draw};
+use crate::plot::error::PlotError;
+use crate::plot::figure::{Figure, FigureKind};
 use crate::plot::palette::{Look, Palette};
-use crate::plot::{Figure, FigureKind, PlotError};
+use crate::plot::panel::{Panel, Stroke};
+use crate::plot::sheet::{Entry, MUTED, WIDTH, draw};
 use crate::results::RoutingRow;
 use crate::statistics::summarize;
 
@@ -40,7 +43,7 @@ pub(crate) fn figure(group: &Group, palette: &Palette) -> Result<Option<Figure>,
         .collect();
     let y = range(&all);
     let svg = draw(&title, &legend, 460, |sheet| {
-        let panel = sheet.panel(120..WIDTH - 60, 0.0..1.0, y.clone());
+        let panel = Panel::new(sheet, 120..WIDTH - 60, 0.0..1.0, y.clone());
         panel.y_axis("load, as a multiple of the uniform share")?;
         let places = ticks(&panel.x, 5).values.into_iter();
         let labels: Vec<_> = places.map(|x| (x, percent(x))).collect();

@@ -1,11 +1,14 @@
 //! The figure of replicas drifting apart over continued pre-training.
 
-use crate::group::{Group, Model, in_order};
+use crate::group::Group;
+use crate::model::{Model, in_order};
 use crate::plot::axis::{extent, widened};
-use crate::plot::canvas::{Entry, Stroke, WIDTH, draw};
+use crate::plot::error::PlotError;
+use crate::plot::figure::{Figure, FigureKind};
 use crate::plot::loss_curves::{mean, token_labels};
 use crate::plot::palette::{Look, Palette};
-use crate::plot::{Figure, FigureKind, PlotError};
+use crate::plot::panel::{Panel, Stroke};
+use crate::plot::sheet::{Entry, WIDTH, draw};
 use crate::results::{Curve, TwinPoint};
 
 const COSINE: &str = "cosine of the weights of two replicas";
@@ -49,7 +52,7 @@ pub(crate) fn figure(group: &Group, palette: &Palette) -> Result<Option<Figure>,
             let all = bundles.iter().flat_map(|b| b.values(quantity));
             let Some(all) = extent(all) else { continue };
             let y = widened(&(all.start.min(0.0)..all.end), 0.02, 0.06);
-            let panel = sheet.panel(columns, widened(&tokens, 0.0, 0.0), y);
+            let panel = Panel::new(sheet, columns, widened(&tokens, 0.0, 0.0), y);
             panel.y_axis(heading)?;
             panel.x_axis(&token_labels(&panel.x, 4), "tokens")?;
             for bundle in &bundles {

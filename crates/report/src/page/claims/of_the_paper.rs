@@ -1,0 +1,291 @@
+//! The paper's claims.
+
+use super::claim::{Claim, Verdict, told};
+use crate::group::Group;
+use crate::model::Model;
+use crate::number::{fixed, saving, tenth_percent};
+use crate::page::comparisons::{foresight, is_of_the_paper, lead, on_same_seeds, reference, trend};
+use crate::statistics::{Summary, paired, summarize};
+
+/// The claims that a group has the runs for.
+pub(super) fn claims(group: &Group, last: f64) -> Vec<Claim> {
+    let mut claims = vec![more_experts(group, last)];
+    // Without a gap to close the others have no meaning.
+    if group.gap(last).is_resolved() {
+        let all: [fn(&Group, f64) -> Vec<Claim>; 8] = [
+            rises, closes, preserves, utility, copies, transition, dense, foresees,
+        ];
+        claims.extend(all.iter().flat_map(|claim| claim(group, last)));
+        claims.extend(saves(group));
+    }
+    claims
+}
+
+fn more_experts(group: &Group, last: f64) -> Claim {
+    let cells = group.fixed(last);
+    let pairs = cells
+        .iter()
+        .map(|c| (Some(c.loss_fixed_e), Some(c.loss_fixed_me)));
+    let ahead = paired(pairs);
+    Claim {
+        text: "More experts at the same compute a token lower the loss (section 1).",
+        here: format!(
+            "{} is ahead of {} by {} nats at {}.",
+            Model::FixedMe.label(group.setting),
+            Model::FixedE.label(group.setting),
+            told(&ahead, 1.0, 4),
+            group.setting.place_name(last)
+        ),
+        verdict: Verdict::above(&ahead, 0.0),
+    }
+}
+
+/// The recipes that claims on the method are tested with: the paper's first, and the best at a place.
+fn tested<'a>(group: &Group<'a>, place: f64) -> Vec<&'a str> {
+    let eta = |recipe: &'a str| group.seeds(recipe, place).eta().mean;
+    let recipes = group.recipes();
+    let finite = recipes
+        .iter()
+        .copied()
+        .filter(|recipe| eta(recipe).is_finite());
+    let best = finite.max_by(|a, b| eta(a).total_cmp(&eta(b)));
+    let own = recipes
+        .iter()
+        .copied()
+        .find(|recipe| is_of_the_paper(recipe));
+    let mut tested: Vec<&str> = own.into_iter().chain(best).collect();
+    tested.dedup();
+    tested
+}
+
+fn rises(group: &Group, last: f64) -> Vec<Claim> {
+    if group.setting.transition.is_some() || group.places().len() < 2 {
+        return Vec::new();
+    }
+    let claim = |recipe: &str| {
+        let trend = trend(group, recipe);
+        Claim {
+            text: "η rises with the CPT budget (Table 2b).",
+            here: format!(
+                "{recipe}: {} points with every doubling.",
+                told(&trend, 100.0, 1)
+            ),
+            verdict: Verdict::above(&trend, 0.0),
+        }
+    };
+    tested(group, last).into_iter().map(claim).collect()
+}
+
+/// As good as Fixed-mE means to close this much of the gap.
+const NEARLY_ALL: f64 = 0.9;
+/// CPT budgets from here on are the paper's longest.
+const LONG: f64 = 0.9;
+
+fn closes(group: &Group, last: f64) -> Vec<Claim> {
+    if group.setting.transition.is_some() || last < LONG {
+        return Vec::new();
+    }
+    let claim = |recipe| {
+        let eta = group.seeds(recipe, last).eta();
+        Claim {
+            text: "With CPT as long as pre-training the upcycled model is about as good as the big one: η of 98 % \
+                    (Table 2b), 93 to 95 % (Table 7). Tested: above 90 %.",
+            here: format!("{recipe}: η of {} %.", told(&eta, 100.0, 1)),
+            verdict: Verdict::above(&eta, NEARLY_ALL),
+        }
+    };
+    tested(group, last).into_iter().map(claim).collect()
+}
+
+/// The jump that section 3.2 of the paper bounds, in nats.
+const SMALL_JUMP: f64 = 1e-2;
+
+fn preserves(group: &Group, last: f64) -> Vec<Claim> {
+    let claim = |recipe| {
+        let jump = group
+            .seeds(recipe, last)
+            .summary(|c| c.loss_after - c.loss_before);
+        Claim {
+            text: "The operator changes the loss by less than 0.01 nats (section 3.2; its figure has 1.32 to 1.38).",
+            here: format!("{recipe}: {} nats.", told(&jump, 1.0, 4)),
+            verdict: match jump.interval {
+                Some((_, high)) if high < SMALL_JUMP => Verdict::Held,
+                Some((low, _)) if low > SMALL_JUMP => Verdict::DidNotHold,
+                _ => Verdict::Open,
+            },
+        }
+    };
+    tested(group, last).into_iter().map(claim).collect()
+}
+
+/// Leads of one recipe over another at every place where the gap is resolved, and whether they say the same.
+fn leads_of<'a>(
+    group: &Group<'a>,
+    paper: &'static str,
+    better: &'a str,
+    worse: &'a str,
+) -> Vec<Claim> {
+    let recipes = group.recipes();
+    if !(recipes.contains(&better) && recipes.contains(&worse)) {
+        return Vec::new();
+    }
+    let resolved = |place: &f64| group.gap(*place).is_resolved();
+    let leads: Vec<(f64, Summary)> = group
+        .places()
+        .into_iter()
+        .filter(resolved)
+        .map(|place| (place, lead(group, better, worse, place)))
+        .collect();
+    let verdicts: Vec<Verdict> = leads
+        .iter()
+        .map(|(_, lead)| Verdict::above(lead, 0.0))
+        .collect();
+    let all = |verdict: Verdict| verdicts.iter().all(|v| *v == verdict);
+    let tell = |(place, lead): &(f64, Summary)| {
+        format!(
+            "{} at {}",
+            told(lead, 100.0, 1),
+            group.setting.place_name(*place)
+        )
+    };
+    vec![Claim {
+        text: paper,
+        here: format!(
+            "{better} less {worse}, points of η on the same seeds: {}.",
+            leads.iter().map(tell).collect::<Vec<_>>().join("; ")
+        ),
+        verdict: match () {
+            () if all(Verdict::Held) => Verdict::Held,
+            () if all(Verdict::DidNotHold) => Verdict::DidNotHold,
+            () => Verdict::Open,
+        },
+    }]
+}
+
+fn utility(group: &Group, _: f64) -> Vec<Claim> {
+    let paper = "Copying the experts with the largest gradients is better than copying all alike (Table 3).";
+    leads_of(group, paper, "paper", "uniform")
+}
+
+fn copies(group: &Group, _: f64) -> Vec<Claim> {
+    let paper = "Copies are better than new random experts (Table 3).";
+    leads_of(group, paper, "uniform", "random-experts")
+}
+
+/// The paper's smallest gap closure over transitions.
+const AT_ANY_TAU: f64 = 0.8;
+
+fn transition(group: &Group, last: f64) -> Vec<Claim> {
+    if group.setting.transition.is_none() {
+        return Vec::new();
+    }
+    let claim = |recipe: &str| {
+        let etas: Vec<(f64, Summary)> = group
+            .places()
+            .into_iter()
+            .filter(|&place| group.gap(place).is_resolved())
+            .map(|place| (place, group.seeds(recipe, place).eta()))
+            .collect();
+        let tell = |(place, eta): &(f64, Summary)| {
+            format!(
+                "{} % at {}",
+                told(eta, 100.0, 0),
+                group.setting.place_name(*place)
+            )
+        };
+        let verdicts: Vec<Verdict> = etas
+            .iter()
+            .map(|(_, eta)| Verdict::above(eta, AT_ANY_TAU))
+            .collect();
+        Claim {
+            text: "At the same number of steps in all, it hardly matters when the operator is applied: η of 81 to 100 % \
+                    (Table 2a). Tested: above 80 % everywhere.",
+            here: format!(
+                "{recipe}: {}.",
+                etas.iter().map(tell).collect::<Vec<_>>().join("; ")
+            ),
+            verdict: match () {
+                () if verdicts.iter().all(|v| *v == Verdict::Held) => Verdict::Held,
+                () if verdicts.contains(&Verdict::DidNotHold) => Verdict::DidNotHold,
+                () => Verdict::Open,
+            },
+        }
+    };
+    tested(group, last).into_iter().map(claim).collect()
+}
+
+fn dense(group: &Group, last: f64) -> Vec<Claim> {
+    const DENSE: &str = "sparse-upcycling";
+    let recipes = group.recipes();
+    if !recipes.contains(&DENSE) {
+        return Vec::new();
+    }
+    let claim = |recipe| {
+        let (dense, own) = (group.seeds(DENSE, last), group.seeds(recipe, last));
+        let ahead = paired(on_same_seeds(&dense, &own, |cell| Some(cell.loss_upcycled)));
+        Claim {
+            text: "Experts grown from experts are better than experts grown from a dense network (Table 4).",
+            here: format!(
+                "{recipe} is ahead of {DENSE} by {} nats at {}.",
+                told(&ahead, 1.0, 4),
+                group.setting.place_name(last)
+            ),
+            verdict: Verdict::above(&ahead, 0.0),
+        }
+    };
+    let others = tested(group, last)
+        .into_iter()
+        .filter(|recipe| *recipe != DENSE);
+    others.map(claim).collect()
+}
+
+/// Half of a perfect rank correlation; the paper's is 0.80.
+const FORESIGHT: f64 = 0.5;
+
+fn foresees(group: &Group, last: f64) -> Vec<Claim> {
+    let correlation = foresight(group, last);
+    if correlation.n == 0 {
+        return Vec::new();
+    }
+    vec![Claim {
+        text: "The loss right after the operator foretells the final loss: rank correlation (Spearman) of 0.80 over 65 \
+               runs (section on heuristics). Tested: above 0.5.",
+        here: format!(
+            "{} over {} recipes at {}.",
+            told(&correlation, 1.0, 2),
+            group.recipes().len(),
+            group.setting.place_name(last)
+        ),
+        verdict: Verdict::above(&correlation, FORESIGHT),
+    }]
+}
+
+/// What the paper saves at CPT of half of pre-training.
+const SAVED: f64 = 0.32;
+
+fn saves(group: &Group) -> Option<Claim> {
+    let place = group.places().into_iter().find(|place| *place == 0.5)?;
+    if group.setting.transition.is_some() {
+        return None;
+    }
+    let recipe = reference(group, place).filter(|recipe| is_of_the_paper(recipe))?;
+    let seeds = group.seeds(recipe, place);
+    let savings: Vec<f64> = seeds
+        .cells
+        .iter()
+        .filter_map(|cell| saving(cell.wall_seconds, cell.wall_seconds_fixed_me))
+        .collect();
+    let saved = summarize(&savings);
+    let ratio = seeds.summary(|cell| cell.wall_seconds_fixed_me / cell.wall_seconds_fixed_e);
+    Some(Claim {
+        text: "At CPT of 50 % of pre-training, 32 % of the time to train the big model are saved, as its steps take 1.9 \
+                times as long as the small one’s (section 2 of the method).",
+        here: format!(
+            "Steps take {} times as long, and the run takes {} {} time.",
+            fixed(ratio.mean, 2),
+            tenth_percent(saved.mean.abs()),
+            if saved.mean < 0.0 { "more" } else { "less" },
+        ),
+        verdict: Verdict::above(&saved, SAVED),
+    })
+}
