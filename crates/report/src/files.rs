@@ -35,7 +35,7 @@ pub fn write(results: &Results, dir: &Path) -> Result<PathBuf, ReportError> {
     })?;
     put(&path, &json)?;
     let path = dir.join("report.html");
-    put(&path, page(results, &figures).as_bytes())?;
+    put(&path, page(results, &figures).into_string().as_bytes())?;
     Ok(path)
 }
 

@@ -10,14 +10,13 @@ mod paper;
 mod published;
 mod routing_tables;
 
-use std::fmt::Write;
-
 use claims::claims;
 use comparisons::{leads, trends};
 use cost_tables::costs;
 use findings::findings;
 use loss_tables::{cells, gap_closures, jumps, losses};
-use markup::{Html, Table};
+use markup::Table;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 use routing_tables::routing;
 
 use crate::error::ReportError;
@@ -29,90 +28,87 @@ use crate::results::Results;
 
 const STYLE: &str = include_str!("page/page.css");
 
-/// A heading, the anchor that leads to it, and what stands below it.
-struct Section {
-    anchor: &'static str,
-    heading: &'static str,
-    body: String,
-}
-
 /// The report as one HTML page that needs nothing else: figures and styles are inside.
 ///
 /// # Errors
 ///
 /// When a figure cannot be drawn.
 pub fn html(results: &Results) -> Result<String, ReportError> {
-    Ok(page(results, &figures(results)?))
+    Ok(page(results, &figures(results)?).into_string())
+}
+
+/// A heading, the anchor that leads to it, and what stands below it.
+struct Section {
+    anchor: &'static str,
+    heading: &'static str,
+    body: Markup,
 }
 
 /// The whole page.
-pub(crate) fn page(results: &Results, figures: &[Figure]) -> String {
-    let title = Html::text(&format!("Expert upcycling: {}", results.name));
+pub(crate) fn page(results: &Results, figures: &[Figure]) -> Markup {
+    let title = format!("Expert upcycling: {}", results.name);
     let sections = sections(results, figures);
-    let links: String = sections
-        .iter()
-        .map(|s| format!("<li><a href=\"#{}\">{}</a></li>\n", s.anchor, s.heading))
-        .collect();
-    let body: String = sections
-        .iter()
-        .map(|s| {
-            let Section {
-                anchor,
-                heading,
-                body,
-            } = s;
-            format!("<section id=\"{anchor}\">\n<h2>{heading}</h2>\n{body}</section>\n")
-        })
-        .collect();
-    format!(
-        r#"<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>
-{STYLE}</style>
-</head>
-<body>
-<header>
-<h1>{title}</h1>
-{summary}</header>
-<nav aria-label="Sections"><ul>
-{links}</ul></nav>
-<main>
-{body}</main>
-<footer>{footer}</footer>
-</body>
-</html>
-"#,
-        summary = summary(results),
-        footer = footer(results),
-    )
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                meta http-equiv="Content-Security-Policy"
+                    content="default-src 'none'; style-src 'unsafe-inline'";
+                title { (title) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                header {
+                    h1 { (title) }
+                    (summary(results))
+                }
+                nav aria-label="Sections" {
+                    ul {
+                        @for section in &sections {
+                            li { a href={ "#" (section.anchor) } { (section.heading) } }
+                        }
+                    }
+                }
+                main {
+                    @for section in &sections {
+                        section id=(section.anchor) {
+                            h2 { (section.heading) }
+                            (section.body)
+                        }
+                    }
+                }
+                footer { (footer(results)) }
+            }
+        }
+    }
 }
 
 /// The findings, a paragraph for each group.
-fn summary(results: &Results) -> String {
+fn summary(results: &Results) -> Markup {
     let groups = groups(results);
     let found: Vec<(&Group, String)> = groups
         .iter()
         .filter_map(|group| Some((group, findings(group)?)))
         .collect();
-    if found.is_empty() {
-        return "<p class=\"summary\">No cell of this sweep has finished yet.</p>\n".to_owned();
+    html! {
+        @if found.is_empty() {
+            p.summary { "No cell of this sweep has finished yet." }
+        } @else {
+            @for (group, text) in &found {
+                p.summary { strong { (group.label) "." } " " (text) }
+            }
+            @if let Some(text) = shrunk(results) {
+                p.summary { (text) }
+            }
+        }
     }
-    let paragraph = |(group, text): &(&Group, String)| {
-        let (label, text) = (Html::text(&group.label), Html::text(text));
-        format!("<p class=\"summary\"><strong>{label}.</strong> {text}</p>\n")
-    };
-    let paragraphs: String = found.iter().map(paragraph).collect();
-    paragraphs + &shrunk(results)
 }
 
 /// What the sweep changed of its scales.
-fn shrunk(results: &Results) -> String {
+fn shrunk(results: &Results) -> Option<String> {
     let overrides = &results.overrides;
     let changes: Vec<String> = [
         overrides
@@ -128,50 +124,49 @@ fn shrunk(results: &Results) -> String {
     .into_iter()
     .flatten()
     .collect();
-    if changes.is_empty() {
-        return String::new();
-    }
-    let text = format!(
-        "The scales are smaller or larger here than by their names: {}.",
-        changes.join(", ")
-    );
-    format!("<p class=\"summary\">{}</p>\n", Html::text(&text))
+    (!changes.is_empty()).then(|| {
+        format!(
+            "The scales are smaller or larger here than by their names: {}.",
+            changes.join(", ")
+        )
+    })
 }
 
+/// The sections that have something to show.
 fn sections(results: &Results, figures: &[Figure]) -> Vec<Section> {
     let palette = Palette::new(results);
     let groups = groups(results);
     let finished: Vec<&Group> = groups.iter().filter(|g| !g.cells.is_empty()).collect();
-    let tables = |make: fn(&Group, &Palette) -> Table| -> String {
-        let tables = finished
-            .iter()
-            .map(|group| make(group, &palette).to_string());
-        tables.collect()
+    let tables = |make: fn(&Group, &Palette) -> Table| {
+        html! { @for group in &finished { (make(group, &palette)) } }
     };
-    let some = |make: &dyn Fn(&Group) -> Option<Table>| -> String {
-        let tables = groups.iter().filter_map(make);
-        tables.map(|table| table.to_string()).collect()
+    let some = |make: &dyn Fn(&Group) -> Option<Table>| {
+        html! { @for table in groups.iter().filter_map(make) { (table) } }
     };
+    let pictures = |kind: FigureKind| pictures(figures, kind);
     let all = [
         Section {
             anchor: "gap-closure",
             heading: "Gap closure",
-            body: pictures(figures, FigureKind::GapClosure) + &tables(gap_closures),
+            body: html! { (pictures(FigureKind::GapClosure)) (tables(gap_closures)) },
         },
         Section {
             anchor: "comparisons",
             heading: "What can be told apart",
-            body: some(&|group| leads(group, &palette)) + &some(&|group| trends(group, &palette)),
+            body: html! {
+                (some(&|group| leads(group, &palette)))
+                (some(&|group| trends(group, &palette)))
+            },
         },
         Section {
             anchor: "claims",
             heading: "Claims, held or not",
-            body: noted(some(&|group| claims(group)), claims::NOTE),
+            body: noted(some(&claims), claims::NOTE),
         },
         Section {
             anchor: "losses",
             heading: "Losses",
-            body: tables(losses) + &pictures(figures, FigureKind::LossCurves),
+            body: html! { (tables(losses)) (pictures(FigureKind::LossCurves)) },
         },
         Section {
             anchor: "operator",
@@ -182,7 +177,7 @@ fn sections(results: &Results, figures: &[Figure]) -> Vec<Section> {
             anchor: "cost",
             heading: "Cost",
             body: noted(
-                pictures(figures, FigureKind::Pareto) + &tables(costs),
+                html! { (pictures(FigureKind::Pareto)) (tables(costs)) },
                 COST_NOTE,
             ),
         },
@@ -190,16 +185,21 @@ fn sections(results: &Results, figures: &[Figure]) -> Vec<Section> {
             anchor: "routing",
             heading: "Routing",
             body: noted(
-                some(&|group| routing(group, &palette))
-                    + &pictures(figures, FigureKind::RoutingLoad)
-                    + &pictures(figures, FigureKind::Twins),
+                html! {
+                    (some(&|group| routing(group, &palette)))
+                    (pictures(FigureKind::RoutingLoad))
+                    (pictures(FigureKind::Twins))
+                },
                 ROUTING_NOTE,
             ),
         },
         Section {
             anchor: "paper",
             heading: "The paper’s figures beside ours",
-            body: beside_the_paper(&groups, &palette),
+            body: noted(
+                html! { @for table in paper::tables(&groups, &palette) { (table) } },
+                paper::CAVEAT,
+            ),
         },
         Section {
             anchor: "seeds",
@@ -212,7 +212,8 @@ fn sections(results: &Results, figures: &[Figure]) -> Vec<Section> {
             body: reproduction(results),
         },
     ];
-    all.into_iter().filter(|s| !s.body.is_empty()).collect()
+    let shown = |section: &Section| !section.body.0.is_empty();
+    all.into_iter().filter(shown).collect()
 }
 
 const COST_NOTE: &str = "Upcycled counts pre-training, the operator and CPT. Each run is counted as if it were made \
@@ -223,78 +224,78 @@ const ROUTING_NOTE: &str = "Max violation: largest load of an expert over the me
     is a uniform load. Distinct sources: different pre-training experts among the K that a token chose. Twin \
     co-selection: share of tokens that chose two replicas of one source.";
 
-fn pictures(figures: &[Figure], kind: FigureKind) -> String {
-    let chosen = figures.iter().filter(|figure| figure.kind == kind);
-    let picture = |figure: &Figure| {
-        let (svg, caption) = (&figure.svg, Html::text(&figure.caption));
-        format!("<figure>\n{svg}<figcaption>{caption}</figcaption>\n</figure>\n")
-    };
-    chosen.map(picture).collect()
+fn pictures(figures: &[Figure], kind: FigureKind) -> Markup {
+    html! {
+        @for figure in figures.iter().filter(|figure| figure.kind == kind) {
+            figure {
+                (PreEscaped(&figure.svg))
+                figcaption { (figure.caption) }
+            }
+        }
+    }
 }
 
 /// The body with a note below it, unless there is nothing to note.
-fn noted(body: String, note: &str) -> String {
-    if body.is_empty() {
-        return body;
+fn noted(body: Markup, note: &str) -> Markup {
+    html! {
+        (body)
+        @if !body.0.is_empty() {
+            p.note { (note) }
+        }
     }
-    format!("{body}<p class=\"note\">{}</p>\n", Html::text(note))
 }
 
-fn folded(summary: &str, body: String) -> String {
-    if body.is_empty() {
-        return body;
+/// The body behind a line that opens it, unless there is nothing to open.
+fn folded(summary: &str, body: Markup) -> Markup {
+    html! {
+        @if !body.0.is_empty() {
+            details {
+                summary { (summary) }
+                (body)
+            }
+        }
     }
-    format!("<details>\n<summary>{summary}</summary>\n{body}</details>\n")
 }
 
-fn beside_the_paper(groups: &[Group], palette: &Palette) -> String {
-    let tables = paper::tables(groups, palette).into_iter();
-    noted(
-        tables.map(|table| table.to_string()).collect(),
-        paper::CAVEAT,
-    )
-}
-
-fn reproduction(results: &Results) -> String {
+fn reproduction(results: &Results) -> Markup {
     let environment = &results.environment;
     let facts = [
-        ("burn-upcycle", environment.version.clone()),
-        ("backend", environment.backend.clone()),
-        ("processor", environment.processor.clone()),
-        ("threads", environment.threads.to_string()),
-        ("system", environment.system.clone()),
-        ("date", environment.date.clone()),
+        ("burn-upcycle", &environment.version),
+        ("backend", &environment.backend),
+        ("processor", &environment.processor),
+        ("threads", &environment.threads.to_string()),
+        ("system", &environment.system),
+        ("date", &environment.date),
     ];
-    let mut body = format!(
-        "<pre><code>{}</code></pre>\n<dl>\n",
-        Html::text(&results.command)
-    );
-    for (name, fact) in facts.iter().filter(|(_, fact)| !fact.is_empty()) {
-        // Writing to a string cannot fail.
-        let _ = writeln!(body, "<dt>{name}</dt><dd>{}</dd>", Html::text(fact));
+    html! {
+        pre { code { (results.command) } }
+        dl {
+            @for (name, fact) in facts.iter().filter(|(_, fact)| !fact.is_empty()) {
+                dt { (name) }
+                dd { (fact) }
+            }
+        }
+        (folded("Full configuration", html! { pre { code { (results.config) } } }))
     }
-    let config = format!("<pre><code>{}</code></pre>\n", Html::text(&results.config));
-    body + "</dl>\n" + &folded("Full configuration", config)
 }
 
-fn footer(results: &Results) -> Html {
+fn footer(results: &Results) -> String {
     let environment = &results.environment;
-    Html::text(&format!(
+    format!(
         "Made by burn-upcycle {} from {} comparisons, {}.",
         environment.version,
         results.cells.len(),
         environment.date
-    ))
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plot::figures;
     use crate::sample;
 
     fn html(results: &Results) -> String {
-        page(results, &figures(results).unwrap())
+        super::html(results).unwrap()
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod of_the_paper;
 mod ours;
 
 use crate::group::Group;
-use crate::page::markup::{Html, Table};
+use crate::page::markup::{Table, text, wide};
 
 /// What is open for lack of seeds, and what the paper's figures are.
 pub(crate) const NOTE: &str = "A claim held, or did not, if all of the 95 % interval over seeds (Student t: few seeds, \
@@ -21,20 +21,12 @@ pub(crate) fn claims(group: &Group) -> Option<Table> {
         claims.extend(ours::twice(group));
     }
     let caption = format!("Claims: {}", group.label);
-    let mut table = Table::new(
-        caption,
-        1,
-        [
-            Html::from("claim"),
-            Html::wide("here"),
-            Html::from("verdict"),
-        ],
-    );
+    let mut table = Table::new(caption, 1, [text("claim"), wide("here"), text("verdict")]);
     for claim in claims {
         table.row([
-            Html::wide(claim.text),
-            Html::wide(&claim.here),
-            claim.verdict.name().into(),
+            wide(claim.text),
+            wide(&claim.here),
+            text(claim.verdict.name()),
         ]);
     }
     Some(table)
@@ -42,12 +34,14 @@ pub(crate) fn claims(group: &Group) -> Option<Table> {
 
 #[cfg(test)]
 mod tests {
+    use maud::Render;
+
     use super::ours::FAVOURED;
     use super::*;
     use crate::{group::groups, results::Results, sample};
 
     fn verdict(results: &Results, text: &str) -> String {
-        let table = claims(&groups(results)[0]).unwrap().to_string();
+        let table = claims(&groups(results)[0]).unwrap().render().into_string();
         let row = table.split("<tr>").find(|row| row.contains(text));
         let row = row.unwrap_or_else(|| panic!("no claim on {text}: {table}"));
         let verdicts = ["did not hold", "cannot be told", "held"];

@@ -1,10 +1,11 @@
 //! What can be told apart: recipes on the same seeds, the trend over budgets, and what the loss right after the operator
 //! says of the final one.
 
+use maud::{Markup, html};
+
 use crate::group::{Group, Seeds};
-use crate::model::Model;
 use crate::number::{MISSING, fixed};
-use crate::page::markup::{Html, Table};
+use crate::page::markup::{self, Table, text, with_remark};
 use crate::plot::palette::Palette;
 use crate::results::Cell;
 use crate::statistics::{Summary, paired, slope, spearman, summarize};
@@ -65,8 +66,8 @@ pub(crate) fn leads(group: &Group, palette: &Palette) -> Option<Table> {
     }
     let heads = places.iter().map(|&place| {
         let reference = reference(group, place).unwrap_or(MISSING);
-        Html::with_remark(
-            &group.setting.place_name(place),
+        with_remark(
+            group.setting.place_name(place),
             &format!("less {reference}"),
         )
     });
@@ -76,33 +77,33 @@ pub(crate) fn leads(group: &Group, palette: &Palette) -> Option<Table> {
          bold where the interval excludes zero: {}",
         group.label
     );
-    let mut table = Table::new(caption, 1, [Html::from("recipe")].into_iter().chain(heads));
+    let mut table = Table::new(caption, 1, [text("recipe")].into_iter().chain(heads));
     for recipe in group.recipes() {
         let cells = places.iter().map(|&place| match reference(group, place) {
             Some(reference) if reference != recipe => {
                 difference(&lead(group, recipe, reference, place), 100.0, 1)
             }
-            _ => MISSING.into(),
+            _ => text(MISSING),
         });
-        let name = Html::model(recipe, palette.look(Model::Upcycled(recipe)));
+        let name = markup::recipe(recipe, palette);
         table.row([name].into_iter().chain(cells));
     }
     Some(table)
 }
 
 /// A mean with its interval, bold where that excludes zero.
-fn difference(summary: &Summary, unit: f64, decimals: usize) -> Html {
+fn difference(summary: &Summary, unit: f64, decimals: usize) -> Markup {
     let mean = fixed(unit * summary.mean, decimals);
     match summary.interval {
         Some((low, high)) => {
             let [low_text, high_text] = [low, high].map(|end| fixed(unit * end, decimals));
             let remark = format!("{low_text} to {high_text}, n = {}", summary.n);
             match low > 0.0 || high < 0.0 {
-                true => Html::strong_with_remark(&mean, &remark),
-                false => Html::with_remark(&mean, &remark),
+                true => with_remark(html! { strong { (mean) } }, &remark),
+                false => with_remark(mean, &remark),
             }
         }
-        None => Html::with_remark(&mean, &format!("n = {}", summary.n)),
+        None => with_remark(mean, &format!("n = {}", summary.n)),
     }
 }
 
@@ -144,7 +145,7 @@ pub(crate) fn trends(group: &Group, palette: &Palette) -> Option<Table> {
     );
     let mut table = Table::new(caption, 1, ["recipe", "points a doubling"]);
     for recipe in group.recipes() {
-        let name = Html::model(recipe, palette.look(Model::Upcycled(recipe)));
+        let name = markup::recipe(recipe, palette);
         let trend = trend(group, recipe);
         if trend.n > 0 {
             table.row([name, difference(&trend, 100.0, 1)]);
@@ -177,6 +178,8 @@ fn seeds_of(group: &Group) -> Vec<u64> {
 
 #[cfg(test)]
 mod tests {
+    use maud::Render;
+
     use super::*;
     use crate::group::groups;
     use crate::sample;
@@ -192,7 +195,10 @@ mod tests {
         let lead = lead(group, "distinct", "paper", 0.5);
         assert_eq!((lead.n, lead.mean, lead.sd), (3, 0.25, 0.0));
         assert_eq!(reference(group, 0.5), Some("paper"));
-        let table = leads(group, &Palette::new(&results)).unwrap().to_string();
+        let table = leads(group, &Palette::new(&results))
+            .unwrap()
+            .render()
+            .into_string();
         assert!(table.contains("<strong>25.0</strong>"), "{table}");
     }
 

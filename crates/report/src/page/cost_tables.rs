@@ -1,9 +1,11 @@
 //! The table of training cost.
 
+use maud::Markup;
+
 use crate::group::{Group, Seeds};
 use crate::model::Model;
 use crate::number::{MISSING, duration, flops, saved, saving};
-use crate::page::markup::{Html, Table};
+use crate::page::markup::{self, Table, text};
 use crate::plot::palette::Palette;
 use crate::results::Cell;
 
@@ -24,8 +26,8 @@ pub(crate) fn costs(group: &Group, palette: &Palette) -> Table {
     let mut table = Table::new(caption, 2, head);
     for seeds in group.comparisons() {
         let names = [
-            group.setting.place_name(seeds.place).into(),
-            Html::model(seeds.recipe, palette.look(Model::Upcycled(seeds.recipe))),
+            text(group.setting.place_name(seeds.place)),
+            markup::recipe(seeds.recipe, palette),
         ];
         let computed = pair(&seeds, flops, |c| c.train_flops, |c| c.train_flops_fixed_me);
         let timed = pair(
@@ -45,15 +47,17 @@ fn pair(
     shown: fn(f64) -> String,
     upcycled: fn(&Cell) -> f64,
     fixed_me: fn(&Cell) -> f64,
-) -> [Html; 3] {
+) -> [Markup; 3] {
     let cost = seeds.summary(upcycled).mean;
     let reference = seeds.summary(fixed_me).mean;
     let saved = saving(cost, reference).map_or(MISSING.to_owned(), saved);
-    [shown(cost).into(), shown(reference).into(), saved.into()]
+    [shown(cost), shown(reference), saved].map(text)
 }
 
 #[cfg(test)]
 mod tests {
+    use maud::Render;
+
     use super::*;
     use crate::group::groups;
     use crate::sample;
@@ -66,7 +70,9 @@ mod tests {
             cell.wall_seconds = 1.005 * cell.wall_seconds_fixed_me;
         }
         let groups = groups(&results);
-        let table = costs(&groups[0], &Palette::new(&results)).to_string();
+        let table = costs(&groups[0], &Palette::new(&results))
+            .render()
+            .into_string();
         assert!(table.contains("<td>2.0\u{a0}%</td>"), "{table}");
         assert!(table.contains("<td>0.5\u{a0}% more</td>"), "{table}");
     }

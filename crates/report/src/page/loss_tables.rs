@@ -1,9 +1,11 @@
 //! Tables of gap closure, of final losses, of the loss around the operator, and the rows of single seeds.
 
 use crate::group::{Group, Seeds};
+use maud::Markup;
+
 use crate::model::Model;
 use crate::number::{MISSING, count, fixed, mean_sd, percent};
-use crate::page::markup::{Html, Table};
+use crate::page::markup::{self, Table, text, with_remark};
 use crate::plot::palette::Palette;
 use crate::results::Cell;
 use crate::statistics::summarize;
@@ -14,18 +16,18 @@ pub(crate) fn gap_closures(group: &Group, palette: &Palette) -> Table {
     let budgets = places.iter().map(|&place| {
         let budget = group.setting.place_name(place);
         match group.gap(place).is_resolved() {
-            true => Html::text(&budget),
-            false => Html::with_remark(&budget, "gap not resolved"),
+            true => text(budget),
+            false => with_remark(budget, "gap not resolved"),
         }
     });
-    let head = [Html::from("recipe")].into_iter().chain(budgets);
+    let head = [text("recipe")].into_iter().chain(budgets);
     let caption = format!(
         "Gap closure η in %, mean ± standard deviation over n seeds, 95 % interval of the mean (Student t): {}",
         group.label
     );
     let mut table = Table::new(caption, 1, head);
     for recipe in group.recipes() {
-        let name = Html::model(recipe, palette.look(Model::Upcycled(recipe)));
+        let name = markup::recipe(recipe, palette);
         let etas = places
             .iter()
             .map(|&place| gap_closure(&group.seeds(recipe, place)));
@@ -34,7 +36,7 @@ pub(crate) fn gap_closures(group: &Group, palette: &Palette) -> Table {
     table
 }
 
-fn gap_closure(seeds: &Seeds) -> Html {
+fn gap_closure(seeds: &Seeds) -> Markup {
     let etas = seeds.gap_closures();
     let summary = summarize(&etas);
     let undefined = seeds.cells.len() - etas.len();
@@ -46,8 +48,8 @@ fn gap_closure(seeds: &Seeds) -> Html {
         remark += &format!(", {undefined} undefined");
     }
     match seeds.cells.len() {
-        0 => MISSING.into(),
-        _ => Html::with_remark(&mean_sd(&summary, 100.0, 1), &remark),
+        0 => text(MISSING),
+        _ => with_remark(mean_sd(&summary, 100.0, 1), &remark),
     }
 }
 
@@ -67,14 +69,14 @@ pub(crate) fn losses(group: &Group, palette: &Palette) -> Table {
     ];
     let mut table = Table::new(caption, 2, head);
     for seeds in group.comparisons() {
-        let loss = |quantity: fn(&Cell) -> f64| mean_sd(&seeds.summary(quantity), 1.0, 4).into();
+        let loss = |quantity: fn(&Cell) -> f64| text(mean_sd(&seeds.summary(quantity), 1.0, 4));
         table.row([
-            group.setting.place_name(seeds.place).into(),
-            Html::model(seeds.recipe, palette.look(Model::Upcycled(seeds.recipe))),
+            text(group.setting.place_name(seeds.place)),
+            markup::recipe(seeds.recipe, palette),
             loss(|c| c.loss_fixed_e),
             loss(|c| c.loss_upcycled),
             loss(|c| c.loss_fixed_me),
-            seeds.cells.len().to_string().into(),
+            text(seeds.cells.len()),
         ]);
     }
     table
@@ -120,21 +122,21 @@ pub(crate) fn jumps(group: &Group, palette: &Palette) -> Table {
         let at = place.map_or("τ".to_owned(), |place| group.setting.place_name(place));
         let loss = |quantity: fn(&Cell) -> f64| {
             let values: Vec<f64> = cells.iter().map(|c| quantity(c)).collect();
-            mean_sd(&summarize(&values), 1.0, 4).into()
+            text(mean_sd(&summarize(&values), 1.0, 4))
         };
         let mean = |quantity: fn(&Cell) -> f64| {
             cells.iter().map(|c| quantity(c)).sum::<f64>() / cells.len() as f64
         };
         table.row([
-            Html::model(recipe, palette.look(Model::Upcycled(recipe))),
-            at.into(),
+            markup::recipe(recipe, palette),
+            text(at),
             loss(|c| c.loss_before),
             loss(|c| c.loss_after),
             loss(|c| c.loss_after - c.loss_before),
-            percent(mean(|c| c.logit_difference)).into(),
-            percent(mean(|c| c.changed_sources)).into(),
-            percent(mean(|c| c.twin_coselection)).into(),
-            cells.len().to_string().into(),
+            text(percent(mean(|c| c.logit_difference))),
+            text(percent(mean(|c| c.changed_sources))),
+            text(percent(mean(|c| c.twin_coselection))),
+            text(cells.len()),
         ]);
     }
     table
@@ -158,20 +160,20 @@ pub(crate) fn cells(group: &Group, palette: &Palette) -> Table {
     let mut table = Table::new(format!("Single seeds: {}", group.label), 3, head);
     for cell in &group.cells {
         let tokens = [cell.pretrain_tokens, cell.cpt_tokens].map(|t| count(t as f64));
-        let loss = |value: f64| fixed(value, 4).into();
+        let loss = |value: f64| text(fixed(value, 4));
         let eta = cell.gap_closure.unwrap_or(f64::NAN);
         table.row([
-            group.setting.place_name(cell.setting.place()).into(),
-            Html::model(&cell.recipe, palette.look(Model::Upcycled(&cell.recipe))),
-            cell.seed.to_string().into(),
-            tokens.join(" + ").into(),
+            text(group.setting.place_name(cell.setting.place())),
+            markup::recipe(&cell.recipe, palette),
+            text(cell.seed),
+            text(tokens.join(" + ")),
             loss(cell.loss_fixed_e),
             loss(cell.loss_upcycled),
             loss(cell.loss_fixed_me),
             loss(cell.loss_before),
             loss(cell.loss_after),
-            fixed(100.0 * eta, 1).into(),
-            cell.backend.as_str().into(),
+            text(fixed(100.0 * eta, 1)),
+            text(&cell.backend),
         ]);
     }
     table
@@ -179,13 +181,17 @@ pub(crate) fn cells(group: &Group, palette: &Palette) -> Table {
 
 #[cfg(test)]
 mod tests {
+    use maud::Render;
+
     use super::*;
     use crate::group::groups;
     use crate::results::Results;
     use crate::sample;
 
     fn table(results: &Results) -> String {
-        gap_closures(&groups(results)[0], &Palette::new(results)).to_string()
+        gap_closures(&groups(results)[0], &Palette::new(results))
+            .render()
+            .into_string()
     }
 
     #[test]

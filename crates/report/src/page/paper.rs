@@ -1,10 +1,11 @@
 //! The paper's published figures (arXiv 2604.19835 v2) beside ours.
 
+use maud::Markup;
+
 use crate::group::Group;
-use crate::model::Model;
 use crate::number::{MISSING, fixed, mean_sd, percent};
 use crate::page::comparisons::on_same_seeds;
-use crate::page::markup::{Html, Table};
+use crate::page::markup::{self, Table, text, with_remark};
 use crate::page::published::{
     ABLATION, BY_SCALE, PLAIN, PLAIN_LOSS, TABLE_2A, TABLE_2B, TABLE_3, TABLE_3_FIXED, TABLE_4,
     TABLES_8_11_12,
@@ -50,24 +51,24 @@ fn over_places(groups: &[Group], palette: &Palette, tau_moves: bool) -> Option<T
         return None;
     }
     let places = paper.map(|(steps, place, _)| {
-        Html::with_remark(&first.setting.place_name(place), &format!("{steps} steps"))
+        with_remark(first.setting.place_name(place), &format!("{steps} steps"))
     });
-    let names: [Html; 2] = ["model".into(), "recipe".into()];
+    let names = ["model", "recipe"].map(text);
     let caption = format!("Gap closure η in % {caption}");
     let mut table = Table::new(caption, 2, names.into_iter().chain(places));
-    let names = [ABLATION.into(), "not stated".into()];
-    let figures = paper.map(|(_, _, eta)| fixed(eta, 1).into());
+    let names = [ABLATION, "not stated"].map(text);
+    let figures = paper.map(|(_, _, eta)| text(fixed(eta, 1)));
     table.row(names.into_iter().chain(figures));
     for (group, recipe) in rows {
-        let name = Html::model(recipe, palette.look(Model::Upcycled(recipe)));
+        let name = markup::recipe(recipe, palette);
         let etas = paper.map(|(_, place, _)| ours(group, recipe, place));
-        table.row([group.label.as_str().into(), name].into_iter().chain(etas));
+        table.row([text(&group.label), name].into_iter().chain(etas));
     }
     Some(table)
 }
 
 /// Our gap closure at the place nearest to the paper's, which is told where it is another; a dash if none is near.
-fn ours<'a>(group: &Group<'a>, recipe: &'a str, paper: f64) -> Html {
+fn ours<'a>(group: &Group<'a>, recipe: &'a str, paper: f64) -> Markup {
     let distance = |fraction: &f64| (fraction - paper).abs();
     let nearest = group
         .places()
@@ -77,13 +78,11 @@ fn ours<'a>(group: &Group<'a>, recipe: &'a str, paper: f64) -> Html {
         Some(fraction) => {
             let eta = mean_sd(&group.seeds(recipe, fraction).eta(), 100.0, 1);
             match (100.0 * fraction).round() == (100.0 * paper).round() {
-                true => eta.into(),
-                false => {
-                    Html::with_remark(&eta, &format!("at {}", group.setting.place_name(fraction)))
-                }
+                true => text(eta),
+                false => with_remark(eta, &format!("at {}", group.setting.place_name(fraction))),
             }
         }
-        None => MISSING.into(),
+        None => text(MISSING),
     }
 }
 
@@ -96,8 +95,8 @@ fn selections(group: &Group, palette: &Palette) -> Option<Table> {
     if known.count() < 3 || group.setting.transition.is_some() {
         return None;
     }
-    let budgets = TABLE_3_FIXED.map(|(share, _)| Html::from(format!("CPT {}", percent(share))));
-    let names: [Html; 2] = ["copies by".into(), "whose".into()];
+    let budgets = TABLE_3_FIXED.map(|(share, _)| text(format!("CPT {}", percent(share))));
+    let names = ["copies by", "whose"].map(text);
     let mut table = Table::new(
         format!(
             "Gap closure η in % by what is copied: paper, Table 3 (from its losses), and {}",
@@ -110,12 +109,12 @@ fn selections(group: &Group, palette: &Palette) -> Option<Table> {
         let figures = losses
             .iter()
             .zip(TABLE_3_FIXED)
-            .map(|(loss, (_, [small, big]))| eta_in_percent(small, *loss, big).into());
-        let names = [name.into(), "paper".into()];
+            .map(|(loss, (_, [small, big]))| text(eta_in_percent(small, *loss, big)));
+        let names = [name, "paper"].map(text);
         table.row(names.into_iter().chain(figures));
-        let name = Html::model(recipe, palette.look(Model::Upcycled(recipe)));
+        let name = markup::recipe(recipe, palette);
         let etas = TABLE_3_FIXED.map(|(share, _)| ours(group, recipe, share));
-        table.row([name, "this sweep".into()].into_iter().chain(etas));
+        table.row([name, text("this sweep")].into_iter().chain(etas));
     }
     Some(table)
 }
@@ -131,8 +130,8 @@ fn activation(groups: &[Group], palette: &Palette) -> Option<Table> {
     let has = |group: &&Group| group.recipes().contains(&DENSE);
     let groups: Vec<&Group> = groups.iter().filter(has).collect();
     let recipes = groups.first()?.recipes();
-    let ratios = TABLE_4.map(|(ratio, _)| Html::from(format!("K/E {}", percent(ratio / 100.0))));
-    let names: [Html; 2] = ["from".into(), "whose".into()];
+    let ratios = TABLE_4.map(|(ratio, _)| text(format!("K/E {}", percent(ratio / 100.0))));
+    let names = ["from", "whose"].map(text);
     let mut table = Table::new(
         "Gap closure η in % by the activation ratio of the target, K = 1: paper, Table 4 (from its losses), and this sweep at \
          its longest CPT",
@@ -141,8 +140,8 @@ fn activation(groups: &[Group], palette: &Palette) -> Option<Table> {
     );
     for (from, index) in [("experts", 2), ("a dense network", 3)] {
         let figures =
-            TABLE_4.map(|(_, losses)| eta_in_percent(losses[0], losses[index], losses[1]).into());
-        table.row([from.into(), "paper".into()].into_iter().chain(figures));
+            TABLE_4.map(|(_, losses)| text(eta_in_percent(losses[0], losses[index], losses[1])));
+        table.row([from, "paper"].map(text).into_iter().chain(figures));
     }
     for recipe in recipes {
         let etas = TABLE_4.map(|(ratio, _)| {
@@ -152,12 +151,12 @@ fn activation(groups: &[Group], palette: &Palette) -> Option<Table> {
                 .iter()
                 .find(|group| (own(group.setting) - ratio).abs() < 0.1);
             let Some((group, last)) = group.and_then(|g| Some((g, *g.places().last()?))) else {
-                return MISSING.into();
+                return text(MISSING);
             };
-            mean_sd(&group.seeds(recipe, last).eta(), 100.0, 1).into()
+            text(mean_sd(&group.seeds(recipe, last).eta(), 100.0, 1))
         });
-        let name = Html::model(recipe, palette.look(Model::Upcycled(recipe)));
-        table.row([name, "this sweep".into()].into_iter().chain(etas));
+        let name = markup::recipe(recipe, palette);
+        table.row([name, text("this sweep")].into_iter().chain(etas));
     }
     Some(table)
 }
@@ -201,10 +200,13 @@ fn heuristics(group: &Group, palette: &Palette) -> Option<Table> {
             Some(cell.loss_upcycled)
         }));
         table.row([
-            Html::model(recipe, palette.look(Model::Upcycled(recipe))),
-            fixed(1e3 * (paper - PLAIN_LOSS), 2).into(),
-            mean_sd(&more, 1e3, 2).into(),
-            fixed(seeds.summary(|c| c.loss_after - c.loss_before).mean, 3).into(),
+            markup::recipe(recipe, palette),
+            text(fixed(1e3 * (paper - PLAIN_LOSS), 2)),
+            text(mean_sd(&more, 1e3, 2)),
+            text(fixed(
+                seeds.summary(|c| c.loss_after - c.loss_before).mean,
+                3,
+            )),
         ]);
     }
     Some(table)
@@ -232,25 +234,25 @@ fn scales(groups: &[Group], palette: &Palette) -> Option<Table> {
         any = true;
         let name = format!("{scale}, CPT {}", percent(place));
         let [small, upcycled, big] = losses;
-        let figures = losses.map(|loss| fixed(loss, 3).into());
-        let eta = [eta_in_percent(small, upcycled, big).into()];
+        let figures = losses.map(|loss| text(fixed(loss, 3)));
+        let eta = [text(eta_in_percent(small, upcycled, big))];
         table.row(
-            [name.as_str().into(), "paper’s".into()]
+            [name.as_str(), "paper’s"]
+                .map(text)
                 .into_iter()
                 .chain(figures)
                 .chain(eta),
         );
         for recipe in group.recipes() {
             let seeds = group.seeds(recipe, place);
-            let loss =
-                |quantity: fn(&Cell) -> f64| mean_sd(&seeds.summary(quantity), 1.0, 3).into();
+            let loss = |quantity: fn(&Cell) -> f64| text(mean_sd(&seeds.summary(quantity), 1.0, 3));
             table.row([
-                name.as_str().into(),
-                Html::model(recipe, palette.look(Model::Upcycled(recipe))),
+                text(&name),
+                markup::recipe(recipe, palette),
                 loss(|c| c.loss_fixed_e),
                 loss(|c| c.loss_upcycled),
                 loss(|c| c.loss_fixed_me),
-                mean_sd(&seeds.eta(), 100.0, 1).into(),
+                text(mean_sd(&seeds.eta(), 100.0, 1)),
             ]);
         }
     }
@@ -300,7 +302,7 @@ mod tests {
     fn near_budgets_stand_together() {
         let results = sample::results();
         let groups = groups(&results);
-        let ours = |paper: f64| ours(&groups[0], "paper", paper).to_string();
+        let ours = |paper: f64| ours(&groups[0], "paper", paper).into_string();
         assert!(ours(1.02).contains("<small>at CPT 100\u{a0}%</small>"));
         assert!(ours(0.26).contains("<small>at CPT 25\u{a0}%</small>"));
         assert!(ours(0.5).contains('±') && !ours(0.5).contains("CPT"));

@@ -3,7 +3,7 @@
 use crate::group::Group;
 use crate::model::in_order;
 use crate::number::{fixed, percent};
-use crate::page::markup::{Html, Table};
+use crate::page::markup::{Table, swatched, text};
 use crate::plot::palette::Palette;
 use crate::results::RoutingRow;
 use crate::statistics::summarize;
@@ -32,12 +32,12 @@ pub(crate) fn routing(group: &Group, palette: &Palette) -> Option<Table> {
             summarize(&own().map(|row| quantity(row)).collect::<Vec<_>>()).mean
         };
         table.row([
-            Html::model(&model.label(group.setting), palette.look(model)),
-            fixed(mean(|r| r.max_violation), 2).into(),
-            fixed(mean(|r| r.normalized_entropy), 3).into(),
-            fixed(mean(|r| r.dead_experts as f64), 2).into(),
-            fixed(mean(|r| r.distinct_sources), 2).into(),
-            percent(mean(|r| r.twin_coselection)).into(),
+            swatched(&model.label(group.setting), palette.look(model)),
+            text(fixed(mean(|r| r.max_violation), 2)),
+            text(fixed(mean(|r| r.normalized_entropy), 3)),
+            text(fixed(mean(|r| r.dead_experts as f64), 2)),
+            text(fixed(mean(|r| r.distinct_sources), 2)),
+            text(percent(mean(|r| r.twin_coselection))),
         ]);
     }
     Some(table)

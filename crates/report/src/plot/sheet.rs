@@ -6,6 +6,7 @@
 use std::io;
 use std::ops::Range;
 
+use maud::html;
 use plotters::coord::Shift;
 use plotters::drawing::DrawingAreaErrorKind;
 use plotters::element::{Circle, PathElement, Polygon, Rectangle, Text};
@@ -77,13 +78,9 @@ pub(crate) fn draw(
 
 /// Names the picture for readers who do not see it.
 fn labelled(svg: &str, title: &str) -> String {
-    let title = title.replace('&', "&amp;").replace('<', "&lt;");
-    let title = title.replace('"', "&quot;");
-    svg.replacen(
-        "<svg ",
-        &format!("<svg role=\"img\" aria-label=\"{title}\" "),
-        1,
-    )
+    let title = html! { (title) }.into_string();
+    let named = format!("<svg role=\"img\" aria-label=\"{title}\" ");
+    svg.replacen("<svg ", &named, 1)
 }
 
 const LEGEND_LINE: i32 = 56;
