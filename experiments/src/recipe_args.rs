@@ -61,6 +61,7 @@ impl RecipeArgs {
         }
         if changed {
             recipe.name.push_str("-changed");
+            recipe.of_paper = false;
         }
         presets::read_counts(&mut recipe, Path::new(""))?;
         recipe.validate()?;

@@ -6,7 +6,7 @@ use upcycle_lm::CostModel;
 use upcycle_moe::RoutingStats;
 use upcycle_operator::LayerVerification;
 use upcycle_report::{
-    Arm, Cell, Curve, Overrides, Results, RoutingRow, TwinPoint, statistics::gap_closure,
+    Arm, Cell, Curve, Overrides, RecipeRow, Results, RoutingRow, TwinPoint, statistics::gap_closure,
 };
 use upcycle_train::{MetricsLine, Twins, UpcycleOutcome};
 
@@ -64,6 +64,7 @@ pub fn collect(
         },
         environment: environment(backend, device),
         floor,
+        recipes: recipes(&plan.cells),
         cells: Vec::new(),
         curves: Vec::new(),
         routing: Vec::new(),
@@ -84,6 +85,20 @@ pub fn collect(
         }
     }
     Ok(results)
+}
+
+/// Every recipe once, in order of first appearance.
+fn recipes(cells: &[CellPlan]) -> Vec<RecipeRow> {
+    let mut recipes: Vec<RecipeRow> = Vec::new();
+    for cell in cells {
+        if !recipes.iter().any(|recipe| recipe.name == cell.recipe) {
+            recipes.push(RecipeRow {
+                name: cell.recipe.clone(),
+                of_paper: cell.of_paper,
+            });
+        }
+    }
+    recipes
 }
 
 struct Collector<'a> {

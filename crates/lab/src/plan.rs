@@ -35,6 +35,8 @@ pub struct CellPlan {
     pub setting: Setting,
     /// Name of the recipe, and of the way of growth where it is not one jump.
     pub recipe: String,
+    /// Whether the paper has this recipe, with this way of growth.
+    pub of_paper: bool,
     /// Seed.
     pub seed: u64,
     /// Tokens before the operator.
@@ -256,9 +258,10 @@ impl Points<'_> {
             line = line.grown(shape, &upcycle, *at, protocol, &recipe.name, &steps);
             operators.push(upcycle);
         }
-        let recipe = match self.path.growth {
-            Growth::Jump => recipe.name.clone(),
-            Growth::Doubling => format!("{} by doubling", recipe.name),
+        let (recipe, of_paper) = match self.path.growth {
+            Growth::Jump => (recipe.name.clone(), recipe.of_paper),
+            // The paper grows at once.
+            Growth::Doubling => (format!("{} by doubling", recipe.name), false),
         };
         for budget in &times.budgets {
             cells.push(CellPlan {
@@ -274,6 +277,7 @@ impl Points<'_> {
                     transition: times.transition,
                 },
                 recipe: recipe.clone(),
+                of_paper,
                 seed,
                 pretrain_tokens: tau * scale.tokens_per_step(),
                 cpt_tokens: (budget.end - tau) * scale.tokens_per_step(),

@@ -198,6 +198,17 @@ fn keys_depend_on_what_matters() {
 }
 
 #[test]
+fn whose_recipe_it_is_changes_no_key() {
+    let plan = plan(&quick());
+    assert!(plan.cells.iter().any(|cell| cell.of_paper));
+    for stage in plan.graph.stages() {
+        if let StageSpec::Upcycle { spec, .. } = &stage.spec {
+            assert!(!spec.recipe.of_paper);
+        }
+    }
+}
+
+#[test]
 fn axes_that_cannot_be_are_named() {
     let error = |change: &dyn Fn(&mut SweepConfig)| {
         let mut config = quick();
@@ -443,6 +454,9 @@ fn every_stage_runs_once_after_its_parent_and_never_again() {
     )
     .unwrap();
     assert_eq!(results.cells.len(), 16);
+    let recipes = results.recipes.iter();
+    let origins: Vec<_> = recipes.map(|r| (r.name.as_str(), r.of_paper)).collect();
+    assert_eq!(origins, [("paper", true), ("exact", false)]);
     // Two models from scratch and two recipes, four budgets, two seeds.
     assert_eq!(results.curves.len(), 4 * 4 * 2);
     assert!(results.cells.iter().all(|cell| cell.loss_after == 2.3));

@@ -116,6 +116,7 @@ mod tests {
         let json = fs::read(target.join("results.json")).unwrap();
         let read: Results = serde_json::from_slice(&json).unwrap();
         assert_eq!(read.cells.len(), 16);
+        assert_eq!(read.recipes.len(), 2);
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub(crate) struct Group<'a> {
     pub(crate) label: String,
     /// Name for files, unique in a sweep.
     pub(crate) stem: String,
+    /// Those of the sweep's recipes that are the paper's.
+    of_paper: Vec<&'a str>,
     pub(crate) cells: Vec<&'a Cell>,
     pub(crate) curves: Vec<&'a Curve>,
     pub(crate) routing: Vec<&'a RoutingRow>,
@@ -70,6 +72,11 @@ pub(crate) fn groups(results: &Results) -> Vec<Group<'_>> {
     for row in &results.routing {
         find(&mut groups, &row.setting).routing.push(row);
     }
+    let own = results.recipes.iter().filter(|recipe| recipe.of_paper);
+    let of_paper: Vec<&str> = own.map(|recipe| recipe.name.as_str()).collect();
+    for group in &mut groups {
+        group.of_paper.clone_from(&of_paper);
+    }
     name(groups)
 }
 
@@ -80,6 +87,7 @@ fn find<'g, 'a>(groups: &'g mut Vec<Group<'a>>, setting: &'a Setting) -> &'g mut
             setting,
             label: String::new(),
             stem: String::new(),
+            of_paper: Vec::new(),
             cells: Vec::new(),
             curves: Vec::new(),
             routing: Vec::new(),
@@ -173,6 +181,11 @@ impl<'a> Group<'a> {
         recipes
     }
 
+    /// Whether a recipe is one of the paper's.
+    pub(crate) fn is_of_paper(&self, recipe: &str) -> bool {
+        self.of_paper.contains(&recipe)
+    }
+
     /// The group with at most `most` recipes: the best two thirds of them and the worst third, by mean gap closure at the last
     /// place.
     pub(crate) fn few(&self, most: usize) -> Self {
@@ -191,6 +204,7 @@ impl<'a> Group<'a> {
             setting: self.setting,
             label: self.label.clone(),
             stem: self.stem.clone(),
+            of_paper: self.of_paper.clone(),
             cells: all_cells
                 .filter(|cell| chosen(Some(&cell.recipe)))
                 .collect(),

@@ -24,6 +24,6 @@ pub use error::ReportError;
 pub use files::write;
 pub use page::html;
 pub use results::{
-    Arm, Cell, Curve, Environment, Overrides, Results, RoutingRow, Setting, TwinPoint,
+    Arm, Cell, Curve, Environment, Overrides, RecipeRow, Results, RoutingRow, Setting, TwinPoint,
 };
 pub use table::table;

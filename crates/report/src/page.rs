@@ -103,6 +103,9 @@ fn summary(results: &Results) -> Markup {
             @if let Some(text) = shrunk(results) {
                 p.summary { (text) }
             }
+            @if is_of_an_older_version(results) {
+                p.summary { (OLDER_VERSION) }
+            }
         }
     }
 }
@@ -130,6 +133,16 @@ fn shrunk(results: &Results) -> Option<String> {
             changes.join(", ")
         )
     })
+}
+
+const OLDER_VERSION: &str = "These results are of an older version and do not say which recipes are the paper’s: \
+    comparisons with those are with the first recipe, or are left out. Nor do they say whether the scales were made \
+    smaller. Run the sweep again to collect both; finished stages are not computed twice.";
+
+/// Whether there is a recipe that the results do not know.
+fn is_of_an_older_version(results: &Results) -> bool {
+    let is_known = |name: &str| results.recipes.iter().any(|recipe| recipe.name == name);
+    results.cells.iter().any(|cell| !is_known(&cell.recipe))
 }
 
 /// The sections that have something to show.
@@ -343,6 +356,21 @@ mod tests {
         results.overrides.context = Some(32);
         let page = html(&results);
         assert!(page.contains("names: 200K tokens of pre-training, a context of 32 tokens."));
+    }
+
+    #[test]
+    fn recipes_of_unknown_origin_are_told() {
+        let mut results = sample::results();
+        let caption = "Lead in η over the paper’s best recipe";
+        let page = html(&results);
+        assert!(!page.contains("older version") && page.contains("<small>less paper</small>"));
+        results.recipes.clear();
+        results.cells.reverse();
+        let page = html(&results);
+        assert!(
+            page.contains("do not say which recipes are the paper’s") && page.contains(caption)
+        );
+        assert!(!page.contains("<small>less paper</small>"));
     }
 
     #[test]

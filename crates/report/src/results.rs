@@ -20,6 +20,9 @@ pub struct Results {
     pub environment: Environment,
     /// Entropy rate of the data in nats a token, where it is known in closed form.
     pub floor: Option<f64>,
+    /// One row for each recipe that cells, curves and routing rows name; none in results of an older version.
+    #[serde(default)]
+    pub recipes: Vec<RecipeRow>,
     /// One row for each (scale, E, m, K, CPT fraction, recipe, seed).
     pub cells: Vec<Cell>,
     /// Validation loss over training, one curve for each run.
@@ -40,6 +43,15 @@ pub struct Overrides {
     /// Context in tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<usize>,
+}
+
+/// A recipe of the sweep.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecipeRow {
+    /// Its name in the other rows.
+    pub name: String,
+    /// Whether it is the paper's.
+    pub of_paper: bool,
 }
 
 /// The machine and software that produced the results.

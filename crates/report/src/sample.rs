@@ -1,7 +1,7 @@
 //! Made-up results for tests.
 
 use crate::results::{
-    Arm, Cell, Curve, Environment, Overrides, Results, RoutingRow, Setting, TwinPoint,
+    Arm, Cell, Curve, Environment, Overrides, RecipeRow, Results, RoutingRow, Setting, TwinPoint,
 };
 use crate::statistics::gap_closure;
 
@@ -29,6 +29,7 @@ pub(crate) fn empty() -> Results {
             date: "2026-05-20T12:00:00Z".into(),
         },
         floor: Some(1.242),
+        recipes: vec![recipe_row("paper", true), recipe_row("distinct", false)],
         cells: Vec::new(),
         curves: Vec::new(),
         routing: Vec::new(),
@@ -106,6 +107,13 @@ fn extend(results: &mut Results, top_k: usize, seeds: u64) {
                 }
             }
         }
+    }
+}
+
+fn recipe_row(name: &str, of_paper: bool) -> RecipeRow {
+    RecipeRow {
+        name: name.into(),
+        of_paper,
     }
 }
 

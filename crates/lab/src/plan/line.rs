@@ -225,7 +225,11 @@ impl<'a> Planner<'a> {
         let spec = StageSpec::Upcycle {
             parent: parent.clone(),
             spec: Box::new(UpcycleSpec {
-                recipe: recipe.clone(),
+                // Whose recipe it is changes no result, and so must not change the stage's address.
+                recipe: Recipe {
+                    of_paper: false,
+                    ..recipe.clone()
+                },
                 target_experts: target,
                 seed: line.seed,
                 evidence_batches: EVIDENCE_BATCHES,

@@ -10,20 +10,6 @@ use crate::plot::palette::Palette;
 use crate::results::Cell;
 use crate::statistics::{Summary, paired, slope, spearman, summarize};
 
-/// Names of the recipes that the paper has, its recommended one first.
-const OF_THE_PAPER: [&str; 5] = [
-    "paper",
-    "uniform",
-    "paper-weight-norm",
-    "paper-saliency",
-    "paper-fisher",
-];
-
-/// Whether a recipe is one of the paper's.
-pub(crate) fn is_of_the_paper(recipe: &str) -> bool {
-    OF_THE_PAPER.contains(&recipe)
-}
-
 /// Values of two groups of cells, of the same seeds.
 pub(crate) fn on_same_seeds<'a>(
     a: &'a Seeds,
@@ -49,7 +35,7 @@ pub(crate) fn reference<'a>(group: &Group<'a>, place: f64) -> Option<&'a str> {
     let own = recipes
         .iter()
         .copied()
-        .filter(|recipe| is_of_the_paper(recipe));
+        .filter(|recipe| group.is_of_paper(recipe));
     own.filter(|recipe| eta(recipe).is_finite())
         .max_by(|a, b| eta(a).total_cmp(&eta(b)))
         .or(recipes.first().copied())

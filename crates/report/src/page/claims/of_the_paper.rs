@@ -4,7 +4,7 @@ use super::claim::{Claim, Verdict, told};
 use crate::group::Group;
 use crate::model::Model;
 use crate::number::{fixed, saving, tenth_percent};
-use crate::page::comparisons::{foresight, is_of_the_paper, lead, on_same_seeds, reference, trend};
+use crate::page::comparisons::{foresight, lead, on_same_seeds, reference, trend};
 use crate::statistics::{Summary, paired, summarize};
 
 /// The claims that a group has the runs for.
@@ -52,7 +52,7 @@ fn tested<'a>(group: &Group<'a>, place: f64) -> Vec<&'a str> {
     let own = recipes
         .iter()
         .copied()
-        .find(|recipe| is_of_the_paper(recipe));
+        .find(|recipe| group.is_of_paper(recipe));
     let mut tested: Vec<&str> = own.into_iter().chain(best).collect();
     tested.dedup();
     tested
@@ -268,7 +268,7 @@ fn saves(group: &Group) -> Option<Claim> {
     if group.setting.transition.is_some() {
         return None;
     }
-    let recipe = reference(group, place).filter(|recipe| is_of_the_paper(recipe))?;
+    let recipe = reference(group, place).filter(|recipe| group.is_of_paper(recipe))?;
     let seeds = group.seeds(recipe, place);
     let savings: Vec<f64> = seeds
         .cells

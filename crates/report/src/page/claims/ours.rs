@@ -2,7 +2,7 @@
 
 use super::claim::{Claim, Verdict, told};
 use crate::group::Group;
-use crate::page::comparisons::{is_of_the_paper, on_same_seeds, reference};
+use crate::page::comparisons::{on_same_seeds, reference};
 use crate::statistics::paired;
 
 /// The recipe that the default sweep and `upcycle` favour, with a short CPT.
@@ -12,7 +12,7 @@ const SHORT: f64 = 0.25;
 /// With a short CPT, twice the gap closure of the best of the paper's recipes.
 pub(super) fn twice(group: &Group) -> Option<Claim> {
     let place = group.places().into_iter().find(|place| *place == SHORT)?;
-    let paper = reference(group, place).filter(|recipe| is_of_the_paper(recipe))?;
+    let paper = reference(group, place).filter(|recipe| group.is_of_paper(recipe))?;
     let own = group.recipes().contains(&FAVOURED) && group.setting.transition.is_none();
     if !own || !group.gap(place).is_resolved() {
         return None;
