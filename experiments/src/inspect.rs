@@ -7,6 +7,7 @@ use clap::Parser;
 use serde::Serialize;
 use upcycle_hf::{HfCheckpoint, Layout, RouterStats};
 use upcycle_lm::{CostModel, ParameterCount, TwoLevel};
+use upcycle_report::number;
 use upcycle_train::{CheckpointInfo, StageCheckpoints};
 
 use crate::{
@@ -77,7 +78,7 @@ impl InspectArgs {
             return Ok(output::line(serde_json::to_string_pretty(&inspection)?)?);
         }
         let model = &info.model;
-        let count = |value: u64| output::count(value as f64);
+        let count = |value: u64| number::count(value as f64);
         let mut rows = vec![
             ("checkpoint", dir.display().to_string()),
             ("step", info.step.to_string()),
@@ -134,7 +135,7 @@ impl InspectArgs {
             }
         }
         for (name, file) in &info.files {
-            rows.push(("file", format!("{name}, {}", output::bytes(file.bytes))));
+            rows.push(("file", format!("{name}, {}", number::bytes(file.bytes))));
         }
         print_rows(rows)
     }
@@ -163,7 +164,7 @@ impl InspectArgs {
         let dtypes = found
             .dtypes
             .iter()
-            .map(|(name, &size)| format!("{name} {}", output::bytes(size)));
+            .map(|(name, &size)| format!("{name} {}", number::bytes(size)));
         let mut rows = vec![
             ("checkpoint", dir.display().to_string()),
             ("family", found.family.clone()),
@@ -180,9 +181,9 @@ impl InspectArgs {
                 "parameters",
                 format!(
                     "{} total, {} active, {} in experts",
-                    output::count(found.total_parameters as f64),
-                    output::count(found.active_parameters as f64),
-                    output::count(found.expert_parameters as f64)
+                    number::count(found.total_parameters as f64),
+                    number::count(found.active_parameters as f64),
+                    number::count(found.expert_parameters as f64)
                 ),
             ),
             ("types", dtypes.collect::<Vec<_>>().join(", ")),
@@ -191,7 +192,7 @@ impl InspectArgs {
             rows.push(("router", format!("layer {layer}: {}", router_text(stats))));
         }
         for (name, size) in &found.shards {
-            rows.push(("file", format!("{name}, {}", output::bytes(*size))));
+            rows.push(("file", format!("{name}, {}", number::bytes(*size))));
         }
         print_rows(rows)
     }

@@ -2,9 +2,8 @@
 
 use clap::Args;
 use upcycle_lab::available_memory;
+use upcycle_report::number;
 use upcycle_train::Engine;
-
-use crate::output;
 
 /// A run that would take longer on a CPU is refused.
 const PATIENCE_SECONDS: f64 = 24.0 * 3600.0;
@@ -28,11 +27,11 @@ pub fn refusal(engine: &dyn Engine, memory: u64, seconds: f64) -> Option<String>
     let problem = if memory > available {
         format!(
             "it needs about {} of memory, this machine has {}",
-            output::bytes(memory),
-            output::bytes(available)
+            number::bytes(memory),
+            number::bytes(available)
         )
     } else if seconds > PATIENCE_SECONDS {
-        let time = output::duration(seconds);
+        let time = number::duration(seconds);
         format!("it would take about {time} on this CPU")
     } else {
         return None;

@@ -9,6 +9,7 @@ use std::{
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use upcycle_lab::{Observer, RunEvent, Stage, StageKey, StageResult};
+use upcycle_report::number;
 use upcycle_train::TrainEvent;
 
 use crate::output;
@@ -149,18 +150,18 @@ impl Progress {
                 running.bar.set_position(step.saturating_sub(stage.from));
                 running
                     .bar
-                    .set_message(format!("loss {loss:.4}  {} tokens/s", output::count(rate)));
+                    .set_message(format!("loss {loss:.4}  {} tokens/s", number::count(rate)));
                 self.total.inc(1);
                 if self.plain && running.last_line.elapsed() >= PLAIN_INTERVAL {
                     running.last_line = Instant::now();
                     let left = self.total.length().unwrap_or(0) - self.total.position();
                     let steps = (state.steps_done + 1) as f64;
-                    let eta = output::duration(started / steps * left as f64);
+                    let eta = number::duration(started / steps * left as f64);
                     output::note!(
                         "          {} step {step} of {}  loss {loss:.4}  {} tokens/s  {eta} left",
                         stage.label,
                         stage.to,
-                        output::count(rate),
+                        number::count(rate),
                     );
                 }
                 state.steps_done += 1;
@@ -175,7 +176,7 @@ fn news(result: &StageResult) -> String {
         StageResult::Train(outcome) => format!(
             "validation loss {:.4}  {}",
             outcome.evaluation.loss,
-            output::duration(outcome.train_seconds)
+            number::duration(outcome.train_seconds)
         ),
         StageResult::Upcycle(outcome) => format!(
             "validation loss {:.4} before, {:.4} after",

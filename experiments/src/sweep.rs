@@ -21,6 +21,7 @@ use upcycle_lab::{
     available_memory, collect, presets,
 };
 use upcycle_lm::CostModel;
+use upcycle_report::number;
 use upcycle_train::Engine;
 
 use crate::{
@@ -128,7 +129,7 @@ impl SweepArgs {
         let store = Store::open(&self.out)?;
         self.plan_file(BackendKind::named(engine.backend())?, &config)
             .write(&folder)?;
-        let expected = estimate.seconds.map(output::duration);
+        let expected = estimate.seconds.map(number::duration);
         output::note!(
             "{} stages, {} finished before; {jobs} at a time, about {}",
             plan.graph.len(),
@@ -150,7 +151,7 @@ impl SweepArgs {
         if estimate.remaining().next().is_some() {
             output::note!(
                 "took {}, estimated {}",
-                output::duration(begun.elapsed().as_secs_f64()),
+                number::duration(begun.elapsed().as_secs_f64()),
                 expected.unwrap_or_default()
             );
         }
@@ -313,8 +314,8 @@ fn refusal_of(estimate: &Estimate, engine: &dyn Engine, available: Option<u64>) 
                 format!(
                     "{} stages at a time need about {} of memory, and there are {}; lower --jobs",
                     estimate.jobs,
-                    output::bytes(estimate.memory),
-                    output::bytes(available)
+                    number::bytes(estimate.memory),
+                    number::bytes(available)
                 )
             })
         })
@@ -329,8 +330,8 @@ fn memory_refusal(stage: &StageEstimate, available: u64) -> Option<String> {
         limits::advice(&format!(
             "stage {} needs about {} of memory, and there are {}",
             stage.label,
-            output::bytes(needed),
-            output::bytes(available)
+            number::bytes(needed),
+            number::bytes(available)
         ))
     })
 }
@@ -373,7 +374,7 @@ fn repetitions(plan: &SweepPlan, data: &Dataset) -> Vec<String> {
         (needed > there).then(|| {
             format!(
                 "the {split} split of the data has {} tokens and is read {:.1} times; more text or fewer --tokens avoid that",
-                output::count(there as f64),
+                number::count(there as f64),
                 needed as f64 / there as f64
             )
         })

@@ -17,6 +17,7 @@ use upcycle_data::Dataset;
 use upcycle_hf::{Export, ExportType, HfCheckpoint, Import, RouterStats};
 use upcycle_lab::{Scale, peak_memory, presets, training_seconds};
 use upcycle_lm::{CostModel, LmConfig, WeightSource};
+use upcycle_report::number;
 use upcycle_train::{
     BatchConfig, CheckpointInfo, DataSchedule, Engine, EvaluationConfig, Schedule, Start,
     TrainEvent, TrainJob, TrainOutcome, TrainSpec, write_atomically,
@@ -380,9 +381,9 @@ impl TrainArgs {
             output::line(format!(
                 "step {}, {} tokens, validation loss {:.4}, {} of training",
                 outcome.step,
-                output::count(outcome.tokens as f64),
+                number::count(outcome.tokens as f64),
                 outcome.evaluation.loss,
-                output::duration(outcome.train_seconds),
+                number::duration(outcome.train_seconds),
             ))?;
         }
         output::note!("checkpoint: {}", checkpoint_of(&self.out).display());
@@ -530,7 +531,7 @@ impl Display {
                 tokens,
                 seconds,
             } => {
-                let rate = output::count(tokens as f64 / seconds.max(1e-9));
+                let rate = number::count(tokens as f64 / seconds.max(1e-9));
                 self.bar.set_position(step - self.from);
                 self.bar
                     .set_message(format!("loss {loss:.4}  {rate} tokens/s"));
@@ -540,7 +541,7 @@ impl Display {
                     output::note!(
                         "step {step} of {}  loss {loss:.4}  {rate} tokens/s  {} left",
                         self.end,
-                        output::duration(left)
+                        number::duration(left)
                     );
                 }
             }

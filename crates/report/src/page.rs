@@ -355,7 +355,7 @@ mod tests {
         results.overrides.tokens = Some(200_000);
         results.overrides.context = Some(32);
         let page = html(&results);
-        assert!(page.contains("names: 200K tokens of pre-training, a context of 32 tokens."));
+        assert!(page.contains("names: 200k tokens of pre-training, a context of 32 tokens."));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Gap closure and what a handful of seeds can say about a mean.
+//! Gap closure, savings, and what a handful of seeds can say about a mean.
 
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
@@ -68,6 +68,12 @@ pub const SMALLEST_GAP: f64 = 1e-3;
 pub fn gap_closure(fixed_e: f64, upcycled: f64, fixed_me: f64) -> Option<f64> {
     let (closed, gap) = (fixed_e - upcycled, fixed_e - fixed_me);
     (gap >= SMALLEST_GAP && gap.is_finite() && closed.is_finite()).then(|| closed / gap)
+}
+
+/// What is saved when `cost` is paid instead of `reference`, as a fraction.
+pub fn saving(cost: f64, reference: f64) -> Option<f64> {
+    let saving = 1.0 - cost / reference;
+    (reference > 0.0 && saving.is_finite()).then_some(saving)
 }
 
 /// Differences `a - b` of the same seeds: what two recipes share (data order, initial model, the trunk) cancels out.
@@ -169,6 +175,12 @@ mod tests {
             let eta = gap_closure(losses.0, losses.1, losses.2).unwrap();
             near(100.0 * eta, percent, 0.06);
         }
+    }
+
+    #[test]
+    fn a_saving_needs_something_to_save() {
+        assert_eq!(saving(75.0, 100.0), Some(0.25));
+        assert_eq!(saving(75.0, 0.0), None);
     }
 
     #[test]

@@ -4,8 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
-
-use crate::output;
+use upcycle_report::number;
 
 use super::{
     BenchArgs, median,
@@ -176,7 +175,7 @@ fn torch(model: Model, args: &BenchArgs) -> Result<Option<TorchRun>> {
 impl Row {
     /// For people.
     pub fn lines(&self) -> Vec<String> {
-        let memory = |bytes: Option<u64>| bytes.map_or("-".into(), output::bytes);
+        let memory = |bytes: Option<u64>| bytes.map_or("-".into(), number::bytes);
         let mut lines = vec![format!(
             "{:?}  step: {:.0} tokens/s, {:.1} % of {:.0} GFLOP/s; forward and backward {:.1} ms, update {:.1} ms; peak memory {}",
             self.model,

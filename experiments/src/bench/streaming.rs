@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde::Serialize;
 use upcycle_hf::{Synthetic, Weights};
+use upcycle_report::number;
 
 use super::{median, process};
 use crate::output;
@@ -103,7 +104,7 @@ impl Table {
     pub fn lines(&self) -> Vec<String> {
         let rate = |seconds: &[f64]| self.bytes as f64 / 1e9 / median(seconds.iter().copied());
         let memory = match self.peak_memory {
-            Some(bytes) => format!(", peak memory {}", output::bytes(bytes)),
+            Some(bytes) => format!(", peak memory {}", number::bytes(bytes)),
             None => String::new(),
         };
         vec![

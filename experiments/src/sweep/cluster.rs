@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use upcycle_lab::{Estimate, Jobs, Queue, Slurm, Stage, StageKey, Store, SweepPlan};
+use upcycle_report::number;
 
 use super::{
     plan_file::PlanFile,
@@ -64,7 +65,7 @@ pub fn jobs(folder: &Path, file: &PlanFile) -> Result<Option<(Jobs, Queue)>> {
 /// Submits what is left of a sweep.
 pub fn submit(slurm: &Slurm, plan: &SweepPlan, estimate: &Estimate, store: &Store) -> Result<()> {
     let submitted = slurm.submit(&plan.graph, estimate, store, |_| true)?;
-    output::note!("submitted {}", output::plural(submitted.len(), "job"));
+    output::note!("submitted {}", number::plural(submitted.len(), "job"));
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use upcycle_lab::{Estimate, Price, StageEstimate, SweepPlan};
+use upcycle_report::number;
 
 use crate::output;
 
@@ -18,12 +19,12 @@ pub fn print(plan: &SweepPlan, estimate: &Estimate, all: bool) -> Result<()> {
         output::line(format!(
             "{:<34} {:>10} {:>10} {:>10} {:>9} {:>9} {:>10}",
             model.name,
-            output::parameters(model.stage.parameters.non_embedding()),
-            output::parameters(model.stage.parameters.total()),
-            output::parameters(model.stage.parameters.active()),
-            output::count(model.tokens as f64),
+            number::parameters(model.stage.parameters.non_embedding()),
+            number::parameters(model.stage.parameters.total()),
+            number::parameters(model.stage.parameters.active()),
+            number::count(model.tokens as f64),
             format!("{:.2e}", model.flops),
-            output::bytes(model.stage.peak_memory),
+            number::bytes(model.stage.peak_memory),
         ))?;
     }
     if all {
@@ -35,14 +36,14 @@ pub fn print(plan: &SweepPlan, estimate: &Estimate, all: bool) -> Result<()> {
                 stage.label,
                 stage.steps,
                 format!("{:.2e}", stage.flops),
-                output::bytes(stage.peak_memory),
+                number::bytes(stage.peak_memory),
                 time(stage),
             ))?;
         }
     }
     print_prices(&estimate.prices)?;
     let time = match estimate.seconds {
-        Some(seconds) => format!("about {}", output::duration(seconds)),
+        Some(seconds) => format!("about {}", number::duration(seconds)),
         None => "an unknown time".to_owned(),
     };
     if estimate.remaining().next().is_none() {
@@ -56,9 +57,9 @@ pub fn print(plan: &SweepPlan, estimate: &Estimate, all: bool) -> Result<()> {
         "\n{} stages ({} cached), {} steps, {:.2e} FLOPs, up to {} of memory, {time} with {} at a time",
         estimate.stages.len(),
         estimate.stages.len() - estimate.remaining().count(),
-        output::count(estimate.steps() as f64),
+        number::count(estimate.steps() as f64),
         estimate.flops(),
-        output::bytes(estimate.memory),
+        number::bytes(estimate.memory),
         estimate.jobs,
     ))?;
     let timed = estimate.remaining().filter(|stage| stage.steps > 0);
@@ -66,7 +67,7 @@ pub fn print(plan: &SweepPlan, estimate: &Estimate, all: bool) -> Result<()> {
     if estimate.seconds.is_some() && rough > 0 {
         output::line(format!(
             "(the time of {} is a guess from this machine's rate of matrix products; that of others comes from measured steps)",
-            output::plural(rough, "stage")
+            number::plural(rough, "stage")
         ))?;
     }
     Ok(())
@@ -75,7 +76,7 @@ pub fn print(plan: &SweepPlan, estimate: &Estimate, all: bool) -> Result<()> {
 fn time(stage: &StageEstimate) -> String {
     match stage.seconds {
         _ if stage.cached => "cached".into(),
-        Some(seconds) => output::duration(seconds),
+        Some(seconds) => number::duration(seconds),
         None => String::new(),
     }
 }
@@ -111,7 +112,7 @@ fn print_prices(prices: &[Price]) -> Result<()> {
             (Some(cost), Some(of)) if of > 0.0 => format!("{:.0} %", 100.0 * (1.0 - cost / of)),
             _ => "-".to_owned(),
         };
-        let time = |seconds: Option<f64>| seconds.map_or("-".to_owned(), output::duration);
+        let time = |seconds: Option<f64>| seconds.map_or("-".to_owned(), number::duration);
         let protocol = match setting.protocol.as_str() {
             "trunk" => String::new(),
             other => format!(" {other}"),

@@ -18,6 +18,7 @@ use upcycle_hf::{
 };
 use upcycle_lm::{CostModel, LmConfig, WeightSource};
 use upcycle_operator::{ExpertInit, Recipe, ReplicationPlan, Selection, Upcycle, Verification};
+use upcycle_report::number;
 use upcycle_train::{CompareJob, Engine};
 
 use super::UpcycleArgs;
@@ -181,9 +182,9 @@ impl UpcycleArgs {
             let verb = if to.is_some() { "wrote" } else { "would write" };
             output::line(format!(
                 "{verb} {} parameters, {} in {}",
-                output::parameters(written.parameters),
-                output::bytes(written.bytes),
-                output::plural(written.shards, "file")
+                number::parameters(written.parameters),
+                number::bytes(written.bytes),
+                number::plural(written.shards, "file")
             ))?;
             if let Some(verification) = &verification {
                 super::print_verification(verification)?;
@@ -193,7 +194,7 @@ impl UpcycleArgs {
             output::note!(
                 "checkpoint: {} ({})",
                 to.display(),
-                output::duration(seconds)
+                number::duration(seconds)
             );
         }
         Ok(())
@@ -332,7 +333,7 @@ fn print_plan(growth: &Growth, tables: bool) -> Result<()> {
     let (moe, target) = (&growth.moe, growth.operator.target_experts);
     output::line(format!(
         "{}, {} -> {target} experts, top-{}{}",
-        output::plural(moe.layers.len(), "MoE layer"),
+        number::plural(moe.layers.len(), "MoE layer"),
         moe.experts,
         growth.top_k,
         match growth.top_k == moe.top_k {
@@ -406,10 +407,10 @@ impl Display {
             self.last_line = Instant::now();
             output::note!(
                 "{} of {}, {} a second, {} left",
-                output::bytes(progress.bytes),
-                output::bytes(progress.total),
-                output::bytes(self.bar.per_sec() as u64),
-                output::duration(self.bar.eta().as_secs_f64())
+                number::bytes(progress.bytes),
+                number::bytes(progress.total),
+                number::bytes(self.bar.per_sec() as u64),
+                number::duration(self.bar.eta().as_secs_f64())
             );
         }
     }

@@ -4,10 +4,11 @@ use maud::Markup;
 
 use crate::group::{Group, Seeds};
 use crate::model::Model;
-use crate::number::{MISSING, duration, flops, saved, saving};
+use crate::number::{MISSING, duration, flops, saved};
 use crate::page::markup::{self, Table, text};
 use crate::plot::palette::Palette;
 use crate::results::Cell;
+use crate::statistics::saving;
 
 /// FLOPs and seconds of Upcycled beside Fixed-mE, means over seeds.
 pub(crate) fn costs(group: &Group, palette: &Palette) -> Table {

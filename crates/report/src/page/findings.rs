@@ -2,9 +2,9 @@
 
 use crate::group::{ANNEALED, Group, Seeds};
 use crate::model::Model;
-use crate::number::{fixed, saving, tenth_percent, whole_percent};
+use crate::number::{fixed, tenth_percent, whole_percent};
 use crate::page::comparisons::lead;
-use crate::statistics::Summary;
+use crate::statistics::{Summary, saving};
 
 /// A short paragraph on one group; none if no cell has finished.
 pub(crate) fn findings(group: &Group) -> Option<String> {

@@ -3,9 +3,9 @@
 use super::claim::{Claim, Verdict, told};
 use crate::group::Group;
 use crate::model::Model;
-use crate::number::{fixed, saving, tenth_percent};
+use crate::number::{fixed, tenth_percent};
 use crate::page::comparisons::{foresight, lead, on_same_seeds, reference, trend};
-use crate::statistics::{Summary, paired, summarize};
+use crate::statistics::{Summary, paired, saving, summarize};
 
 /// The claims that a group has the runs for.
 pub(super) fn claims(group: &Group, last: f64) -> Vec<Claim> {
