@@ -1,101 +1,74 @@
 //! The cells as comma-separated values.
 
-use std::borrow::Cow;
-
 use crate::results::{Cell, Results};
 
-const COLUMNS: [&str; 30] = [
-    "scale",
-    "backend",
-    "data",
-    "protocol",
-    "experts",
-    "multiplier",
-    "target_experts",
-    "top_k",
-    "cpt_fraction",
-    "transition",
-    "recipe",
-    "seed",
-    "pretrain_tokens",
-    "cpt_tokens",
-    "loss_fixed_e",
-    "loss_upcycled",
-    "loss_fixed_me",
-    "loss_before",
-    "loss_after",
-    "logit_difference",
-    "largest_logit_difference",
-    "changed_sources",
-    "twin_coselection",
-    "gap_closure",
-    "train_flops_fixed_e",
-    "train_flops",
-    "train_flops_fixed_me",
-    "wall_seconds_fixed_e",
-    "wall_seconds",
-    "wall_seconds_fixed_me",
+/// The name of a column and what stands there.
+type Column = (&'static str, fn(&Cell) -> String);
+
+const COLUMNS: [Column; 30] = [
+    ("scale", |c| c.setting.scale.clone()),
+    ("backend", |c| c.backend.clone()),
+    ("data", |c| c.setting.data.clone()),
+    ("protocol", |c| c.setting.protocol.clone()),
+    ("experts", |c| c.setting.experts.to_string()),
+    ("multiplier", |c| c.setting.multiplier.to_string()),
+    ("target_experts", |c| c.setting.target_experts.to_string()),
+    ("top_k", |c| c.setting.top_k.to_string()),
+    ("cpt_fraction", |c| c.setting.cpt_fraction.to_string()),
+    ("transition", |c| {
+        c.setting
+            .transition
+            .map_or(String::new(), |tau| tau.to_string())
+    }),
+    ("recipe", |c| c.recipe.clone()),
+    ("seed", |c| c.seed.to_string()),
+    ("pretrain_tokens", |c| c.pretrain_tokens.to_string()),
+    ("cpt_tokens", |c| c.cpt_tokens.to_string()),
+    ("loss_fixed_e", |c| c.loss_fixed_e.to_string()),
+    ("loss_upcycled", |c| c.loss_upcycled.to_string()),
+    ("loss_fixed_me", |c| c.loss_fixed_me.to_string()),
+    ("loss_before", |c| c.loss_before.to_string()),
+    ("loss_after", |c| c.loss_after.to_string()),
+    ("logit_difference", |c| c.logit_difference.to_string()),
+    ("largest_logit_difference", |c| {
+        c.largest_logit_difference.to_string()
+    }),
+    ("changed_sources", |c| c.changed_sources.to_string()),
+    ("twin_coselection", |c| c.twin_coselection.to_string()),
+    ("gap_closure", |c| {
+        c.gap_closure.map_or(String::new(), |eta| eta.to_string())
+    }),
+    ("train_flops_fixed_e", |c| c.train_flops_fixed_e.to_string()),
+    ("train_flops", |c| c.train_flops.to_string()),
+    ("train_flops_fixed_me", |c| {
+        c.train_flops_fixed_me.to_string()
+    }),
+    ("wall_seconds_fixed_e", |c| {
+        c.wall_seconds_fixed_e.to_string()
+    }),
+    ("wall_seconds", |c| c.wall_seconds.to_string()),
+    ("wall_seconds_fixed_me", |c| {
+        c.wall_seconds_fixed_me.to_string()
+    }),
 ];
 
 /// The cells as CSV with a header line, in the order of `results.cells`. Losses are in nats a token, `gap_closure` and
 /// `transition` are fractions, and empty where there is none. Fields are quoted as RFC 4180 says; lines end with `\n`; numbers have the
 /// digits that give the same number back.
 pub fn csv(results: &Results) -> String {
-    let mut csv = COLUMNS.join(",") + "\n";
+    let mut csv = COLUMNS.map(|(name, _)| name).join(",") + "\n";
     for cell in &results.cells {
-        let fields = fields(cell);
-        let fields: Vec<_> = fields.iter().map(|field| quoted(field)).collect();
+        let fields = COLUMNS.map(|(_, field)| quoted(field(cell)));
         csv += &fields.join(",");
         csv.push('\n');
     }
     csv
 }
 
-/// The values of a row, in the order of the columns.
-fn fields(cell: &Cell) -> [String; COLUMNS.len()] {
-    let setting = &cell.setting;
-    [
-        setting.scale.clone(),
-        cell.backend.clone(),
-        setting.data.clone(),
-        setting.protocol.clone(),
-        setting.experts.to_string(),
-        setting.multiplier.to_string(),
-        setting.target_experts.to_string(),
-        setting.top_k.to_string(),
-        setting.cpt_fraction.to_string(),
-        setting
-            .transition
-            .map_or(String::new(), |tau| tau.to_string()),
-        cell.recipe.clone(),
-        cell.seed.to_string(),
-        cell.pretrain_tokens.to_string(),
-        cell.cpt_tokens.to_string(),
-        cell.loss_fixed_e.to_string(),
-        cell.loss_upcycled.to_string(),
-        cell.loss_fixed_me.to_string(),
-        cell.loss_before.to_string(),
-        cell.loss_after.to_string(),
-        cell.logit_difference.to_string(),
-        cell.largest_logit_difference.to_string(),
-        cell.changed_sources.to_string(),
-        cell.twin_coselection.to_string(),
-        cell.gap_closure
-            .map_or(String::new(), |eta| eta.to_string()),
-        cell.train_flops_fixed_e.to_string(),
-        cell.train_flops.to_string(),
-        cell.train_flops_fixed_me.to_string(),
-        cell.wall_seconds_fixed_e.to_string(),
-        cell.wall_seconds.to_string(),
-        cell.wall_seconds_fixed_me.to_string(),
-    ]
-}
-
-fn quoted(field: &str) -> Cow<'_, str> {
-    if field.contains([',', '"', '\n', '\r']) {
-        Cow::Owned(format!("\"{}\"", field.replace('"', "\"\"")))
-    } else {
-        Cow::Borrowed(field)
+fn quoted(field: String) -> String {
+    match field.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", field.replace('"', "\"\"")),
+        false => field,
     }
 }
 

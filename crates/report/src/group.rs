@@ -256,8 +256,7 @@ impl<'a> Group<'a> {
     /// The gap between Fixed-E and Fixed-mE at a place.
     pub(crate) fn gap(&self, place: f64) -> Gap {
         let cells = self.fixed(place);
-        let of =
-            |loss: fn(&Cell) -> f64| summarize(&cells.iter().map(|c| loss(c)).collect::<Vec<_>>());
+        let of = |loss: fn(&Cell) -> f64| summarize(cells.iter().map(|c| loss(c)));
         Gap {
             fixed_e: of(|c| c.loss_fixed_e),
             fixed_me: of(|c| c.loss_fixed_me),
@@ -282,7 +281,7 @@ impl<'a> Group<'a> {
 impl Seeds<'_> {
     /// Summary of one quantity over the seeds.
     pub(crate) fn summary(&self, quantity: impl Fn(&Cell) -> f64) -> Summary {
-        summarize(&self.values(quantity))
+        summarize(self.cells.iter().map(|c| quantity(c)))
     }
 
     /// Gap closure of each seed that has one, as a fraction.
@@ -294,11 +293,7 @@ impl Seeds<'_> {
 
     /// Summary of the gap closures.
     pub(crate) fn eta(&self) -> Summary {
-        summarize(&self.gap_closures())
-    }
-
-    fn values(&self, quantity: impl Fn(&Cell) -> f64) -> Vec<f64> {
-        self.cells.iter().map(|c| quantity(c)).collect()
+        summarize(self.gap_closures())
     }
 }
 

@@ -209,8 +209,8 @@ mod tests {
 
     #[test]
     fn spread_needs_two_seeds() {
-        assert_eq!(mean_sd(&summarize(&[]), 1.0, 1), MISSING);
-        assert_eq!(mean_sd(&summarize(&[0.5]), 100.0, 1), "50.0");
-        assert_eq!(mean_sd(&summarize(&[0.4, 0.6]), 100.0, 1), "50.0 ± 14.1");
+        assert_eq!(mean_sd(&summarize([0.0; 0]), 1.0, 1), MISSING);
+        assert_eq!(mean_sd(&summarize([0.5]), 100.0, 1), "50.0");
+        assert_eq!(mean_sd(&summarize([0.4, 0.6]), 100.0, 1), "50.0 ± 14.1");
     }
 }

@@ -1,5 +1,7 @@
 //! Gap closure, savings, and what a handful of seeds can say about a mean.
 
+use std::borrow::Borrow;
+
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
 /// Mean, spread and uncertainty of one quantity over seeds.
@@ -16,29 +18,15 @@ pub struct Summary {
 }
 
 /// Summarizes the finite values; NaN and infinities (a run that diverged) are left out and not counted.
-pub fn summarize(values: &[f64]) -> Summary {
-    let finite: Vec<f64> = values.iter().copied().filter(|v| v.is_finite()).collect();
+pub fn summarize(values: impl IntoIterator<Item = impl Borrow<f64>>) -> Summary {
+    let values = values.into_iter().map(|value| *value.borrow());
+    let finite: Vec<f64> = values.filter(|value| value.is_finite()).collect();
     let n = finite.len();
-    if n == 0 {
-        return Summary {
-            n,
-            mean: f64::NAN,
-            sd: f64::NAN,
-            interval: None,
-        };
-    }
     let mean = finite.iter().sum::<f64>() / n as f64;
-    if n == 1 {
-        return Summary {
-            n,
-            mean,
-            sd: f64::NAN,
-            interval: None,
-        };
-    }
-    let squares: f64 = finite.iter().map(|v| (v - mean).powi(2)).sum();
-    let sd = (squares / (n - 1) as f64).sqrt();
-    let interval = critical_t(n - 1).map(|t| {
+    let squares: f64 = finite.iter().map(|value| (value - mean).powi(2)).sum();
+    let freedom = n.saturating_sub(1);
+    let sd = (squares / freedom as f64).sqrt();
+    let interval = critical_t(freedom).map(|t| {
         let half = t * sd / (n as f64).sqrt();
         (mean - half, mean + half)
     });
@@ -50,7 +38,7 @@ pub fn summarize(values: &[f64]) -> Summary {
     }
 }
 
-/// The two-sided 95 % point of Student's t with `freedom` degrees of freedom.
+/// The two-sided 95 % point of Student's t with `freedom` degrees of freedom; none for no freedom.
 fn critical_t(freedom: usize) -> Option<f64> {
     StudentsT::new(0.0, 1.0, freedom as f64)
         .ok()
@@ -79,8 +67,7 @@ pub fn saving(cost: f64, reference: f64) -> Option<f64> {
 /// Differences `a - b` of the same seeds: what two recipes share (data order, initial model, the trunk) cancels out.
 /// Pairs without both values are left out.
 pub fn paired(pairs: impl IntoIterator<Item = (Option<f64>, Option<f64>)>) -> Summary {
-    let differences = pairs.into_iter().filter_map(|(a, b)| Some(a? - b?));
-    summarize(&differences.collect::<Vec<_>>())
+    summarize(pairs.into_iter().filter_map(|(a, b)| Some(a? - b?)))
 }
 
 /// Slope of the least-squares line through the points; none for fewer than two places.
@@ -139,7 +126,7 @@ mod tests {
 
     #[test]
     fn summary_of_known_numbers() {
-        let summary = summarize(&[2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0]);
+        let summary = summarize([2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0]);
         assert_eq!(summary.n, 8);
         near(summary.mean, 5.0, 1e-12);
         near(summary.sd, (32.0_f64 / 7.0).sqrt(), 1e-12);
@@ -157,11 +144,11 @@ mod tests {
 
     #[test]
     fn few_or_odd_values() {
-        let none = summarize(&[]);
+        let none = summarize([0.0; 0]);
         assert!(none.n == 0 && none.mean.is_nan() && none.interval.is_none());
-        let one = summarize(&[1.5, f64::NAN, f64::INFINITY]);
+        let one = summarize([1.5, f64::NAN, f64::INFINITY]);
         assert!(one.n == 1 && one.mean == 1.5 && one.sd.is_nan() && one.interval.is_none());
-        let same = summarize(&[3.0, 3.0]);
+        let same = summarize([3.0, 3.0]);
         assert_eq!((same.sd, same.interval), (0.0, Some((3.0, 3.0))));
     }
 

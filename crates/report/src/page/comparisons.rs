@@ -111,8 +111,7 @@ pub(crate) fn trend(group: &Group, recipe: &str) -> Summary {
             .collect();
         slope(&points)
     };
-    let slopes: Vec<f64> = seeds_of(group).into_iter().filter_map(of_seed).collect();
-    summarize(&slopes)
+    summarize(seeds_of(group).into_iter().filter_map(of_seed))
 }
 
 /// Trends of all recipes; none without a second place.
@@ -151,8 +150,7 @@ pub(crate) fn foresight(group: &Group, place: f64) -> Summary {
             .collect();
         spearman(&pairs)
     };
-    let correlations: Vec<f64> = seeds_of(group).into_iter().filter_map(of_seed).collect();
-    summarize(&correlations)
+    summarize(seeds_of(group).into_iter().filter_map(of_seed))
 }
 
 fn seeds_of(group: &Group) -> Vec<u64> {

@@ -121,8 +121,8 @@ pub(crate) fn jumps(group: &Group, palette: &Palette) -> Table {
         }
         let at = place.map_or("τ".to_owned(), |place| group.setting.place_name(place));
         let loss = |quantity: fn(&Cell) -> f64| {
-            let values: Vec<f64> = cells.iter().map(|c| quantity(c)).collect();
-            text(mean_sd(&summarize(&values), 1.0, 4))
+            let values = cells.iter().map(|c| quantity(c));
+            text(mean_sd(&summarize(values), 1.0, 4))
         };
         let mean = |quantity: fn(&Cell) -> f64| {
             cells.iter().map(|c| quantity(c)).sum::<f64>() / cells.len() as f64

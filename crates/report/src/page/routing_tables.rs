@@ -27,9 +27,9 @@ pub(crate) fn routing(group: &Group, palette: &Palette) -> Option<Table> {
     ];
     let mut table = Table::new(caption, 1, head);
     for model in in_order(rows.iter().map(|row| row.model())) {
-        let own = || rows.iter().filter(|row| row.model() == model);
         let mean = |quantity: fn(&RoutingRow) -> f64| {
-            summarize(&own().map(|row| quantity(row)).collect::<Vec<_>>()).mean
+            let own = rows.iter().filter(|row| row.model() == model);
+            summarize(own.map(|row| quantity(row))).mean
         };
         table.row([
             swatched(&model.label(group.setting), palette.look(model)),

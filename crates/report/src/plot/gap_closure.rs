@@ -13,7 +13,7 @@ use crate::plot::error::PlotError;
 use crate::plot::figure::{Figure, FigureKind};
 use crate::plot::palette::{Look, Palette};
 use crate::plot::panel::{Panel, Stroke};
-use crate::plot::sheet::{Entry, MUTED, WIDTH, draw};
+use crate::plot::sheet::{MUTED, WIDTH, draw, legend};
 use crate::statistics::summarize;
 
 /// What is farther away from the gap than this, in per cent, is marked at the border.
@@ -32,13 +32,8 @@ pub(crate) fn figure(group: &Group, palette: &Palette) -> Result<Option<Figure>,
         return Ok(None);
     };
     let title = format!("Gap closure: {}", group.label);
-    let legend: Vec<Entry> = lines
-        .iter()
-        .map(|line| Entry {
-            label: line.recipe.to_owned(),
-            look: line.look,
-        })
-        .collect();
+    let models = lines.iter().map(|line| Model::Upcycled(line.recipe));
+    let legend = legend(models, group.setting, palette);
     let y = range(&all);
     let svg = draw(&title, &legend, 620, |sheet| {
         let panel = Panel::new(sheet, 120..WIDTH - 170, across(&places), y.clone());

@@ -14,7 +14,7 @@ use crate::plot::error::PlotError;
 use crate::plot::figure::{Figure, FigureKind};
 use crate::plot::palette::{Look, Palette};
 use crate::plot::panel::{Panel, Stroke};
-use crate::plot::sheet::{Entry, MUTED, Sheet, WIDTH, draw};
+use crate::plot::sheet::{MUTED, Sheet, WIDTH, draw, legend};
 use crate::results::Curve;
 use crate::statistics::summarize;
 
@@ -34,13 +34,8 @@ pub(crate) fn figure(
         return Ok(None);
     };
     let title = format!("Validation loss: {}", group.label);
-    let legend: Vec<Entry> = bundles
-        .iter()
-        .map(|bundle| Entry {
-            label: bundle.name.clone(),
-            look: bundle.look,
-        })
-        .collect();
+    let models = bundles.iter().map(|bundle| bundle.model);
+    let legend = legend(models, group.setting, palette);
     let finals = finals(&bundles);
     let svg = draw(&title, &legend, 620, |sheet| {
         draw_run(sheet, &bundles, &view)?;

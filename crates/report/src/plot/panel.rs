@@ -107,19 +107,24 @@ impl<'p, 's> Panel<'p, 's> {
 
     /// Vertical grid lines with numbers below, and a heading above.
     pub(crate) fn x_grid(&self, heading: &str) -> Result<(), PlotError> {
-        let ticks = ticks(&self.x, 3);
-        for value in &ticks.values {
-            self.vertical(*value, Stroke::line(GRID, 2))?;
+        for value in ticks(&self.x, 3).values {
+            self.vertical(value, Stroke::line(GRID, 2))?;
         }
-        let label = |value: &f64| (*value, fixed(*value, ticks.decimals));
-        let labels: Vec<_> = ticks.values.iter().map(label).collect();
-        self.x_axis(&labels, "")?;
+        self.round_x_axis(3, "")?;
         self.heading(heading, self.columns.start)
     }
 
     fn heading(&self, heading: &str, left: i32) -> Result<(), PlotError> {
         let at = (left, self.sheet.rows.start - 36);
         self.sheet.text(heading, at, HPos::Left, BLACK)
+    }
+
+    /// About `target` round numbers and a heading below the panel.
+    pub(crate) fn round_x_axis(&self, target: usize, heading: &str) -> Result<(), PlotError> {
+        let ticks = ticks(&self.x, target);
+        let label = |value: &f64| (*value, fixed(*value, ticks.decimals));
+        let labels: Vec<_> = ticks.values.iter().map(label).collect();
+        self.x_axis(&labels, heading)
     }
 
     /// Numbers and a heading below the panel.

@@ -4,13 +4,13 @@ use std::ops::Range;
 
 use crate::group::Group;
 use crate::model::Model;
-use crate::number::{duration_unit, fixed, flops_unit};
-use crate::plot::axis::{extent, ticks, widened};
+use crate::number::{duration_unit, flops_unit};
+use crate::plot::axis::{extent, widened};
 use crate::plot::error::PlotError;
 use crate::plot::figure::{Figure, FigureKind};
 use crate::plot::palette::{Look, Palette};
 use crate::plot::panel::{Panel, Stroke};
-use crate::plot::sheet::{Entry, MUTED, WIDTH, draw};
+use crate::plot::sheet::{MUTED, WIDTH, draw, legend};
 use crate::results::Cell;
 use crate::statistics::summarize;
 
@@ -24,13 +24,8 @@ pub(crate) fn figure(group: &Group, palette: &Palette) -> Result<Option<Figure>,
         return Ok(None);
     };
     let title = format!("Loss over cost: {}", group.label);
-    let legend: Vec<Entry> = lines
-        .iter()
-        .map(|line| Entry {
-            label: line.model.label(group.setting),
-            look: line.look,
-        })
-        .collect();
+    let models = lines.iter().map(|line| line.model);
+    let legend = legend(models, group.setting, palette);
     let svg = draw(&title, &legend, 560, |sheet| {
         for (columns, cost) in [
             (120..WIDTH / 2 - 50, Cost::Flops),
@@ -43,7 +38,7 @@ pub(crate) fn figure(group: &Group, palette: &Palette) -> Result<Option<Figure>,
             let x = widened(&(costs.start / unit..costs.end / unit), 0.05, 0.05);
             let panel = Panel::new(sheet, columns, x, losses.clone());
             panel.y_axis("validation loss in nats a token")?;
-            x_axis(&panel, &name)?;
+            panel.round_x_axis(5, &name)?;
             let points = |line: &Line| line.scaled(cost, unit);
             let front = front(lines.iter().flat_map(points).collect());
             panel.line(&front, Stroke::dashed(MUTED, 3, (6, 8)))?;
@@ -123,13 +118,8 @@ fn lines<'a>(group: &Group<'a>, palette: &Palette) -> Vec<Line<'a>> {
                 Model::Upcycled(recipe) => group.seeds(recipe, place).cells,
                 Model::FixedE | Model::FixedMe => group.fixed(place),
             };
-            let mean = |i: usize| {
-                let values: Vec<f64> = cells
-                    .iter()
-                    .map(|cell| cost_and_loss(model, cell)[i])
-                    .collect();
-                summarize(&values).mean
-            };
+            let mean =
+                |i: usize| summarize(cells.iter().map(|cell| cost_and_loss(model, cell)[i])).mean;
             let point = [mean(0), mean(1), mean(2)];
             let known = point.iter().all(|value| value.is_finite()) && point[0] > 0.0;
             known.then_some(point)
@@ -182,13 +172,6 @@ fn shown_losses(lines: &[Line]) -> Option<Range<f64>> {
         0.05,
         0.05,
     ))
-}
-
-fn x_axis(panel: &Panel, heading: &str) -> Result<(), PlotError> {
-    let ticks = ticks(&panel.x, 5);
-    let label = |value: &f64| (*value, fixed(*value, ticks.decimals));
-    let labels: Vec<_> = ticks.values.iter().map(label).collect();
-    panel.x_axis(&labels, heading)
 }
 
 /// The points that no other point beats in one coordinate without being worse in the other, by cost.

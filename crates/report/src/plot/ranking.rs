@@ -5,8 +5,7 @@ use plotters::style::text_anchor::HPos;
 
 use crate::group::Group;
 use crate::model::Model;
-use crate::number::fixed;
-use crate::plot::axis::{extent, ticks, widened};
+use crate::plot::axis::{extent, widened};
 use crate::plot::error::PlotError;
 use crate::plot::figure::{Figure, FigureKind};
 use crate::plot::palette::{Look, Palette};
@@ -49,10 +48,7 @@ pub(crate) fn figure(group: &Group, palette: &Palette) -> Result<Option<Figure>,
     let count = rows.len() as f64;
     let svg = draw(&title, &[], ROW * rows.len() as i32, |sheet| {
         let panel = Panel::new(sheet, NAMES..WIDTH - 60, x, 0.0..count);
-        let ticks = ticks(&panel.x, 6);
-        let label = |value: &f64| (*value, fixed(*value, ticks.decimals));
-        let labels: Vec<_> = ticks.values.iter().map(label).collect();
-        panel.x_axis(&labels, "gap closure η in %")?;
+        panel.round_x_axis(6, "gap closure η in %")?;
         panel.vertical(0.0, Stroke::dashed(MUTED, 3, (14, 8)))?;
         for (i, (recipe, look, etas)) in rows.iter().enumerate() {
             let y = count - i as f64 - 0.5;

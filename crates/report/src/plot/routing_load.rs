@@ -10,7 +10,7 @@ use crate::plot::error::PlotError;
 use crate::plot::figure::{Figure, FigureKind};
 use crate::plot::palette::{Look, Palette};
 use crate::plot::panel::{Panel, Stroke};
-use crate::plot::sheet::{Entry, MUTED, WIDTH, draw};
+use crate::plot::sheet::{MUTED, WIDTH, draw, legend};
 use crate::results::RoutingRow;
 use crate::statistics::summarize;
 
@@ -34,13 +34,8 @@ pub(crate) fn figure(group: &Group, palette: &Palette) -> Result<Option<Figure>,
         return Ok(None);
     };
     let title = format!("Load of the experts: {}", group.label);
-    let legend: Vec<Entry> = profiles
-        .iter()
-        .map(|profile| Entry {
-            label: profile.model.label(group.setting),
-            look: profile.look,
-        })
-        .collect();
+    let models = profiles.iter().map(|profile| profile.model);
+    let legend = legend(models, group.setting, palette);
     let y = range(&all);
     let svg = draw(&title, &legend, 460, |sheet| {
         let panel = Panel::new(sheet, 120..WIDTH - 60, 0.0..1.0, y.clone());
@@ -116,8 +111,8 @@ fn mean(layers: &[Vec<(f64, f64)>]) -> Vec<(f64, f64)> {
     let experts = layers.iter().map(Vec::len).min().unwrap_or(0);
     (0..experts)
         .map(|rank| {
-            let loads: Vec<f64> = layers.iter().map(|layer| layer[rank].1).collect();
-            (layers[0][rank].0, summarize(&loads).mean)
+            let loads = layers.iter().map(|layer| layer[rank].1);
+            (layers[0][rank].0, summarize(loads).mean)
         })
         .collect()
 }

@@ -14,8 +14,10 @@ use plotters::prelude::{DrawingArea, IntoDrawingArea, IntoFont, SVGBackend};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{BLACK, Color, RGBColor, ShapeStyle, TextStyle, WHITE};
 
+use crate::model::Model;
 use crate::plot::error::PlotError;
-use crate::plot::palette::{Look, Mark};
+use crate::plot::palette::{Look, Mark, Palette};
+use crate::results::Setting;
 
 /// Width of every figure.
 pub(crate) const WIDTH: i32 = 1520;
@@ -38,8 +40,21 @@ impl From<DrawingAreaErrorKind<io::Error>> for PlotError {
 
 /// An entry of the legend.
 pub(crate) struct Entry {
-    pub(crate) label: String,
-    pub(crate) look: Look,
+    label: String,
+    look: Look,
+}
+
+/// A legend of some models.
+pub(crate) fn legend<'a>(
+    models: impl IntoIterator<Item = Model<'a>>,
+    setting: &Setting,
+    palette: &Palette,
+) -> Vec<Entry> {
+    let entry = |model: Model| Entry {
+        label: model.label(setting),
+        look: palette.look(model),
+    };
+    models.into_iter().map(entry).collect()
 }
 
 /// A figure on white ground.

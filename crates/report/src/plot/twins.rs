@@ -8,7 +8,7 @@ use crate::plot::figure::{Figure, FigureKind};
 use crate::plot::loss_curves::{mean, token_labels};
 use crate::plot::palette::{Look, Palette};
 use crate::plot::panel::{Panel, Stroke};
-use crate::plot::sheet::{Entry, WIDTH, draw};
+use crate::plot::sheet::{WIDTH, draw, legend};
 use crate::results::{Curve, TwinPoint};
 
 const COSINE: &str = "cosine of the weights of two replicas";
@@ -37,13 +37,8 @@ pub(crate) fn figure(group: &Group, palette: &Palette) -> Result<Option<Figure>,
         .into_iter()
         .filter_map(|model| Bundle::new(model, palette.look(model), &curves))
         .collect();
-    let legend: Vec<Entry> = bundles
-        .iter()
-        .map(|bundle| Entry {
-            label: bundle.model.label(group.setting),
-            look: bundle.look,
-        })
-        .collect();
+    let models = bundles.iter().map(|bundle| bundle.model);
+    let legend = legend(models, group.setting, palette);
     let svg = draw(&title, &legend, 460, |sheet| {
         for (columns, heading, quantity) in [
             (120..WIDTH / 2 - 50, COSINE, cosine as fn(&TwinPoint) -> f64),

@@ -5,6 +5,7 @@ use crate::group::Group;
 use crate::model::Model;
 use crate::number::{fixed, tenth_percent};
 use crate::page::comparisons::{foresight, lead, on_same_seeds, reference, trend};
+use crate::results::Cell;
 use crate::statistics::{Summary, paired, saving, summarize};
 
 /// The claims that a group has the runs for.
@@ -270,12 +271,8 @@ fn saves(group: &Group) -> Option<Claim> {
     }
     let recipe = reference(group, place).filter(|recipe| group.is_of_paper(recipe))?;
     let seeds = group.seeds(recipe, place);
-    let savings: Vec<f64> = seeds
-        .cells
-        .iter()
-        .filter_map(|cell| saving(cell.wall_seconds, cell.wall_seconds_fixed_me))
-        .collect();
-    let saved = summarize(&savings);
+    let saving = |cell: &&Cell| saving(cell.wall_seconds, cell.wall_seconds_fixed_me);
+    let saved = summarize(seeds.cells.iter().filter_map(saving));
     let ratio = seeds.summary(|cell| cell.wall_seconds_fixed_me / cell.wall_seconds_fixed_e);
     Some(Claim {
         text: "At CPT of 50 % of pre-training, 32 % of the time to train the big model are saved, as its steps take 1.9 \
