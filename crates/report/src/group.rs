@@ -1,8 +1,9 @@
 //! The rows of a sweep that belong into one figure or table: all that share scale, data, protocol, E, mE and K, over
 //! CPT fractions or, in sweeps that move tau, over transitions.
 
+use crate::gap::Gap;
 use crate::results::{Cell, Curve, Results, RoutingRow, Setting};
-use crate::statistics::{SMALLEST_GAP, Summary, summarize};
+use crate::statistics::{Summary, summarize};
 
 /// One comparison of Fixed-E, Fixed-mE and some recipes over CPT fractions and seeds.
 pub(crate) struct Group<'a> {
@@ -24,40 +25,6 @@ pub(crate) struct Seeds<'a> {
     pub(crate) recipe: &'a str,
     pub(crate) place: f64,
     pub(crate) cells: Vec<&'a Cell>,
-}
-
-/// How far Fixed-mE is ahead of Fixed-E at one place.
-pub(crate) struct Gap {
-    pub(crate) fixed_e: Summary,
-    pub(crate) fixed_me: Summary,
-}
-
-/// A gap of no more seed spreads than this is not worth dividing by.
-const CLEAR: f64 = 2.0;
-/// The same in nats a token where one seed tells no spread.
-const CLEAR_OF_ONE_SEED: f64 = 0.01;
-
-impl Gap {
-    /// Lead of Fixed-mE in nats a token; NaN if either has no loss.
-    pub(crate) fn size(&self) -> f64 {
-        self.fixed_e.mean - self.fixed_me.mean
-    }
-
-    /// Standard deviation over seeds, pooled over the two models; NaN for one seed.
-    pub(crate) fn spread(&self) -> f64 {
-        self.fixed_e.sd.hypot(self.fixed_me.sd) / 2_f64.sqrt()
-    }
-
-    /// Whether the gap is larger than chance makes it, so that gap closure means something.
-    pub(crate) fn is_resolved(&self) -> bool {
-        let spread = self.spread();
-        let clear = if spread.is_nan() {
-            CLEAR_OF_ONE_SEED
-        } else {
-            CLEAR * spread
-        };
-        self.size() >= SMALLEST_GAP && self.size() > clear
-    }
 }
 
 /// Groups the rows, in order of first appearance.
@@ -343,22 +310,6 @@ mod tests {
         let groups = groups(&results);
         assert_eq!(groups[0].label, "tiny, 8 to 16 experts, top-2, annealed");
         assert_eq!(groups[0].stem, "tiny_8x2_k2");
-    }
-
-    #[test]
-    fn a_gap_is_resolved_beyond_the_seed_spread() {
-        let gap = |small: &[f64], big: &[f64]| Gap {
-            fixed_e: summarize(small),
-            fixed_me: summarize(big),
-        };
-        let resolved = gap(&[1.70, 1.71], &[1.60, 1.61]);
-        assert!(resolved.is_resolved());
-        assert!((resolved.spread() - 0.005 * 2_f64.sqrt()).abs() < 1e-12);
-        assert!(!gap(&[1.70, 1.71], &[1.69, 1.70]).is_resolved());
-        assert!(!gap(&[1.700, 1.700], &[1.6995, 1.6995]).is_resolved());
-        assert!(gap(&[1.70], &[1.68]).is_resolved());
-        assert!(!gap(&[1.70], &[1.695]).is_resolved());
-        assert!(!gap(&[], &[1.6]).is_resolved());
     }
 
     #[test]

@@ -8,6 +8,7 @@
 mod csv;
 mod error;
 mod files;
+mod gap;
 mod group;
 mod model;
 pub mod number;

@@ -9,19 +9,19 @@ mod markup;
 mod paper;
 mod published;
 mod routing_tables;
+mod summary;
 
 use claims::claims;
 use comparisons::{leads, trends};
 use cost_tables::costs;
-use findings::findings;
 use loss_tables::{cells, gap_closures, jumps, losses};
 use markup::Table;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use routing_tables::routing;
+use summary::summary;
 
 use crate::error::ReportError;
 use crate::group::{Group, groups};
-use crate::number::count;
 use crate::plot::palette::Palette;
 use crate::plot::{Figure, FigureKind, figures};
 use crate::results::Results;
@@ -84,65 +84,6 @@ pub(crate) fn page(results: &Results, figures: &[Figure]) -> Markup {
             }
         }
     }
-}
-
-/// The findings, a paragraph for each group.
-fn summary(results: &Results) -> Markup {
-    let groups = groups(results);
-    let found: Vec<(&Group, String)> = groups
-        .iter()
-        .filter_map(|group| Some((group, findings(group)?)))
-        .collect();
-    html! {
-        @if found.is_empty() {
-            p.summary { "No cell of this sweep has finished yet." }
-        } @else {
-            @for (group, text) in &found {
-                p.summary { strong { (group.label) "." } " " (text) }
-            }
-            @if let Some(text) = shrunk(results) {
-                p.summary { (text) }
-            }
-            @if is_of_an_older_version(results) {
-                p.summary { (OLDER_VERSION) }
-            }
-        }
-    }
-}
-
-/// What the sweep changed of its scales.
-fn shrunk(results: &Results) -> Option<String> {
-    let overrides = &results.overrides;
-    let changes: Vec<String> = [
-        overrides
-            .tokens
-            .map(|tokens| format!("{} tokens of pre-training", count(tokens as f64))),
-        overrides
-            .vocab
-            .map(|vocab| format!("a vocabulary of {vocab}")),
-        overrides
-            .context
-            .map(|context| format!("a context of {context} tokens")),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    (!changes.is_empty()).then(|| {
-        format!(
-            "The scales are smaller or larger here than by their names: {}.",
-            changes.join(", ")
-        )
-    })
-}
-
-const OLDER_VERSION: &str = "These results are of an older version and do not say which recipes are the paper’s: \
-    comparisons with those are with the first recipe, or are left out. Nor do they say whether the scales were made \
-    smaller. Run the sweep again to collect both; finished stages are not computed twice.";
-
-/// Whether there is a recipe that the results do not know.
-fn is_of_an_older_version(results: &Results) -> bool {
-    let is_known = |name: &str| results.recipes.iter().any(|recipe| recipe.name == name);
-    results.cells.iter().any(|cell| !is_known(&cell.recipe))
 }
 
 /// The sections that have something to show.

@@ -234,3 +234,19 @@ pub struct RoutingRow {
     /// Share of tokens that chose two replicas of one source.
     pub twin_coselection: f64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample;
+
+    #[test]
+    fn rows_of_an_older_version_are_read() {
+        let mut json = serde_json::to_value(sample::results()).unwrap();
+        for field in ["recipes", "overrides"] {
+            assert!(json.as_object_mut().unwrap().remove(field).is_some());
+        }
+        let results: Results = serde_json::from_value(json).unwrap();
+        assert!(results.recipes.is_empty() && results.overrides == Overrides::default());
+    }
+}
