@@ -4,10 +4,11 @@
 //! scores never exist for more than one strip a thread. The backward computes them again from the log-sum-exp.
 
 use super::{
-    linear::{View, ViewMut, matmul, matmul_add},
+    linear::{matmul, matmul_add},
     math::{LANES, dot, exp, fma, larger, ln, max_lanes, scaled, sum_lanes},
     parallel::{Disjoint, for_each, range},
     transpose::transpose,
+    view::{View, ViewMut},
 };
 
 /// Sizes of one call.

@@ -7,11 +7,12 @@
 use std::ops::Range;
 
 use super::{
-    linear::{View, ViewMut, matmul, matmul_add},
+    linear::{matmul, matmul_add},
     math::{self, LANES, dot, exp, scaled, sum_lanes},
     memory::Unwritten,
     parallel::{Disjoint, for_each, for_each_range, range},
     transpose::transpose,
+    view::{View, ViewMut},
 };
 
 /// Sizes of one call.

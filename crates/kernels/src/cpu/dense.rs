@@ -1,8 +1,9 @@
 //! `y = x w` of all rows, and its gradients.
 
 use super::{
-    linear::{View, ViewMut, matmul_parallel},
+    linear::matmul_parallel,
     transpose::transpose,
+    view::{View, ViewMut},
 };
 
 /// `x: [T, D]` times `w: [D, O]`, `[T, O]`.

@@ -7,11 +7,12 @@ use std::{cmp::Reverse, mem::MaybeUninit, ops::Range};
 
 use super::{
     groups::Groups,
-    linear::{View, ViewMut, matmul, matmul_by_transposed, matmul_parallel, transposed_len},
+    linear::{matmul, matmul_by_transposed, matmul_parallel, transposed_len},
     math::add_scaled,
     memory::Unwritten,
     parallel::{Disjoint, for_each, for_each_range, range},
     swiglu,
+    view::{View, ViewMut},
 };
 
 /// Sizes of one call.

@@ -29,6 +29,7 @@ pub mod rotary;
 mod swiglu;
 pub mod top_k;
 mod transpose;
+pub mod view;
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use super::linear::ViewMut;
+use super::view::ViewMut;
 
 /// Runs tasks `0..tasks` on the calling thread and the rayon pool; each worker takes the next task when it is free.
 ///

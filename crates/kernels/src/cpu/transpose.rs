@@ -1,6 +1,6 @@
 //! Transposed copies of matrices.
 
-use super::{linear::View, parallel::range};
+use super::{parallel::range, view::View};
 
 /// Rows and columns of a block.
 #[cfg(target_arch = "x86_64")]

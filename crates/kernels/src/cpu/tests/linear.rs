@@ -1,5 +1,8 @@
 use super::{Random, assert_close, wide};
-use crate::cpu::linear::{View, ViewMut, matmul, matmul_add, matmul_parallel};
+use crate::cpu::{
+    linear::{matmul, matmul_add, matmul_parallel},
+    view::{View, ViewMut},
+};
 
 fn naive([m, k, n]: [usize; 3], a: &[f64], b: &[f64]) -> Vec<f64> {
     let mut out = vec![0.0; m * n];
