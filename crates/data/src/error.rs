@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use upcycle_files::FileError;
+
 use crate::Split;
 
 /// Why a dataset cannot be opened or a batch cannot be made.
@@ -107,14 +109,9 @@ pub enum DataError {
     },
     /// Packed tokens cannot be saved or mapped.
     #[error(
-        "cannot keep packed tokens at {path}: {reason}; check that the cache folder may be written and has space, or choose another"
+        "packed tokens cannot be kept: {0}; check that the cache folder may be written and has space, or choose another"
     )]
-    Cache {
-        /// The file or folder.
-        path: PathBuf,
-        /// What the operating system said.
-        reason: io::Error,
-    },
+    Cache(#[from] FileError),
     /// A split is shorter than one window.
     #[error(
         "the {split} split holds {tokens} tokens, less than one window of context {context} and the token after it; add text, raise the split's share, or shorten the context"

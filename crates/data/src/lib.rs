@@ -25,7 +25,6 @@
 mod batch;
 mod config;
 mod dataset;
-mod digest;
 mod error;
 mod permutation;
 mod split;

@@ -3,13 +3,11 @@
 mod categorical;
 mod chains;
 
-use rand_chacha::{
-    ChaCha8Rng,
-    rand_core::{RngCore, SeedableRng},
-};
+use rand_chacha::rand_core::RngCore;
+use upcycle_digest::Digest;
 
 use self::{categorical::Categorical, chains::Chains};
-use crate::{Batch, DataError, Split, SyntheticConfig, digest::Digest};
+use crate::{Batch, DataError, Split, SyntheticConfig};
 
 /// The shortest context that scores a position: the domain and the start come first.
 const LEAST_CONTEXT: usize = 2;
@@ -150,13 +148,12 @@ impl SyntheticCorpus {
 
     /// Fills a row with documents; the last one is cut off where the row ends.
     fn generate(&self, split: Split, seed: u64, row: u64, tokens: &mut [u32]) {
-        let key = Digest::new("upcycle-data synthetic row 1")
+        let mut rng = Digest::new("upcycle-data synthetic row 1")
             .number(self.seed)
             .bytes(split.name().as_bytes())
             .number(seed)
             .number(row)
-            .key();
-        let mut rng = ChaCha8Rng::from_seed(key);
+            .rng();
         for document in tokens.chunks_mut(self.document_tokens) {
             let domain = self.domains.sample(rng.next_u32());
             document[0] = (self.chains.tokens() + domain) as u32;

@@ -10,6 +10,8 @@ mod windows;
 
 use std::path::Path;
 
+use upcycle_digest::Digest;
+
 use self::{
     cache::{Cache, Packed},
     cut::Shares,
@@ -17,7 +19,7 @@ use self::{
     tokenizer::{Recipe, Tokenizer},
     windows::Windows,
 };
-use crate::{Batch, DataError, Split, TextConfig, digest::Digest};
+use crate::{Batch, DataError, Split, TextConfig};
 
 /// The packed tokens of three splits and what they were made with.
 pub(crate) struct TextCorpus {

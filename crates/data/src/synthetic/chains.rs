@@ -1,12 +1,10 @@
 //! The Markov chains.
 
-use rand_chacha::{
-    ChaCha8Rng,
-    rand_core::{RngCore, SeedableRng},
-};
+use rand_chacha::{ChaCha8Rng, rand_core::RngCore};
+use upcycle_digest::Digest;
 
 use super::categorical::Categorical;
-use crate::{SyntheticConfig, digest::Digest};
+use crate::SyntheticConfig;
 
 /// One first-order chain a domain, all over the same tokens.
 pub(crate) struct Chains {
@@ -68,10 +66,9 @@ impl Chains {
 }
 
 fn draw_successors(config: &SyntheticConfig) -> Vec<u32> {
-    let key = Digest::new("upcycle-data synthetic chains 1")
+    let mut rng = Digest::new("upcycle-data synthetic chains 1")
         .number(config.seed)
-        .key();
-    let mut rng = ChaCha8Rng::from_seed(key);
+        .rng();
     let choices = config.successors;
     let mut successors = Vec::with_capacity(config.domains * config.tokens * choices);
     // The first steps of a Fisher-Yates shuffle. They draw uniformly from any starting order, so

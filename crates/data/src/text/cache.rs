@@ -1,15 +1,13 @@
 //! Packed streams on disk, so that text is tokenized once.
 
-mod staging;
-
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
+use upcycle_files::{FileError, Staged, remove_folder};
 
-use self::staging::Staging;
 use super::{
     cut::Shares,
     stream::{StreamWriter, TokenStream, Width},
@@ -109,29 +107,24 @@ impl Cache {
         shares: &Shares,
         tokenizer: &Tokenizer,
     ) -> Result<Packed, DataError> {
-        let staging = Staging::create(&self.folder).map_err(|reason| self.unusable(reason))?;
-        self.fill(staging.path(), documents, shares, tokenizer)?;
-        if staging.move_to(&self.folder).is_err() {
+        let mut staged = Staged::new(&self.folder)?;
+        self.fill(staged.path(), documents, shares, tokenizer)?;
+        if staged.publish().is_err() {
             // Another process was faster, and its streams serve as well; or what is there is
             // damaged.
             if let Some(packed) = self.load() {
                 return Ok(packed);
             }
-            self.replace_with(&staging)
-                .map_err(|reason| self.unusable(reason))?;
+            if self.folder.exists() {
+                remove_folder(&self.folder)?;
+            }
+            staged.publish()?;
         }
         self.load().ok_or_else(|| {
             self.unusable(io::Error::other(
                 "the files just written cannot be read back unchanged",
             ))
         })
-    }
-
-    fn replace_with(&self, staging: &Staging) -> io::Result<()> {
-        if self.folder.exists() {
-            fs::remove_dir_all(&self.folder)?;
-        }
-        staging.move_to(&self.folder)
     }
 
     fn fill(
@@ -151,13 +144,12 @@ impl Cache {
                 .json()
                 .map(|json| blake3::hash(json.as_bytes()).to_string()),
         };
-        let save = || -> io::Result<()> {
-            if let Some(json) = tokenizer.json() {
-                fs::write(folder.join(TOKENIZER), json)?;
-            }
-            fs::write(folder.join(META), serde_json::to_vec_pretty(&meta)?)
-        };
-        save().map_err(|reason| self.unusable(reason))
+        if let Some(json) = tokenizer.json() {
+            upcycle_files::write(&folder.join(TOKENIZER), json.as_bytes())?;
+        }
+        let json = serde_json::to_vec_pretty(&meta);
+        let json = json.map_err(|error| self.unusable(error.into()))?;
+        Ok(upcycle_files::write(&folder.join(META), &json)?)
     }
 
     fn pack(
@@ -189,10 +181,7 @@ impl Cache {
     }
 
     fn unusable(&self, reason: io::Error) -> DataError {
-        DataError::Cache {
-            path: self.folder.clone(),
-            reason,
-        }
+        FileError::of("use the cache in", &self.folder)(reason).into()
     }
 }
 

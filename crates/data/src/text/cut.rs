@@ -1,6 +1,8 @@
 //! Cutting documents into the parts of the splits.
 
-use crate::{Split, TextConfig, digest::Digest};
+use upcycle_digest::Digest;
+
+use crate::{Split, TextConfig};
 
 /// Where documents are cut, as shares of their bytes.
 pub(super) struct Shares {

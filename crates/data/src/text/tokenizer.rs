@@ -8,9 +8,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use upcycle_digest::Digest;
+
 use self::subword::Subword;
 use super::cut::Shares;
-use crate::{DataError, Split, TokenizerConfig, digest::Digest};
+use crate::{DataError, Split, TokenizerConfig};
 
 /// The separator of the byte tokenizer: the first id that is no byte.
 const BYTES_SEPARATOR: u32 = 256;

@@ -1,7 +1,9 @@
 //! Rows of a stream.
 
+use upcycle_digest::Digest;
+
 use super::stream::TokenStream;
-use crate::{Batch, DataError, Split, digest::Digest, permutation::Permutation, spread::spread};
+use crate::{Batch, DataError, Split, permutation::Permutation, spread::spread};
 
 /// A stream in windows of `context + 1` tokens, each beginning with the last token of the one
 /// before, so that every token but the first is a target once.

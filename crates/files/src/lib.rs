@@ -1,0 +1,14 @@
+//! Files and folders that are whole or absent, and locks.
+//!
+//! What is written stands beside its final name until it is on disk, then gets the name by renaming; the folder that holds
+//! the name is synced, too, so that a crash leaves the old state or the new one.
+
+mod error;
+mod folder;
+mod lock;
+mod write;
+
+pub use error::FileError;
+pub use folder::{Staged, available_space, give_name, remove_folder, remove_leftovers};
+pub use lock::{Lock, LockError};
+pub use write::{write, write_with};
