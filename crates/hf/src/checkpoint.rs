@@ -9,6 +9,7 @@ use std::{
 
 use safetensors::Dtype;
 use serde::Deserialize;
+use upcycle_files::FileError;
 
 use crate::{
     config::ConfigFile, error::HfError, floats, folder::is_trace, header::Header, layout::Layout,
@@ -211,7 +212,7 @@ impl HfCheckpoint {
             file.read_exact(&mut buffer)?;
             Ok(buffer)
         };
-        read().map_err(HfError::io("read", path))
+        Ok(read().map_err(FileError::of("read", path))?)
     }
 
     /// The values of a floating-point tensor, which must have this shape.
@@ -255,8 +256,8 @@ impl HfCheckpoint {
         while let Some(folder) = folders.pop() {
             let path = self.dir.join(&folder);
             let (mut files, mut weights) = (Vec::new(), Vec::new());
-            for entry in fs::read_dir(&path).map_err(HfError::io("read", &path))? {
-                let entry = entry.map_err(HfError::io("read", &path))?;
+            for entry in fs::read_dir(&path).map_err(FileError::of("read", &path))? {
+                let entry = entry.map_err(FileError::of("read", &path))?;
                 let name = folder.join(entry.file_name());
                 if entry.file_name().to_string_lossy().starts_with('.') || is_trace(&name) {
                     continue;
@@ -309,6 +310,6 @@ fn read_index(dir: &Path) -> Result<Option<Index>, HfError> {
     if !path.is_file() {
         return Ok(None);
     }
-    let text = fs::read_to_string(&path).map_err(HfError::io("read", &path))?;
+    let text = fs::read_to_string(&path).map_err(FileError::of("read", &path))?;
     Index::parse(&text, &path).map(Some)
 }

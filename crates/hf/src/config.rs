@@ -8,6 +8,7 @@ use std::{
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, value::RawValue};
+use upcycle_files::FileError;
 
 use crate::error::HfError;
 
@@ -26,7 +27,7 @@ impl ConfigFile {
     /// Reads `config.json` of a checkpoint.
     pub(crate) fn read(dir: &Path) -> Result<Self, HfError> {
         let path = dir.join(Self::NAME);
-        let text = fs::read_to_string(&path).map_err(HfError::io("read", &path))?;
+        let text = fs::read_to_string(&path).map_err(FileError::of("read", &path))?;
         Self::parse(path, text)
     }
 

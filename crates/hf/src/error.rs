@@ -1,23 +1,17 @@
 //! What can be wrong with a checkpoint or with what is asked of it.
 
-use std::{io, path::PathBuf};
+use std::path::PathBuf;
 
 use thiserror::Error;
+use upcycle_files::FileError;
 use upcycle_operator::OperatorError;
 
 /// Something that cannot be done; no checkpoint is then left under the final name.
 #[derive(Debug, Error)]
 pub enum HfError {
     /// A file cannot be read or written.
-    #[error("cannot {action} {path}: {source}")]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] FileError),
     /// A file is not what it should be.
     #[error("{path}: {problem}")]
     File {
@@ -45,19 +39,6 @@ pub enum HfError {
 }
 
 impl HfError {
-    /// For `map_err` on file operations.
-    pub(crate) fn io(
-        action: &'static str,
-        path: impl Into<PathBuf>,
-    ) -> impl FnOnce(io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::Io {
-            action,
-            path,
-            source,
-        }
-    }
-
     pub(crate) fn file(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
         Self::File {
             path: path.into(),

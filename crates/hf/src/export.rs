@@ -10,8 +10,9 @@ use std::{
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use upcycle_files::FileError;
 use upcycle_lm::{CostModel, LayerKind, LmConfig, ParameterShape, QkNorm, WeightSink};
-use upcycle_moe::ScoreFunction;
+use upcycle_moe::{GrowthState, ScoreFunction};
 
 use crate::{
     checkpoint::{HfCheckpoint, INDEX},
@@ -22,8 +23,8 @@ use crate::{
     layout::{Layout, ModelLayout, Renormalize},
     moe::transpose,
     names::{Stored, stored},
-    shards::{ShardPlan, TensorMeta, write_text},
-    write::{check_space, copy_file},
+    shards::{ShardPlan, TensorMeta},
+    write::{check_space, copy_file, write_text},
 };
 
 /// How exported parameters are stored.
@@ -76,19 +77,20 @@ pub struct Export {
 
 impl Export {
     /// Begins a checkpoint as the folder `to`, which must not exist: of the family and with the files of
-    /// `like`, or without of a family that fits the model.
+    /// `like`, or without of a family that fits the model. `growths` are what its MoE layers know of theirs.
     ///
     /// # Errors
     /// If no family fits, or the folder cannot be made.
     pub fn new(
         model: &LmConfig,
+        growths: &[GrowthState],
         like: Option<&HfCheckpoint>,
         tokenizer: Option<String>,
         dtype: ExportType,
         shard_bytes: u64,
         to: &Path,
     ) -> Result<Self, HfError> {
-        Self::check(model, like, dtype, to)?;
+        Self::check(model, growths, like, dtype, to)?;
         let layout = match like {
             Some(like) => like.layout.clone(),
             None => fitting(model)?,
@@ -124,11 +126,12 @@ impl Export {
     /// What stands against it: the model, the name, or the space on the disk.
     pub fn check(
         model: &LmConfig,
+        growths: &[GrowthState],
         like: Option<&HfCheckpoint>,
         dtype: ExportType,
         to: &Path,
     ) -> Result<(), HfError> {
-        check_model(model, like.map(|like| &like.layout))?;
+        check_model(model, growths, like.map(|like| &like.layout))?;
         check_free(to)?;
         let parameters = CostModel::new(model).parameters().total();
         check_space(to, parameters * dtype.dtype().bitsize() as u64 / 8)
@@ -156,7 +159,7 @@ impl Export {
             let path = path(&file.name);
             let open = OpenOptions::new().write(true).open(&path);
             open.and_then(|file| file.sync_all())
-                .map_err(HfError::io("write", &path))?;
+                .map_err(FileError::of("write", &path))?;
         }
         if let Some(index) = self.plan.index(&self.metas) {
             write_text(&path(INDEX), &index)?;
@@ -203,7 +206,7 @@ impl Export {
         self.plan = ShardPlan::new(&metas, self.shard_bytes, Some(&metadata))?;
         for (number, file) in self.plan.files.iter().enumerate() {
             let path = self.folder.path.join(&file.name);
-            fs::write(&path, &file.header).map_err(HfError::io("write", &path))?;
+            fs::write(&path, &file.header).map_err(FileError::of("write", &path))?;
             let mut start = file.header.len() as u64;
             for &index in &file.tensors {
                 self.open.insert(metas[index].name.clone(), (number, start));
@@ -226,7 +229,7 @@ impl Export {
             Some(Stored::Nowhere) => {
                 if path.ends_with("selection_bias_e") && values.iter().any(|&bias| bias != 0.0) {
                     return Err(HfError::Impossible(format!(
-                        "the model has selection biases ({path}), which routers of {} do not know; train it from the beginning with an auxiliary loss in place of loss-free balancing (--auxiliary-loss 0.01)",
+                        "the model has selection biases ({path}), which routers of {} do not know; train it from the beginning with an auxiliary loss in place of loss-free balancing",
                         self.layout.name
                     )));
                 }
@@ -264,7 +267,7 @@ impl Export {
             file.seek(SeekFrom::Start(start))?;
             file.write_all(&bytes)
         };
-        write().map_err(HfError::io("write", &path))
+        Ok(write().map_err(FileError::of("write", &path))?)
     }
 }
 
@@ -301,8 +304,12 @@ fn fitting(model: &LmConfig) -> Result<Layout, HfError> {
 }
 
 /// Whether transformers has what a model needs, in a family if it is chosen.
-fn check_model(model: &LmConfig, layout: Option<&Layout>) -> Result<(), HfError> {
-    let problem = if model.two_level.is_some() {
+fn check_model(
+    model: &LmConfig,
+    growths: &[GrowthState],
+    layout: Option<&Layout>,
+) -> Result<(), HfError> {
+    let problem = if growths.iter().any(|growth| growth.two_level.is_some()) {
         Some(
             "has two-level selection, which routers of transformers do not know; train it with a recipe that releases it (such as `released`)",
         )

@@ -1,13 +1,15 @@
 //! A new folder that is whole or absent.
 
 use std::{
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
+use upcycle_files::{FileError, Lock, LockError, give_name, remove_leftovers};
+use upcycle_operator::Deviation;
 
-use crate::{error::HfError, shards::write_text};
+use crate::error::HfError;
 
 const STATE: &str = "upcycle.partial.json";
 const LOCK: &str = "upcycle.lock";
@@ -20,13 +22,18 @@ pub(crate) struct NewFolder {
     /// What is there when filling fails can be gone on with.
     resumable: bool,
     finished: bool,
-    _lock: File,
+    /// What it is being filled with, where that can be gone on with.
+    state: Option<State>,
+    _lock: Lock,
 }
 
 /// What a folder is being filled with.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct State {
     fingerprint: String,
+    /// What did not go as the recipe says in the shards that are written.
+    #[serde(default)]
+    deviations: Vec<Deviation>,
 }
 
 /// Where the folder `to` is filled.
@@ -78,7 +85,7 @@ impl NewFolder {
                 true => fs::remove_dir_all(&entry),
                 false => fs::remove_file(&entry),
             };
-            removed.map_err(HfError::io("remove", entry))?;
+            removed.map_err(FileError::of("remove", entry))?;
         }
         Ok(folder)
     }
@@ -87,28 +94,51 @@ impl NewFolder {
     pub fn begin_resumable(to: &Path, fingerprint: String, resume: bool) -> Result<Self, HfError> {
         if partial(to).exists() && !resume {
             let problem = format!(
-                "a copy was begun here and not finished; go on with --resume, or remove it (the result will be {})",
+                "a copy was begun here and not finished; go on with `resume`, or remove it (the result will be {})",
                 to.display()
             );
             return Err(HfError::file(partial(to), problem));
         }
-        let (folder, begun) = Self::claim(to, true)?;
+        let (mut folder, begun) = Self::claim(to, true)?;
+        remove_leftovers(&folder.path)?;
         let path = folder.path.join(STATE);
-        let state = State { fingerprint };
+        let mut state = State {
+            fingerprint,
+            deviations: Vec::new(),
+        };
         if path.exists() {
-            let text = fs::read_to_string(&path).map_err(HfError::io("read", &path))?;
+            let text = fs::read_to_string(&path).map_err(FileError::of("read", &path))?;
             let there: Option<State> = serde_json::from_str(&text).ok();
-            if there.as_ref() != Some(&state) {
-                let problem = "was begun with other flags or from another checkpoint; give the same, or remove it and start without --resume";
+            let same = there.filter(|there| there.fingerprint == state.fingerprint);
+            let Some(same) = same else {
+                let problem = "was begun otherwise or from another checkpoint; give the same, or remove it and start without `resume`";
                 return Err(HfError::file(&folder.path, problem));
-            }
+            };
+            state = same;
         } else if begun && !folder.entries()?.is_empty() {
             let problem =
-                "does not say what it was begun with; remove it and start without --resume";
+                "does not say what it was begun with; remove it and start without `resume`";
             return Err(HfError::file(&folder.path, problem));
         }
-        write_text(&path, &serde_json::json!(state).to_string())?;
+        folder.state = Some(state);
+        folder.note(Vec::new())?;
         Ok(folder)
+    }
+
+    /// Remembers what did not go as the recipe says.
+    pub fn note(&mut self, deviations: Vec<Deviation>) -> Result<(), HfError> {
+        if let Some(state) = &mut self.state {
+            state.deviations.extend(deviations);
+            let json = serde_json::json!(state).to_string();
+            upcycle_files::write(&self.path.join(STATE), json.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// What was noted, by earlier runs too.
+    pub fn noted(&self) -> Vec<Deviation> {
+        let state = self.state.as_ref();
+        state.map_or_else(Vec::new, |state| state.deviations.clone())
     }
 
     /// Makes and locks the folder; whether it was there.
@@ -118,28 +148,36 @@ impl NewFolder {
         let to: PathBuf = to.components().collect();
         let path = partial(&to);
         let begun = path.exists();
-        fs::create_dir_all(&path).map_err(HfError::io("create", &path))?;
+        fs::create_dir_all(&path).map_err(FileError::of("create", &path))?;
         let lock = path.join(LOCK);
-        let file = File::create(&lock).map_err(HfError::io("create", &lock))?;
-        if file.try_lock().is_err() {
-            return Err(HfError::file(path, "another process is writing here"));
-        }
+        let lock = match Lock::take(&lock) {
+            Ok(lock) => lock,
+            Err(LockError::File(error)) => return Err(error.into()),
+            Err(LockError::Busy) => {
+                return Err(HfError::file(path, "another process is writing here"));
+            }
+            Err(LockError::Unsupported) => {
+                let problem = "lies on a file system without locks, so that two processes could write here; choose another folder";
+                return Err(HfError::file(path, problem));
+            }
+        };
         let folder = Self {
             path,
             to,
             resumable,
             finished: false,
-            _lock: file,
+            state: None,
+            _lock: lock,
         };
         Ok((folder, begun))
     }
 
     /// All that is in the folder but the lock.
     fn entries(&self) -> Result<Vec<PathBuf>, HfError> {
-        let entries = fs::read_dir(&self.path).map_err(HfError::io("read", &self.path))?;
+        let entries = fs::read_dir(&self.path).map_err(FileError::of("read", &self.path))?;
         let mut paths = Vec::new();
         for entry in entries {
-            let entry = entry.map_err(HfError::io("read", &self.path))?;
+            let entry = entry.map_err(FileError::of("read", &self.path))?;
             if entry.file_name() != LOCK {
                 paths.push(entry.path());
             }
@@ -150,7 +188,7 @@ impl NewFolder {
     /// Gives the folder its final name.
     pub fn finish(mut self) -> Result<(), HfError> {
         check_free(&self.to)?;
-        fs::rename(&self.path, &self.to).map_err(HfError::io("create", &self.to))?;
+        give_name(&self.path, &self.to)?;
         self.finished = true;
         // The checkpoint is whole; a trace that stays does no harm.
         for name in [STATE, LOCK] {

@@ -4,8 +4,8 @@ use std::fs;
 
 use serde_json::{Value, json};
 use upcycle_operator::{
-    Choice, ExpertInit, ExpertMatrices, LayerPlan, OperatorError, RouterExtension, RouterRows,
-    Upcycle,
+    Choice, Deviation, ExpertInit, ExpertMatrices, LayerGrowth, LayerPlan, OperatorError,
+    RouterExtension, RouterRows, Upcycle,
 };
 
 use crate::{
@@ -39,10 +39,8 @@ pub struct Growth<'a> {
     pub(crate) checkpoint: &'a HfCheckpoint,
     /// The MoE layers before.
     pub moe: Moe,
-    /// Recipe, target and the seed of this growth.
+    /// Recipe, target and seed.
     pub operator: Upcycle,
-    /// The seed that was asked for.
-    seed: u64,
     /// Experts of a token afterwards.
     pub top_k: usize,
     /// What is copied, and why.
@@ -90,20 +88,17 @@ impl<'a> Growth<'a> {
     /// If the recipe cannot be carried out on this family, or the target cannot be reached.
     pub fn new(checkpoint: &'a HfCheckpoint, request: GrowthRequest) -> Result<Self, HfError> {
         let GrowthRequest {
-            mut operator,
+            operator,
             top_k,
             scores,
         } = request;
         operator.recipe.validate()?;
         let moe = checkpoint.moe()?;
-        let seed = operator.seed;
-        // Another seed for every growth, or replicas of replicas would part along the same directions again.
-        operator.seed = seed.wrapping_add((moe.experts as u64) << 32);
         check_recipe(&operator, &moe)?;
         let top_k = top_k.unwrap_or(moe.top_k);
         if top_k == 0 || top_k > operator.target_experts {
             return Err(HfError::Impossible(format!(
-                "--top-k {top_k} must lie between 1 and the {} experts",
+                "`top_k` = {top_k} must lie between 1 and the {} experts",
                 operator.target_experts
             )));
         }
@@ -129,7 +124,6 @@ impl<'a> Growth<'a> {
             checkpoint,
             moe,
             operator,
-            seed,
             top_k,
             choice,
             order,
@@ -146,7 +140,7 @@ impl<'a> Growth<'a> {
             let rows = self.rounded_rows(index)?;
             if layer.bias.is_none() && rows.bias.iter().any(|&bias| bias != 0.0) {
                 return Err(HfError::Impossible(format!(
-                    "the router extension of recipe `{}` is made of biases, and the {} family has none (or layer {} of this checkpoint lacks them); use --router hyperplane or noise",
+                    "the router extension of recipe `{}` is made of biases, and the {} family has none (or layer {} of this checkpoint lacks them); use `router.kind` = `hyperplane` or `noise`",
                     recipe.name, self.checkpoint.layout.name, layer.layer
                 )));
             }
@@ -162,7 +156,7 @@ impl<'a> Growth<'a> {
                     && matches!(recipe.experts, ExpertInit::Shuffle { .. })
                 {
                     return Err(HfError::Impossible(format!(
-                        "experts of layer {} have biases ({}), which would have to move with the shuffled neurons; use another --expert-init",
+                        "experts of layer {} have biases ({}), which would have to move with the shuffled neurons; use another `experts.kind`",
                         layer.layer,
                         layer.parts.join(", ")
                     )));
@@ -174,7 +168,7 @@ impl<'a> Growth<'a> {
 
     /// What was done, for people and programs that find the checkpoint: `upcycle.json` in its folder. A source that was
     /// grown itself has one, which becomes part of it.
-    pub(crate) fn record(&self) -> Value {
+    pub(crate) fn record(&self, deviations: &[Deviation]) -> Value {
         let before = fs::read_to_string(self.checkpoint.dir.join(RECORD));
         let before = before
             .ok()
@@ -188,11 +182,12 @@ impl<'a> Growth<'a> {
             "from": self.checkpoint.dir,
             "family": self.checkpoint.layout.name,
             "recipe": self.operator.recipe,
-            "seed": self.seed,
+            "seed": self.operator.seed,
             "experts": [self.moe.experts, self.operator.target_experts],
             "top_k": [self.moe.top_k, self.top_k],
             "layers": layers.collect::<Vec<_>>(),
             "scores": self.choice.scores,
+            "deviations": deviations,
             "before": before.unwrap_or(Value::Null),
         })
     }
@@ -221,9 +216,7 @@ impl<'a> Growth<'a> {
     /// Router rows and biases of a MoE layer afterwards, in the checkpoint's order.
     pub(crate) fn rows(&self, layer: usize) -> Result<RouterRows, HfError> {
         let before = self.rows_before(layer)?;
-        let seed = self.operator.layer_seed(layer, "noise");
-        let plan = &self.choice.plan.layers[layer];
-        let grown = self.operator.recipe.router.extend(&before, plan, seed);
+        let (grown, _) = self.layer(layer).rows(&before);
         let d = grown.d;
         let order = &self.order[layer];
         let rows = order
@@ -236,28 +229,43 @@ impl<'a> Growth<'a> {
         })
     }
 
-    /// A matrix of an expert of the plan that is not a copy, in the layout's shape.
-    pub(crate) fn replica(&self, layer: usize, expert: usize) -> Result<Replica, HfError> {
+    /// What is computed of a MoE layer.
+    fn layer(&self, layer: usize) -> LayerGrowth<'_> {
+        self.operator.layer(layer, &self.choice.plan.layers[layer])
+    }
+
+    /// An expert of the plan that is not a copy, in the layout's shape, and whether it had to become one all the same.
+    pub(crate) fn replica(
+        &self,
+        layer: usize,
+        expert: usize,
+    ) -> Result<(Replica, Option<Deviation>), HfError> {
         let tensors = &self.moe.layers[layer];
         let source = self.choice.plan.layers[layer].source_of()[expert];
         let (own, [d, f]) = self.checkpoint.expert(tensors, source)?;
         let (neighbour, _) = self
             .checkpoint
             .expert(tensors, (source + 1) % self.moe.experts)?;
-        let seed = self.operator.layer_seed(layer, "experts");
-        let matrices = self.operator.recipe.experts.replica(
-            matrices(&own, [d, f]),
-            matrices(&neighbour, [d, f]),
-            expert,
-            seed,
-        );
-        Ok(Replica {
+        let (own, neighbour) = (matrices(&own, [d, f]), matrices(&neighbour, [d, f]));
+        let (matrices, deviation) = self.layer(layer).replica(own, neighbour, expert);
+        let replica = Replica {
             layer,
             expert,
             matrices,
             shape: [d, f],
             orientation: self.checkpoint.layout.experts.orientation,
-        })
+        };
+        Ok((replica, deviation))
+    }
+
+    /// Router rows that could not be made as the recipe says.
+    pub fn deviations(&self) -> Result<Vec<Deviation>, HfError> {
+        let mut deviations = Vec::new();
+        for layer in 0..self.moe.layers.len() {
+            let (_, deviation) = self.layer(layer).rows(&self.rows_before(layer)?);
+            deviations.extend(deviation);
+        }
+        Ok(deviations)
     }
 
     /// All tensors of the grown checkpoint.
@@ -354,7 +362,7 @@ impl<'a> Growth<'a> {
         expert: usize,
         part: &str,
     ) -> Option<Part> {
-        if self.operator.recipe.experts == (ExpertInit::Copy {}) || expert < plan.first_replica() {
+        if self.layer(layer).copies_experts() || expert < plan.first_replica() {
             return None;
         }
         let matrix = self.checkpoint.layout.experts.matrix(part)?;
@@ -434,13 +442,13 @@ fn check_recipe(operator: &Upcycle, moe: &Moe) -> Result<(), HfError> {
     let recipe = &operator.recipe;
     if let RouterExtension::TwoLevel { .. } = recipe.router {
         return Err(HfError::Impossible(format!(
-            "recipe `{}` has two-level selection, which routers of transformers do not know; use --recipe hyperplane, or import the model with `train --init` and upcycle it here",
+            "recipe `{}` has two-level selection, which routers of transformers do not know; use `router.kind` = `hyperplane`, or import the model, and grow it in memory",
             recipe.name
         )));
     }
     if let ExpertInit::SparseCode { .. } = recipe.experts {
         return Err(HfError::Impossible(
-            "sparse-code learns from all experts of a layer at once, which would take their memory; use another --expert-init, or import the model with `train --init` and upcycle it here".into(),
+            "sparse-code learns from all experts of a layer at once, which would take their memory; use another `experts.kind`, or import the model, and grow it in memory".into(),
         ));
     }
     let target = operator.target_experts;

@@ -5,6 +5,7 @@ use std::{fs::File, io::Read, path::Path};
 use safetensors::{Dtype, tensor::Metadata};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use upcycle_files::FileError;
 
 use crate::error::HfError;
 
@@ -21,8 +22,8 @@ pub(crate) struct Header {
 impl Header {
     /// Reads and checks the header of a file.
     pub fn read(path: &Path) -> Result<Self, HfError> {
-        let mut file = File::open(path).map_err(HfError::io("open", path))?;
-        let bytes = file.metadata().map_err(HfError::io("read", path))?.len();
+        let mut file = File::open(path).map_err(FileError::of("open", path))?;
+        let bytes = file.metadata().map_err(FileError::of("read", path))?.len();
         let mut size = [0; 8];
         let short = || HfError::file(path, "is too short for a safetensors file; is it cut off?");
         file.read_exact(&mut size).map_err(|_| short())?;
@@ -35,7 +36,7 @@ impl Header {
         }
         let mut header = vec![0; size as usize];
         file.read_exact(&mut header)
-            .map_err(HfError::io("read", path))?;
+            .map_err(FileError::of("read", path))?;
         Self::parse(&header, bytes, path)
     }
 

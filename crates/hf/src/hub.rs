@@ -6,6 +6,7 @@ use hf_hub::{
     Cache, Repo, RepoType,
     api::sync::{ApiBuilder, ApiError},
 };
+use upcycle_files::FileError;
 
 use crate::{
     checkpoint::{INDEX, Index, SINGLE, is_weights},
@@ -87,7 +88,7 @@ pub fn download(model: &str) -> Result<PathBuf, HfError> {
         .collect();
     if has(INDEX) {
         let path = get(INDEX)?;
-        let text = std::fs::read_to_string(&path).map_err(HfError::io("read", &path))?;
+        let text = std::fs::read_to_string(&path).map_err(FileError::of("read", &path))?;
         let mut shards: Vec<String> = Index::parse(&text, &path)?
             .weight_map
             .into_values()
@@ -102,6 +103,6 @@ pub fn download(model: &str) -> Result<PathBuf, HfError> {
         get(&file)?;
     }
     let refused = asked.create_ref(&info.sha);
-    refused.map_err(HfError::io("write to the cache of", folder))?;
+    refused.map_err(FileError::of("write to the cache of", folder))?;
     Ok(folder.to_owned())
 }

@@ -213,6 +213,5 @@ fn shape(checkpoint: &HfCheckpoint, model: &ModelLayout, moe: &Moe) -> Result<Lm
         rope_theta: theta,
         norm_eps: config.need("rms_norm_eps")?,
         embedding_std: 0.5,
-        two_level: None,
     })
 }

@@ -3,13 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use upcycle_operator::RoutingRule;
 
-use crate::{
-    checkpoint::HfCheckpoint,
-    error::HfError,
-    moe::{Moe, RoutingRule},
-    router_stats::RouterStats,
-};
+use crate::{checkpoint::HfCheckpoint, error::HfError, moe::Moe, router_stats::RouterStats};
 
 /// What a checkpoint holds, told from headers and routers.
 #[derive(Debug, Clone, PartialEq, Serialize)]

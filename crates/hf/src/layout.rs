@@ -2,8 +2,10 @@
 
 use std::{fs, path::Path};
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use upcycle_files::FileError;
 use upcycle_lm::QkNorm;
+use upcycle_moe::ScoreFunction;
 
 use crate::{error::HfError, pattern::Pattern};
 
@@ -120,19 +122,9 @@ pub(crate) enum BiasOf {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RoutingLayout {
     /// From logits to scores.
-    pub score: Score,
+    pub score: ScoreFunction,
     /// Gates of a token sum to 1. A softmax over the selected logits is a softmax over all, renormalised.
     pub renormalize: Renormalize,
-}
-
-/// From router logits to scores.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Score {
-    /// Softmax over all experts.
-    Softmax,
-    /// Sigmoid of each logit.
-    Sigmoid,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -188,7 +180,7 @@ impl Layout {
     /// # Errors
     /// If it cannot be read or has an error.
     pub fn read(path: &Path) -> Result<Self, HfError> {
-        let text = fs::read_to_string(path).map_err(HfError::io("read", path))?;
+        let text = fs::read_to_string(path).map_err(FileError::of("read", path))?;
         Self::parse(path, &text)
     }
 
@@ -222,7 +214,7 @@ impl Layout {
         Err(HfError::file(
             config,
             format!(
-                "model_type `{model_type}` is not known; known are {}; for another family give a layout file with --layout, see docs/huggingface.md",
+                "model_type `{model_type}` is not known; known are {}; for another family give a layout file, see docs/huggingface.md",
                 known.join(", ")
             ),
         ))
@@ -293,7 +285,13 @@ mod tests {
     fn an_unknown_family_lists_the_known_ones() {
         let error = Layout::of("gpt2", Path::new("config.json")).unwrap_err();
         let text = error.to_string();
-        for word in ["config.json", "gpt2", "mixtral", "llama4_text", "--layout"] {
+        for word in [
+            "config.json",
+            "gpt2",
+            "mixtral",
+            "llama4_text",
+            "layout file",
+        ] {
             assert!(text.contains(word), "{text}");
         }
     }

@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
-use upcycle_operator::{RouterRows, rms};
+use upcycle_operator::{RouterRows, RoutingRule, rms};
 
 use crate::{
     checkpoint::{HfCheckpoint, TensorEntry},
     error::HfError,
-    layout::{BiasOf, Fused, Matrix, Orientation, Renormalize, Score},
+    layout::{BiasOf, Fused, Matrix, Orientation, Renormalize},
     pattern::Place,
 };
 
@@ -25,21 +24,6 @@ pub struct Moe {
     pub routing: RoutingRule,
     /// Layers, by place in the model.
     pub layers: Vec<MoeLayer>,
-}
-
-/// How a router chooses experts and gates.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct RoutingRule {
-    /// From logits to scores.
-    pub score: Score,
-    /// Whether gates of a token sum to 1.
-    pub renormalize: bool,
-    /// Whether the bias is added to scores for selection only, rather than to logits.
-    pub selection_bias: bool,
-    /// Groups of experts.
-    pub groups: usize,
-    /// Groups that a token's experts are chosen from.
-    pub top_groups: usize,
 }
 
 /// Tensors of a MoE layer.
@@ -355,7 +339,7 @@ impl HfCheckpoint {
             let name = layout.tensors.name(layer.place(Some(expert), part));
             if !self.tensors.contains_key(&name) {
                 let problem = format!(
-                    "is not there: experts are stored as {}, which cannot be computed with; use --expert-init copy",
+                    "is not there: experts are stored as {}, which cannot be computed with; use `experts.kind` = `copy`",
                     layer.parts.join(", ")
                 );
                 return Err(self.fault(&name, problem));

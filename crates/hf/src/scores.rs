@@ -21,17 +21,17 @@ pub(crate) fn check_scores(
     operator: &Upcycle,
     moe: &Moe,
 ) -> Result<(), HfError> {
-    let fail = |problem: String| Err(HfError::Impossible(format!("--scores: {problem}")));
+    let fail = |problem: String| Err(HfError::Impossible(format!("given scores: {problem}")));
     let recipe = &operator.recipe;
     let Some(utility) = recipe.selection.utility() else {
         return fail(format!(
-            "recipe `{}` selects without scores; choose --selection greedy, proportional or sampled",
+            "recipe `{}` selects without scores; choose `selection.kind` = `greedy`, `proportional` or `sampled`",
             recipe.name
         ));
     };
     if utility.score != given.score {
         return fail(format!(
-            "the file has {}, recipe `{}` asks for {}; change --selection",
+            "the file has {}, recipe `{}` asks for {}; change `selection.score`",
             name(given.score),
             recipe.name,
             name(utility.score)
@@ -55,14 +55,12 @@ pub(crate) fn utility_scores(
     given: Option<&GivenScores>,
     layer: usize,
 ) -> Result<Vec<f64>, HfError> {
-    let Some(utility) = operator.recipe.selection.utility() else {
-        return Ok(Vec::new());
-    };
     if let Some(given) = given {
         return Ok(given.layers[layer].clone());
     }
     let mut evidence = LayerEvidence::NOTHING;
-    if utility.score == Score::WeightNorm {
+    let utility = operator.recipe.selection.utility();
+    if utility.is_some_and(|utility| utility.score == Score::WeightNorm) {
         let mut norms = Norms::default();
         for expert in 0..moe.experts {
             let ([gate, up, down], _) = checkpoint.expert(&moe.layers[layer], expert)?;
@@ -71,10 +69,9 @@ pub(crate) fn utility_scores(
         }
         evidence.weights = Some(norms);
     }
-    let seed = operator.layer_seed(layer, "score");
-    utility.scores(&evidence, moe.experts, seed).map_err(|missing| {
+    operator.scores(&evidence, layer, moe.experts).map_err(|missing| {
         HfError::Impossible(format!(
-            "recipe `{}` needs {}, which weights do not tell; record them as docs/huggingface.md shows and give the file with --scores, or use --selection uniform",
+            "recipe `{}` needs {}, which weights do not tell; record them as docs/huggingface.md shows and give them as scores, or use `selection.kind` = `uniform`",
             operator.recipe.name,
             missing.name()
         ))

@@ -2,8 +2,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::File,
-    io::Write,
     path::Path,
 };
 
@@ -158,26 +156,4 @@ fn header<'a>(
     let mut header = (json.len() as u64).to_le_bytes().to_vec();
     header.append(&mut json);
     Ok(header)
-}
-
-/// Writes a whole file beside its final name, syncs it and renames it.
-pub(crate) fn write_file(
-    path: &Path,
-    write: impl FnOnce(&mut File) -> Result<(), HfError>,
-) -> Result<(), HfError> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".part");
-    let part = path.with_file_name(name);
-    let mut file = File::create(&part).map_err(HfError::io("create", &part))?;
-    write(&mut file)?;
-    file.sync_all().map_err(HfError::io("write", &part))?;
-    std::fs::rename(&part, path).map_err(HfError::io("write", path))
-}
-
-/// Writes a small file whole.
-pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), HfError> {
-    write_file(path, |file| {
-        file.write_all(text.as_bytes())
-            .map_err(HfError::io("write", path))
-    })
 }

@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 use safetensors::Dtype;
 use serde_json::{Value, json};
+use upcycle_files::{FileError, write_with};
 
 use crate::{
     checkpoint::INDEX,
@@ -15,7 +16,7 @@ use crate::{
     floats,
     layout::Layout,
     pattern::Place,
-    shards::{ShardPlan, TensorMeta, write_file, write_text},
+    shards::{ShardPlan, TensorMeta},
 };
 
 /// A checkpoint to generate. It has embeddings, routers with their norms, and experts: all that upcycling looks at.
@@ -66,7 +67,7 @@ impl Synthetic {
     /// If the family is not known, or a file cannot be written.
     pub fn write(&self, dir: &Path, seed: u64) -> Result<(), HfError> {
         let layout = Layout::of(&self.model_type, dir)?;
-        fs::create_dir_all(dir).map_err(HfError::io("create", dir))?;
+        fs::create_dir_all(dir).map_err(FileError::of("create", dir))?;
         let tensors = self.tensors(&layout);
         let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
         let plan = ShardPlan::new(&tensors, self.shard_bytes, Some(&metadata))?;
@@ -76,9 +77,9 @@ impl Synthetic {
             .collect();
         for (number, shard) in plan.files.iter().enumerate() {
             let path = dir.join(&shard.name);
-            write_file(&path, |file| {
+            write_with(&path, |file| {
                 file.write_all(&shard.header)
-                    .map_err(HfError::io("write", &path))?;
+                    .map_err(FileError::of("write", &path))?;
                 for &index in &shard.tensors {
                     let tensor = &tensors[index];
                     // Every tensor begins elsewhere.
@@ -97,18 +98,21 @@ impl Synthetic {
                     while left > 0 {
                         let piece = left.min(bytes.len());
                         file.write_all(&bytes[..piece])
-                            .map_err(HfError::io("write", &path))?;
+                            .map_err(FileError::of("write", &path))?;
                         left -= piece;
                     }
                 }
-                Ok(())
+                Ok::<_, HfError>(())
             })?;
         }
         if let Some(index) = plan.index(&tensors) {
-            write_text(&dir.join(INDEX), &index)?;
+            upcycle_files::write(&dir.join(INDEX), index.as_bytes())?;
         }
         let config = format!("{:#}\n", self.config(&layout));
-        write_text(&dir.join(ConfigFile::NAME), &config)
+        Ok(upcycle_files::write(
+            &dir.join(ConfigFile::NAME),
+            config.as_bytes(),
+        )?)
     }
 
     fn config(&self, layout: &Layout) -> Value {

@@ -8,6 +8,8 @@ use std::{
 };
 
 use serde::Serialize;
+use upcycle_files::{FileError, available_space, write_with};
+use upcycle_operator::Deviation;
 
 use crate::{
     checkpoint::INDEX,
@@ -17,7 +19,7 @@ use crate::{
     folder::{NewFolder, check_free, existing_above, partial},
     grow::{Growth, OutTensor, Part, RECORD},
     replica::Replica,
-    shards::{ShardFile, ShardPlan, TensorMeta, write_file, write_text},
+    shards::{ShardFile, ShardPlan, TensorMeta},
 };
 
 /// How a checkpoint is written.
@@ -53,6 +55,8 @@ pub struct Written {
     pub resumed: usize,
     /// Files of the source in other weight formats, which were left out.
     pub left_out: Vec<String>,
+    /// What did not go as the recipe says; known of experts once they are written.
+    pub deviations: Vec<Deviation>,
 }
 
 /// Bytes that are copied between two reports of progress.
@@ -76,6 +80,7 @@ impl Output {
                 .iter()
                 .map(|path| path.display().to_string())
                 .collect(),
+            deviations: Vec::new(),
         }
     }
 }
@@ -87,7 +92,10 @@ impl Growth<'_> {
     /// As that of `write`, as far as it can be said before.
     pub fn preview(&self, shard_bytes: u64) -> Result<Written, HfError> {
         let (_, left_out) = self.checkpoint.other_files()?;
-        Ok(self.output(shard_bytes)?.written(0, &left_out))
+        Ok(Written {
+            deviations: self.deviations()?,
+            ..self.output(shard_bytes)?.written(0, &left_out)
+        })
     }
 
     /// Writes the grown checkpoint as the folder `to`, which must not exist.
@@ -111,12 +119,13 @@ impl Growth<'_> {
             check_space(to, missing_bytes(to, &output.plan))?;
         }
         let fingerprint = self.fingerprint(&output)?;
-        let folder = NewFolder::begin_resumable(to, fingerprint, options.resume)?;
+        let mut folder = NewFolder::begin_resumable(to, fingerprint, options.resume)?;
         let total = output.plan.bytes();
         let mut writer = Writer {
             growth: self,
             sources: HashMap::new(),
             replica: None,
+            deviations: Vec::new(),
             done: 0,
             report: &mut |bytes| progress(Progress { bytes, total }),
         };
@@ -128,9 +137,13 @@ impl Growth<'_> {
                 writer.advance(shard.bytes);
                 continue;
             }
-            write_file(&path, |file| {
+            write_with(&path, |file| {
                 writer.shard(file, &path, shard, &output.tensors)
             })?;
+            let deviations = std::mem::take(&mut writer.deviations);
+            if !deviations.is_empty() {
+                folder.note(deviations)?;
+            }
         }
         if let Some(index) = output.plan.index(&output.metas) {
             write_text(&folder.path.join(INDEX), &index)?;
@@ -138,11 +151,16 @@ impl Growth<'_> {
         for name in &files {
             copy_file(&self.checkpoint.dir.join(name), &folder.path.join(name))?;
         }
-        let record = format!("{:#}\n", self.record());
+        let mut deviations = self.deviations()?;
+        deviations.extend(folder.noted());
+        let record = format!("{:#}\n", self.record(&deviations));
         write_text(&folder.path.join(RECORD), &record)?;
         write_text(&folder.path.join(ConfigFile::NAME), self.config.text())?;
         folder.finish()?;
-        Ok(output.written(resumed, &left_out))
+        Ok(Written {
+            deviations,
+            ..output.written(resumed, &left_out)
+        })
     }
 
     fn output(&self, shard_bytes: u64) -> Result<Output, HfError> {
@@ -168,7 +186,7 @@ impl Growth<'_> {
         for shard in &self.checkpoint.shards {
             let path = &shard.path;
             let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
-            let modified = modified.map_err(HfError::io("read", path))?;
+            let modified = modified.map_err(FileError::of("read", path))?;
             add(&format!("{} {} {modified:?}", path.display(), shard.bytes));
         }
         add(env!("CARGO_PKG_VERSION"));
@@ -193,6 +211,8 @@ struct Writer<'a> {
     sources: HashMap<usize, File>,
     /// The expert that was computed last.
     replica: Option<Replica>,
+    /// Experts of the shard that had to be copies.
+    deviations: Vec<Deviation>,
     done: u64,
     report: &'a mut dyn FnMut(u64),
 }
@@ -217,7 +237,9 @@ impl Writer<'_> {
                 self.part(file, path, &tensor.meta, part)?;
             }
         }
-        let written = file.stream_position().map_err(HfError::io("write", path))?;
+        let written = file
+            .stream_position()
+            .map_err(FileError::of("write", path))?;
         if written != shard.bytes {
             let problem = format!("came out with {written} bytes, not {}", shard.bytes);
             return Err(HfError::file(path, problem));
@@ -226,7 +248,8 @@ impl Writer<'_> {
     }
 
     fn bytes(&mut self, file: &mut File, path: &Path, bytes: &[u8]) -> Result<(), HfError> {
-        file.write_all(bytes).map_err(HfError::io("write", path))?;
+        file.write_all(bytes)
+            .map_err(FileError::of("write", path))?;
         self.advance(bytes.len() as u64);
         Ok(())
     }
@@ -254,7 +277,11 @@ impl Writer<'_> {
                 let is_last =
                     |replica: &&Replica| (replica.layer, replica.expert) == (layer, expert);
                 if self.replica.as_ref().filter(is_last).is_none() {
-                    self.replica = Some(self.growth.replica(layer, expert)?);
+                    let (replica, deviation) = self.growth.replica(layer, expert)?;
+                    self.replica = Some(replica);
+                    let known = |new: &Deviation| self.deviations.contains(new);
+                    let deviation = deviation.filter(|new| !known(new));
+                    self.deviations.extend(deviation);
                 }
                 let replica = self.replica.as_ref();
                 replica
@@ -280,16 +307,16 @@ impl Writer<'_> {
         let from = match self.sources.entry(shard) {
             std::collections::hash_map::Entry::Occupied(open) => open.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {
-                entry.insert(File::open(source).map_err(HfError::io("open", source))?)
+                entry.insert(File::open(source).map_err(FileError::of("open", source))?)
             }
         };
         from.seek(SeekFrom::Start(offset))
-            .map_err(HfError::io("read", source))?;
+            .map_err(FileError::of("read", source))?;
         let mut left = bytes;
         while left > 0 {
             let piece = left.min(PIECE);
             let copied = io::copy(&mut Read::by_ref(from).take(piece), file)
-                .map_err(HfError::io("write", path))?;
+                .map_err(FileError::of("write", path))?;
             if copied < piece {
                 return Err(HfError::file(source, "became shorter while it was read"));
             }
@@ -311,7 +338,7 @@ fn missing_bytes(to: &Path, plan: &ShardPlan) -> u64 {
 /// The disk of a folder that is to be made must have so many bytes left.
 pub(crate) fn check_space(to: &Path, needed: u64) -> Result<(), HfError> {
     let existing = existing_above(to);
-    let available = fs4::available_space(existing).map_err(HfError::io("read", existing))?;
+    let available = available_space(existing)?;
     if needed > available {
         let gigabytes = |bytes: u64| bytes as f64 / 1e9;
         return Err(HfError::file(
@@ -329,7 +356,7 @@ pub(crate) fn check_space(to: &Path, needed: u64) -> Result<(), HfError> {
 /// What is written to the source's own folder would be taken for its files.
 fn check_outside(to: &Path, from: &Path) -> Result<(), HfError> {
     let above = existing_above(to);
-    let canonical = |path: &Path| path.canonicalize().map_err(HfError::io("read", path));
+    let canonical = |path: &Path| path.canonicalize().map_err(FileError::of("read", path));
     if canonical(above)?.starts_with(canonical(from)?) {
         let problem = format!(
             "lies in the checkpoint {} itself; choose another folder",
@@ -342,13 +369,14 @@ fn check_outside(to: &Path, from: &Path) -> Result<(), HfError> {
 
 /// Copies the contents of a file; it is whole or absent.
 pub(crate) fn copy_file(from: &Path, to: &Path) -> Result<(), HfError> {
-    if let Some(parent) = to.parent() {
-        fs::create_dir_all(parent).map_err(HfError::io("create", parent))?;
-    }
-    let mut source = File::open(from).map_err(HfError::io("open", from))?;
-    write_file(to, |file| {
-        io::copy(&mut source, file)
-            .map(|_| ())
-            .map_err(HfError::io("write", to))
+    let mut source = File::open(from).map_err(FileError::of("open", from))?;
+    write_with(to, |file| {
+        let copied = io::copy(&mut source, file);
+        Ok(copied.map(|_| ()).map_err(FileError::of("write", to))?)
     })
+}
+
+/// Writes a small file whole.
+pub(crate) fn write_text(path: &Path, text: &str) -> Result<(), HfError> {
+    Ok(upcycle_files::write(path, text.as_bytes())?)
 }

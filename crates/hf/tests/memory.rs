@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use upcycle_hf::{Growth, GrowthRequest, HfCheckpoint, Synthetic, Weights, WriteOptions};
-use upcycle_operator::{ExpertInit, OptimizerPolicy, Recipe, RouterExtension, Selection, Upcycle};
+use upcycle_operator::{Recipe, Upcycle};
 
 /// Peak resident memory of this process in MB.
 fn peak() -> u64 {
@@ -38,18 +38,7 @@ fn gigabytes_are_grown_in_less_than_500_mb() {
             shard_bytes: 2_000_000_000,
         };
         checkpoint.write(&from, 1).unwrap();
-        let operator = Upcycle {
-            recipe: Recipe {
-                name: "test".into(),
-                selection: Selection::Uniform {},
-                experts: ExpertInit::Copy {},
-                router: RouterExtension::Hyperplane { strength: 10.0 },
-                optimizer: OptimizerPolicy::Reset {},
-                dense: None,
-            },
-            target_experts: 2 * experts,
-            seed: 0,
-        };
+        let operator = Upcycle::new(Recipe::named("hyperplane").unwrap(), 2 * experts);
         let opened = HfCheckpoint::open(&from, None).unwrap();
         let request = GrowthRequest {
             operator,

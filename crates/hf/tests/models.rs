@@ -74,7 +74,7 @@ fn export(
     dtype: ExportType,
     to: &Path,
 ) -> Result<String, HfError> {
-    let mut export = Export::new(model.config(), like, None, dtype, 50_000, to)?;
+    let mut export = Export::new(&model.config(), &[], like, None, dtype, 50_000, to)?;
     let family = export.family().to_owned();
     model.to_weights(&mut export).map_err(HfError::Impossible)?;
     export.finish()?;
@@ -154,7 +154,6 @@ fn config() -> LmConfig {
         rope_theta: 10_000.0,
         norm_eps: 1e-5,
         embedding_std: 0.5,
-        two_level: None,
     }
 }
 
@@ -252,8 +251,25 @@ fn a_failed_export_leaves_nothing() {
     let dir = tempdir().unwrap();
     let to = dir.path().join("out");
     let model = config().init::<Flex>(1, &FlexDevice).unwrap();
-    let unfinished = Export::new(model.config(), None, None, ExportType::F32, 50_000, &to).unwrap();
-    let busy = Export::new(model.config(), None, None, ExportType::F32, 50_000, &to);
+    let unfinished = Export::new(
+        &model.config(),
+        &[],
+        None,
+        None,
+        ExportType::F32,
+        50_000,
+        &to,
+    )
+    .unwrap();
+    let busy = Export::new(
+        &model.config(),
+        &[],
+        None,
+        None,
+        ExportType::F32,
+        50_000,
+        &to,
+    );
     assert!(busy.err().unwrap().to_string().contains("another process"));
     let error = unfinished.finish().unwrap_err().to_string();
     assert!(error.contains("no tensor was given"), "{error}");

@@ -73,6 +73,7 @@ fn tensors(dir: &Path) -> BTreeMap<String, Raw> {
 fn recipe(selection: Selection, router: RouterExtension) -> Recipe {
     Recipe {
         name: "test".into(),
+        of_paper: false,
         selection,
         experts: ExpertInit::Copy {},
         router,
@@ -87,11 +88,7 @@ fn uniform(router: RouterExtension) -> Recipe {
 
 fn request(recipe: Recipe, target_experts: usize) -> GrowthRequest {
     GrowthRequest {
-        operator: Upcycle {
-            recipe,
-            target_experts,
-            seed: 1,
-        },
+        operator: Upcycle::new(recipe, target_experts).with_seed(1),
         top_k: None,
         scores: None,
     }
@@ -388,8 +385,9 @@ fn initialisations_are_those_of_the_operator() {
         let growth = Growth::new(&checkpoint, request.clone()).unwrap();
         let to = dir.path().join(index.to_string());
         growth.write(&to, options(1 << 30), &mut |_| ()).unwrap();
-        let seed = growth.operator.layer_seed(1, "experts");
-        let expected = init.grow(source, &growth.choice.plan.layers[1], seed);
+        let layer = growth.operator.layer(1, &growth.choice.plan.layers[1]);
+        let (expected, deviation) = layer.experts(source);
+        assert!(deviation.is_none());
         assert!(mixtral_experts(&to, 1, 9) == expected, "{init:?}");
     }
 }
@@ -439,7 +437,7 @@ fn neurons_are_not_shuffled_away_from_their_biases() {
     }
     let text = error(&from, shuffled);
     assert!(
-        text.contains("w1.bias") && text.contains("--expert-init"),
+        text.contains("w1.bias") && text.contains("experts.kind"),
         "{text}"
     );
 }
@@ -467,7 +465,7 @@ fn a_copy_that_was_killed_is_resumed() {
         .write(&to, options(50_000), &mut |_| ())
         .unwrap_err()
         .to_string();
-    assert!(begun.contains("--resume"), "{begun}");
+    assert!(begun.contains("`resume`"), "{begun}");
 
     let resume = WriteOptions {
         resume: true,
@@ -689,7 +687,7 @@ fn requests_that_cannot_be_met_are_explained() {
     };
     let gradients = say(greedy(upcycle_operator::Score::GradientSquared), 12);
     assert!(
-        gradients.contains("gradients of all experts") && gradients.contains("--scores"),
+        gradients.contains("gradients of all experts") && gradients.contains("scores"),
         "{gradients}"
     );
 

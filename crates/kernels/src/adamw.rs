@@ -96,13 +96,32 @@ impl<B: MoeBackend> SimpleOptimizer<B> for AdamW {
 }
 
 /// The state of a parameter of rank `D`; none if it has another rank (where Burn's own accessor panics).
-pub fn state_of_rank<B, const D: usize>(
-    record: AdaptorRecord<AdamW, B>,
-) -> Option<AdamWState<B::InnerBackend, D>>
+pub fn state_of_rank<O, B, const D: usize>(record: AdaptorRecord<O, B>) -> Option<O::State<D>>
 where
-    B: AutodiffBackend<InnerBackend: MoeBackend>,
+    B: AutodiffBackend,
+    O: SimpleOptimizer<B::InnerBackend>,
 {
-    (moment_shape(&record).len() == D).then(|| record.into_state())
+    (rank(&record) == D).then(|| record.into_state())
+}
+
+/// Number of axes of the parameter that a record is of.
+fn rank<O, B>(record: &AdaptorRecord<O, B>) -> usize
+where
+    B: AutodiffBackend,
+    O: SimpleOptimizer<B::InnerBackend>,
+{
+    let AdaptorRecord::V1(state) = record;
+    match state {
+        AdaptorRecordV1::Rank0(_) => 0,
+        AdaptorRecordV1::Rank1(_) => 1,
+        AdaptorRecordV1::Rank2(_) => 2,
+        AdaptorRecordV1::Rank3(_) => 3,
+        AdaptorRecordV1::Rank4(_) => 4,
+        AdaptorRecordV1::Rank5(_) => 5,
+        AdaptorRecordV1::Rank6(_) => 6,
+        AdaptorRecordV1::Rank7(_) => 7,
+        AdaptorRecordV1::Rank8(_) => 8,
+    }
 }
 
 /// Shape of the moments in a record.

@@ -11,7 +11,6 @@
 pub mod adamw;
 mod autodiff;
 mod bodies;
-pub mod cases;
 #[cfg(feature = "cpu")]
 pub mod cpu;
 #[cfg(feature = "cubecl")]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use upcycle_moe::{ExpertSources, Growth, RouterConfig, ScoreFunction, TwoLevelConfig};
+use upcycle_moe::{LayerPattern, RouterConfig, ScoreFunction};
 
 /// Shape of a decoder-only language model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,9 +57,6 @@ pub struct LmConfig {
     /// Standard deviation of embeddings at initialisation. Small models route poorly from small embeddings.
     #[serde(default = "embedding_std")]
     pub embedding_std: f32,
-    /// Two-level selection of an upcycled model.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub two_level: Option<TwoLevel>,
 }
 
 /// Largest size of anything: far above any model, far below what overflows.
@@ -89,69 +86,6 @@ fn embedding_std() -> f32 {
     0.5
 }
 
-/// Two-level selection in all MoE layers of a model.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TwoLevel {
-    /// What was grown with it, first growth first.
-    pub growths: Vec<TwoLevelGrowth>,
-    /// Weight of the loss that teaches the router the split of the tie-breaks, see
-    /// [`Router::separation_loss`](upcycle_moe::Router::separation_loss).
-    #[serde(default)]
-    pub separation: f32,
-    /// When it ends; it is kept for good without.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub release: Option<Release>,
-}
-
-/// One growth of all MoE layers of a model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TwoLevelGrowth {
-    /// Source of every expert among the experts before, for each MoE layer.
-    pub sources: Vec<ExpertSources>,
-    /// Weight of the tie-break among replicas.
-    pub strength: f32,
-}
-
-/// How two-level selection becomes a plain top K over some steps of training.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Release {
-    /// How the hold on twins goes from 1 to 0.
-    pub shape: ReleaseShape,
-    /// Step at which it starts.
-    pub from: u64,
-    /// Steps until twins are free.
-    pub steps: u64,
-}
-
-/// How the hold on twins goes from 1 to 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ReleaseShape {
-    /// Entire until the end, then none.
-    AtOnce,
-    /// In a straight line.
-    Linear,
-    /// As half a cosine.
-    Cosine,
-}
-
-impl Release {
-    /// Hold on twins at a step, from 1 to 0.
-    pub fn hold(&self, step: u64) -> f32 {
-        let done = step.saturating_sub(self.from) as f64 / self.steps.max(1) as f64;
-        let hold = match self.shape {
-            _ if done >= 1.0 => 0.0,
-            ReleaseShape::AtOnce => 1.0,
-            ReleaseShape::Linear => 1.0 - done,
-            ReleaseShape::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
-        };
-        hold as f32
-    }
-}
-
 /// What RMSNorm of queries and keys is taken over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -163,23 +97,6 @@ pub enum QkNorm {
     Head,
     /// All heads at once, over `H * C` and `G * C` (OLMoE).
     AllHeads,
-}
-
-/// Which layers are dense and which are MoE.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LayerPattern {
-    /// Every layer is MoE.
-    #[default]
-    AllMoe,
-    /// Dense and MoE layers alternate, dense first.
-    Interleaved,
-    /// The first and the last layer are dense, the others MoE.
-    DenseEnds,
-    /// Every layer is dense.
-    AllDense,
-    /// These layers are MoE, counted from 0.
-    List(Vec<usize>),
 }
 
 /// Kind of one layer.
@@ -201,16 +118,38 @@ pub struct ConfigError {
     pub problem: String,
 }
 
+impl Default for LmConfig {
+    /// A model of 0.1 million parameters that learns within minutes on a laptop: two MoE layers of 8 experts, 2 a token,
+    /// sigmoid scores; bytes as tokens.
+    fn default() -> Self {
+        Self {
+            vocab: 257,
+            context: 64,
+            d_model: 64,
+            layers: 2,
+            heads: 4,
+            kv_heads: 4,
+            d_head: 0,
+            d_ffn: 0,
+            pattern: LayerPattern::default(),
+            experts: 8,
+            top_k: 2,
+            d_expert: 16,
+            score: ScoreFunction::default(),
+            renormalize: true,
+            gate_scale: 1.0,
+            qk_norm: QkNorm::default(),
+            rope_theta: rope_theta(),
+            norm_eps: norm_eps(),
+            embedding_std: embedding_std(),
+        }
+    }
+}
+
 impl LmConfig {
     /// Kind of layer `index`.
     pub fn layer_kind(&self, index: usize) -> LayerKind {
-        let moe = match &self.pattern {
-            LayerPattern::AllMoe => true,
-            LayerPattern::Interleaved => index % 2 == 1,
-            LayerPattern::DenseEnds => index != 0 && index + 1 != self.layers,
-            LayerPattern::AllDense => false,
-            LayerPattern::List(moe) => moe.contains(&index),
-        };
+        let moe = self.pattern.is_moe(index, self.layers);
         if moe {
             LayerKind::Moe
         } else {
@@ -233,8 +172,8 @@ impl LmConfig {
         }
     }
 
-    /// The router of MoE layer `layer` (counted among MoE layers).
-    pub fn router(&self, layer: usize) -> RouterConfig {
+    /// The router of a MoE layer.
+    pub fn router(&self) -> RouterConfig {
         RouterConfig {
             d_model: self.d_model,
             experts: self.experts,
@@ -242,28 +181,8 @@ impl LmConfig {
             score: self.score,
             renormalize: self.renormalize,
             scale: self.gate_scale,
-            two_level: self.two_level.as_ref().map(|two_level| TwoLevelConfig {
-                growths: two_level
-                    .growths
-                    .iter()
-                    .map(|growth| Growth {
-                        sources: growth.sources[layer].clone(),
-                        strength: growth.strength,
-                    })
-                    .collect(),
-                hold: 1.0,
-            }),
+            two_level: None,
         }
-    }
-
-    /// The shape at a step: a [release](Release) that is over leaves a plain top K.
-    pub fn at_step(&self, step: u64) -> Self {
-        let mut config = self.clone();
-        let release = config.two_level.as_ref().and_then(|it| it.release);
-        if release.is_some_and(|release| release.hold(step) == 0.0) {
-            config.two_level = None;
-        }
-        config
     }
 
     /// Checks everything that building the model takes for granted.
@@ -351,9 +270,6 @@ impl LmConfig {
                 );
             }
         }
-        if let Some(two_level) = &self.two_level {
-            self.validate_two_level(two_level, moe_layers)?;
-        }
         for (field, value) in [
             ("rope_theta", self.rope_theta),
             ("norm_eps", self.norm_eps),
@@ -362,48 +278,6 @@ impl LmConfig {
         ] {
             if !(value.is_finite() && value > 0.0) {
                 return fail(field, format!("{value} must be a positive number"));
-            }
-        }
-        Ok(())
-    }
-
-    /// Every growth must start from the experts of the one before, and the last end at this model's.
-    fn validate_two_level(
-        &self,
-        two_level: &TwoLevel,
-        moe_layers: usize,
-    ) -> Result<(), ConfigError> {
-        let fail = |problem| {
-            Err(ConfigError {
-                field: "two_level",
-                problem,
-            })
-        };
-        if two_level.growths.is_empty() {
-            return fail("names no growth; leave it out".into());
-        }
-        for growth in &two_level.growths {
-            if growth.sources.len() != moe_layers {
-                return fail(format!(
-                    "names sources for {} layers, the model has {moe_layers} MoE layers",
-                    growth.sources.len()
-                ));
-            }
-        }
-        for layer in 0..moe_layers {
-            let mut growths = two_level
-                .growths
-                .iter()
-                .map(|growth| &growth.sources[layer]);
-            let first = growths.clone().next().map_or(0, ExpertSources::count);
-            let last = growths.try_fold(first, |experts, growth| {
-                (growth.count() == experts).then(|| growth.experts())
-            });
-            if last != Some(self.experts) || first < self.top_k {
-                return fail(format!(
-                    "the growths of MoE layer {layer} do not lead from at least top_k = {} to experts = {}",
-                    self.top_k, self.experts
-                ));
             }
         }
         Ok(())

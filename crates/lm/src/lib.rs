@@ -5,6 +5,8 @@
 
 mod attention;
 mod block;
+#[cfg(feature = "burn-train")]
+pub mod burn_train;
 mod config;
 mod cost;
 mod feed_forward;
@@ -15,13 +17,11 @@ mod weights;
 
 pub use attention::Attention;
 pub use block::{Block, BlockRecord, FeedForward, FeedForwardRecord};
-pub use config::{
-    ConfigError, LayerKind, LayerPattern, LmConfig, QkNorm, Release, ReleaseShape, TwoLevel,
-    TwoLevelGrowth,
-};
+pub use config::{ConfigError, LayerKind, LmConfig, QkNorm};
 pub use cost::{CostModel, Intermediates, MemoryEstimate, ParameterCount};
 pub use feed_forward::{SwiGlu, SwiGluRecord};
 pub use model::{Lm, LmOutput, LmRecord};
 pub use norm::RmsNorm;
 pub use shapes::{ParameterShape, parameter_shapes};
+pub use upcycle_moe::LayerPattern;
 pub use weights::{WeightSink, WeightSource};

@@ -5,7 +5,10 @@ use burn::{
     tensor::{Int, Tensor, backend::Backend},
 };
 use upcycle_kernels::{MoeBackend, Precision, SoftTargets};
-use upcycle_moe::{BalancingConfig, Initializer, MoeLayer, MoeLayerConfig, Router, Routing};
+use upcycle_moe::{
+    DenseModel, DenseNetwork, Initializer, LayerPattern, MoeLayer, MoeLayerConfig, MoeModel,
+    MoeSite, RouterConfig, Routing,
+};
 
 use crate::{
     attention::{Attention, rotary_angles},
@@ -50,7 +53,6 @@ impl LmConfig {
         let (v, d) = (self.vocab, self.d_model);
         // Every layer adds twice to the residual stream; GPT-2's scaling keeps its variance independent of depth.
         let residual_scale = (2.0 * self.layers as f32).powf(-0.5);
-        let mut moe_layer = 0;
         let blocks = (0..self.layers)
             .map(|index| {
                 let name = format!("blocks.{index}");
@@ -64,11 +66,10 @@ impl LmConfig {
                     )),
                     LayerKind::Moe => {
                         let config = MoeLayerConfig {
-                            router: self.router(moe_layer),
+                            router: self.router(),
                             d_expert: self.d_expert,
                             residual_scale,
                         };
-                        moe_layer += 1;
                         let name = format!("{name}.moe");
                         FeedForward::Moe(config.init(&name, &initializer, device))
                     }
@@ -98,9 +99,17 @@ impl LmConfig {
 }
 
 impl<B: Backend> Lm<B> {
-    /// The configuration that it was made from.
-    pub fn config(&self) -> &LmConfig {
-        &self.config
+    /// Its shape now: what its MoE layers were grown to, they say themselves.
+    pub fn config(&self) -> LmConfig {
+        let mut config = self.config.clone();
+        if let Some(layer) = self.moe_layers().next() {
+            let router = layer.router.config();
+            config.experts = router.experts;
+            config.top_k = router.top_k;
+            config.gate_scale = router.scale;
+            config.d_expert = layer.experts.gate_edf.dims()[2];
+        }
+        config
     }
 
     /// The MoE layers, in order.
@@ -109,6 +118,61 @@ impl<B: Backend> Lm<B> {
             FeedForward::Moe(moe) => Some(moe),
             FeedForward::Dense(_) => None,
         })
+    }
+}
+
+impl<B: MoeBackend> MoeModel<B> for Lm<B> {
+    fn moe_sites(&self) -> Vec<MoeSite<'_, B>> {
+        let sites = self.blocks.iter().filter_map(|block| match &block.ffn {
+            FeedForward::Moe(moe) => Some(MoeSite::behind(&block.ffn_norm.scale_d, moe)),
+            FeedForward::Dense(_) => None,
+        });
+        sites.collect()
+    }
+
+    fn moe_layers_mut(&mut self) -> Vec<&mut MoeLayer<B>> {
+        let layers = self
+            .blocks
+            .iter_mut()
+            .filter_map(|block| match &mut block.ffn {
+                FeedForward::Moe(moe) => Some(moe),
+                FeedForward::Dense(_) => None,
+            });
+        layers.collect()
+    }
+}
+
+impl<B: MoeBackend> DenseModel<B> for Lm<B> {
+    fn router_config(&self) -> RouterConfig {
+        self.config.router()
+    }
+
+    fn dense_networks(&self, pattern: &LayerPattern) -> Vec<DenseNetwork<B>> {
+        let blocks = self.blocks.iter().enumerate();
+        let moe = blocks.filter(|(index, _)| pattern.is_moe(*index, self.blocks.len()));
+        let networks = moe.filter_map(|(_, block)| match &block.ffn {
+            FeedForward::Dense(dense) => Some(DenseNetwork {
+                gate_df: dense.gate_df.clone(),
+                up_df: dense.up_df.clone(),
+                down_fd: dense.down_fd.clone(),
+            }),
+            FeedForward::Moe(_) => None,
+        });
+        networks.collect()
+    }
+
+    fn replace_dense(&mut self, pattern: &LayerPattern, layers: Vec<MoeLayer<B>>) {
+        let mut layers = layers.into_iter();
+        let count = self.blocks.len();
+        for (index, block) in self.blocks.iter_mut().enumerate() {
+            if pattern.is_moe(index, count)
+                && let FeedForward::Dense(_) = block.ffn
+                && let Some(layer) = layers.next()
+            {
+                block.ffn = FeedForward::Moe(layer);
+            }
+        }
+        self.config.pattern = pattern.clone();
     }
 }
 
@@ -153,61 +217,5 @@ impl<B: MoeBackend> Lm<B> {
             all_routing.extend(routing);
         }
         (self.norm.forward(x_td), all_routing)
-    }
-
-    /// One step of loss-free balancing of every MoE layer, from the load `[E]` of each.
-    pub fn balance(self, loads: Vec<Tensor<B, 1>>, config: &BalancingConfig) -> Self {
-        if config.bias_rate <= 0.0 {
-            return self;
-        }
-        let mut loads = loads.into_iter();
-        self.map_routers(|router| match loads.next() {
-            Some(load_e) => router.balance(load_e, config.bias_rate),
-            None => router,
-        })
-    }
-
-    /// The model as it is at a step: with a [release](crate::Release), twins are held apart less and less.
-    pub fn at_step(mut self, step: u64) -> Self {
-        let two_level = self.config.two_level.as_ref();
-        let Some(release) = two_level.and_then(|two_level| two_level.release) else {
-            return self;
-        };
-        self.config = self.config.at_step(step);
-        self.map_routers(|router| router.release(release.hold(step)))
-    }
-
-    /// Weighted [separation loss](Router::separation_loss) of a forward pass, averaged over MoE layers, `[1]`; none
-    /// without two-level selection that asks for it.
-    pub fn separation_loss(&self, routing: &[Routing<B>]) -> Option<Tensor<B, 1>> {
-        let separation = self.config.two_level.as_ref()?.separation;
-        if separation <= 0.0 {
-            return None;
-        }
-        let weight = separation / routing.len() as f32;
-        self.moe_layers()
-            .zip(routing)
-            .filter_map(|(moe, routing)| moe.router.separation_loss(routing))
-            .reduce(|sum, loss| sum + loss)
-            .map(|loss| loss * weight)
-    }
-
-    /// The model with every router changed, in the order of the layers.
-    fn map_routers(mut self, mut change: impl FnMut(Router<B>) -> Router<B>) -> Self {
-        self.blocks = self
-            .blocks
-            .into_iter()
-            .map(|mut block| {
-                block.ffn = match block.ffn {
-                    FeedForward::Moe(mut moe) => {
-                        moe.router = change(moe.router);
-                        FeedForward::Moe(moe)
-                    }
-                    dense => dense,
-                };
-                block
-            })
-            .collect();
-        self
     }
 }

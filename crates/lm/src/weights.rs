@@ -68,7 +68,7 @@ impl<B: Backend> Lm<B> {
     /// # Errors
     /// The first error of the sink.
     pub fn to_weights(&self, sink: &mut dyn WeightSink) -> Result<(), String> {
-        sink.begin(self.config(), &parameter_shapes(self))?;
+        sink.begin(&self.config(), &parameter_shapes(self))?;
         let mut writer = Writer {
             sink,
             path: Path::default(),

@@ -31,7 +31,6 @@ fn config() -> LmConfig {
         rope_theta: 10_000.0,
         norm_eps: 1e-5,
         embedding_std: 0.5,
-        two_level: None,
     }
 }
 

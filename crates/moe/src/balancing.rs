@@ -36,7 +36,8 @@ impl Default for BalancingConfig {
 }
 
 impl BalancingConfig {
-    /// Weighted auxiliary and z-loss of one layer, a scalar `[1]`; none if both are off.
+    /// Weighted auxiliary and z-loss of one layer, `[1]`; none if both are off. A model takes the mean over its layers, so that a
+    /// weight means the same at every depth.
     pub fn loss<B: MoeBackend>(
         &self,
         routing: &Routing<B>,
@@ -81,29 +82,26 @@ impl<B: MoeBackend> Router<B> {
     ///
     /// # Shapes
     /// `load_e: [E]`, in tokens.
-    pub fn balance(mut self, load_e: Tensor<B, 1>, rate: f32) -> Self {
+    pub fn balance(&mut self, load_e: Tensor<B, 1>, rate: f32) {
         let device = load_e.device();
-        let step = |bias: Param<Tensor<B, 1>>, excess_e: Tensor<B, 1>| {
-            bias.map(|bias| bias - excess_e.sign() * rate)
+        let step = |bias: &mut Param<Tensor<B, 1>>, excess_e: Tensor<B, 1>| {
+            *bias = bias.clone().map(|bias| bias - excess_e.sign() * rate);
         };
-        let Some(two_level) = self.config().two_level.clone() else {
+        let Some(two_level) = &self.config.two_level else {
             let excess_e = load_e.clone() - load_e.mean();
-            self.selection_bias_e = step(self.selection_bias_e, excess_e);
-            return self;
+            return step(&mut self.selection_bias_e, excess_e);
         };
         let mut load_n = load_e;
         for (growth, tie_break) in two_level.growths.iter().zip(&mut self.tie_breaks).rev() {
             let (source_load_g, fair_n) = fair_shares(load_n.clone(), &growth.sources);
-            let bias = tie_break.replica_bias_e.clone();
-            tie_break.replica_bias_e = step(bias, load_n - fair_n);
+            step(&mut tie_break.replica_bias_e, load_n - fair_n);
             load_n = source_load_g;
         }
         if let Some(origins) = two_level.origins() {
             let excess_g = load_n.clone() - load_n.mean();
             let excess_e = excess_g.select(0, origins.source_of_tensor(&device));
-            self.selection_bias_e = step(self.selection_bias_e, excess_e);
+            step(&mut self.selection_bias_e, excess_e);
         }
-        self
     }
 }
 

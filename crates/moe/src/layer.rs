@@ -1,15 +1,18 @@
-//! The Mixture-of-Experts layer: router and experts.
+//! The Mixture-of-Experts layer: router, experts, and where the experts come from.
 
 use burn::{
-    module::Module,
+    module::{Module, Param},
     tensor::{Tensor, backend::Backend},
 };
+use serde::{Deserialize, Serialize};
 use upcycle_kernels::{MoeBackend, Precision};
 
 use crate::{
     experts::Experts,
     init::Initializer,
-    router::{Router, RouterConfig, Routing},
+    lineage::Lineage,
+    router::{Router, RouterConfig, Routing, ScoreFunction},
+    two_level::TwoLevel,
 };
 
 /// Shape of a [`MoeLayer`].
@@ -24,16 +27,50 @@ pub struct MoeLayerConfig {
 }
 
 /// A dropless Mixture-of-Experts layer.
+///
+/// It carries what it needs to know of its growths, so that a grown layer works in any model. A record holds its
+/// parameters alone: to load the record of a grown layer, [`restore`](Self::restore) its [`GrowthState`] first.
 #[derive(Module, Debug)]
 pub struct MoeLayer<B: Backend> {
     /// Chooses experts and gates.
     pub router: Router<B>,
     /// The experts.
     pub experts: Experts<B>,
+    #[module(skip)]
+    lineage: Lineage,
+}
+
+/// What a layer knows of its growths: all that a record of its parameters does not hold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GrowthState {
+    /// Where its experts come from.
+    pub lineage: Lineage,
+    /// How replicas are kept apart; none for a plain top K.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub two_level: Option<TwoLevel>,
 }
 
 impl MoeLayerConfig {
-    /// A layer named `name`.
+    /// A layer of `experts` experts of hidden width `d_expert`, `top_k` a token, for tokens of width `d_model`: sigmoid
+    /// scores, gates that sum to 1.
+    pub fn new(d_model: usize, experts: usize, top_k: usize, d_expert: usize) -> Self {
+        Self {
+            router: RouterConfig {
+                d_model,
+                experts,
+                top_k,
+                score: ScoreFunction::Sigmoid,
+                renormalize: true,
+                scale: 1.0,
+                two_level: None,
+            },
+            d_expert,
+            residual_scale: 1.0,
+        }
+    }
+
+    /// A layer named `name`, whose parameters depend on the initializer's seed and that name alone.
     pub fn init<B: Backend>(
         &self,
         name: &str,
@@ -52,7 +89,109 @@ impl MoeLayerConfig {
                 initializer,
                 device,
             ),
+            lineage: Lineage::new(self.router.experts),
         }
+    }
+}
+
+impl GrowthState {
+    /// That of a layer that was never grown.
+    pub fn new(experts: usize) -> Self {
+        Self {
+            lineage: Lineage::new(experts),
+            two_level: None,
+        }
+    }
+
+    /// Number of experts now, E.
+    pub fn experts(&self) -> usize {
+        self.lineage.experts()
+    }
+
+    /// That of the layer at a step of training: two-level selection that is released is over.
+    #[must_use]
+    pub fn at_step(&self, step: u64) -> Self {
+        let held = |two_level: &TwoLevel| two_level.hold_at(step) > 0.0;
+        Self {
+            lineage: self.lineage.clone(),
+            two_level: self.two_level.clone().filter(held),
+        }
+    }
+
+    /// Checks that growths lead from at least `top_k` sources to the experts of now, each from the experts of the one
+    /// before.
+    ///
+    /// # Errors
+    /// What is wrong, as a sentence.
+    pub fn check(&self, top_k: usize) -> Result<(), String> {
+        let experts = self.experts();
+        if top_k > experts {
+            return Err(format!("top-{top_k} of {experts} experts"));
+        }
+        let Some(two_level) = &self.two_level else {
+            return Ok(());
+        };
+        let mut growths = two_level.growths.iter().map(|growth| &growth.sources);
+        let first = growths.clone().next().map_or(0, |sources| sources.count());
+        let last = growths.try_fold(first, |experts, growth| {
+            (growth.count() == experts).then(|| growth.experts())
+        });
+        if last == Some(experts) && first >= top_k && first > 0 {
+            return Ok(());
+        }
+        Err(format!(
+            "the growths of its two-level selection do not lead from at least top-K = {top_k} to {experts} experts"
+        ))
+    }
+}
+
+impl<B: Backend> MoeLayer<B> {
+    /// A layer of these parts, whose experts are no replicas.
+    pub fn from_parts(router: Router<B>, experts: Experts<B>) -> Self {
+        Self {
+            lineage: Lineage::new(router.config.experts),
+            router,
+            experts,
+        }
+    }
+
+    /// Where its experts come from.
+    pub fn lineage(&self) -> &Lineage {
+        &self.lineage
+    }
+
+    /// What it knows of its growths.
+    pub fn growth_state(&self) -> GrowthState {
+        GrowthState {
+            lineage: self.lineage.clone(),
+            two_level: self.router.config.two_level.clone(),
+        }
+    }
+
+    /// Takes on the growths of another layer of the same origin. Where the number of experts changes, parameters get the
+    /// shape of the grown layer and the value 0, for a record to be loaded into.
+    pub fn restore(&mut self, state: GrowthState, device: &B::Device) {
+        let [found, d, f] = self.experts.gate_edf.dims();
+        let e = state.experts();
+        if e != found {
+            self.router.weight_ed = Param::from_tensor(Tensor::zeros([e, d], device));
+            self.router.selection_bias_e = Initializer::state([e], device);
+            self.experts = Experts {
+                gate_edf: Param::from_tensor(Tensor::zeros([e, d, f], device)),
+                up_edf: Param::from_tensor(Tensor::zeros([e, d, f], device)),
+                down_efd: Param::from_tensor(Tensor::zeros([e, f, d], device)),
+            };
+        }
+        self.router.tie_breaks = (state.two_level.as_ref())
+            .map_or_else(Vec::new, |two_level| two_level.tie_breaks(d, device));
+        self.set_growth_state(state);
+    }
+
+    /// Says what the layer's parameters, which have been grown already, are.
+    pub fn set_growth_state(&mut self, state: GrowthState) {
+        self.router.config.experts = state.experts();
+        self.router.config.two_level = state.two_level;
+        self.lineage = state.lineage;
     }
 }
 
@@ -62,5 +201,13 @@ impl<B: MoeBackend> MoeLayer<B> {
         let routing = self.router.forward(x_td.clone());
         let y_td = self.experts.forward(x_td, &routing, precision);
         (y_td, routing)
+    }
+
+    /// Becomes what it is at a step of training: with a [release](crate::Release), twins are held apart less and less.
+    pub fn at_step(&mut self, step: u64) {
+        let two_level = self.router.config.two_level.as_ref();
+        if let Some(two_level) = two_level.filter(|it| it.release.is_some()) {
+            self.router.release(two_level.hold_at(step));
+        }
     }
 }

@@ -4,19 +4,31 @@
 //! (groups of replicas).
 
 mod balancing;
+mod dense;
 mod experts;
+mod groups;
 mod init;
 mod layer;
+mod lineage;
+#[cfg(feature = "burn-train")]
+pub mod metric;
+mod model;
+mod pattern;
+mod release;
 mod router;
 mod sources;
 mod statistics;
 mod two_level;
 
 pub use balancing::BalancingConfig;
+pub use dense::{DenseModel, DenseNetwork};
 pub use experts::{Experts, ExpertsRecord};
 pub use init::Initializer;
-pub use layer::{MoeLayer, MoeLayerConfig, MoeLayerRecord};
+pub use layer::{GrowthState, MoeLayer, MoeLayerConfig, MoeLayerRecord};
+pub use lineage::Lineage;
+pub use model::{MoeModel, MoeSite};
+pub use pattern::LayerPattern;
 pub use router::{Router, RouterConfig, RouterRecord, Routing, ScoreFunction};
-pub use sources::{ExpertSources, Lineage, index_tensor};
+pub use sources::{ExpertSources, index_tensor};
 pub use statistics::{RoutingCounter, RoutingStats};
-pub use two_level::{Growth, TieBreak, TieBreakRecord, TwoLevelConfig};
+pub use two_level::{Growth, Release, ReleaseShape, TieBreak, TieBreakRecord, TwoLevel};

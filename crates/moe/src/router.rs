@@ -13,7 +13,7 @@ use upcycle_kernels::MoeBackend;
 
 use crate::{
     init::Initializer,
-    two_level::{TieBreak, TwoLevelConfig},
+    two_level::{Selection, TieBreak, TwoLevel},
 };
 
 /// How router logits become the scores that gates are made of.
@@ -44,8 +44,8 @@ pub struct RouterConfig {
     pub renormalize: bool,
     /// Gates are multiplied by this.
     pub scale: f32,
-    /// Two-level selection of an upcycled model.
-    pub two_level: Option<TwoLevelConfig>,
+    /// Two-level selection of a grown layer.
+    pub two_level: Option<TwoLevel>,
 }
 
 /// A linear router with a selection bias for loss-free balancing.
@@ -98,17 +98,29 @@ impl RouterConfig {
             selection_bias_e: Initializer::state([e], device),
             tie_breaks: self
                 .two_level
-                .iter()
-                .flat_map(|two_level| &two_level.growths)
-                .map(|growth| TieBreak::init(growth.sources.experts(), d, device))
-                .collect(),
+                .as_ref()
+                .map_or_else(Vec::new, |two_level| two_level.tie_breaks(d, device)),
             config: self.clone(),
         }
     }
 }
 
 impl<B: Backend> Router<B> {
-    /// The configuration that it was made from.
+    /// A plain router of these parameters.
+    pub fn from_parts(
+        config: RouterConfig,
+        weight_ed: Param<Tensor<B, 2>>,
+        selection_bias_e: Param<Tensor<B, 1>>,
+    ) -> Self {
+        Self {
+            weight_ed,
+            selection_bias_e,
+            tie_breaks: Vec::new(),
+            config,
+        }
+    }
+
+    /// Its shape and behaviour.
     pub fn config(&self) -> &RouterConfig {
         &self.config
     }
@@ -123,10 +135,8 @@ impl<B: MoeBackend> Router<B> {
         let logits_te = x_td.clone().matmul(self.weight_ed.val().transpose());
         let scores_te = self.scores(logits_te.clone());
         let selection_te = scores_te.clone().detach();
-        let experts_tk = match &self.config.two_level {
-            Some(two_level) => {
-                self.select_two_level(selection_te, x_td.clone().detach(), two_level)
-            }
+        let experts_tk = match self.two_level_selection() {
+            Some(two_level) => two_level.select(selection_te, x_td.clone().detach()),
             None => B::top_k(
                 selection_te + self.selection_bias_e.val().unsqueeze(),
                 self.config.top_k,
@@ -140,6 +150,17 @@ impl<B: MoeBackend> Router<B> {
             logits_te,
             scores_te,
         }
+    }
+
+    /// Two-level selection as it is now; none for a plain top K.
+    pub(crate) fn two_level_selection(&self) -> Option<Selection<'_, B>> {
+        let two_level = self.config.two_level.as_ref()?;
+        Some(Selection {
+            two_level,
+            tie_breaks: &self.tie_breaks,
+            bias_e: self.selection_bias_e.val(),
+            top_k: self.config.top_k,
+        })
     }
 
     /// Scores of all experts, `[T, E] -> [T, E]`.

@@ -43,24 +43,26 @@ impl RoutingCounter {
         }
     }
 
-    /// Adds the experts of some tokens, flat `[T * K]`; indices beyond the layer's experts are left out.
-    pub fn add(&mut self, experts: impl IntoIterator<Item = usize>, top_k: usize) {
+    /// Adds the experts of some tokens, flat `[T * K]`. An index beyond the layer's experts is left out, and its token is one
+    /// of fewer experts.
+    ///
+    /// # Panics
+    /// If `top_k` is 0.
+    pub fn add(&mut self, experts: &[usize], top_k: usize) {
         let source_of = self.sources.source_of();
-        let mut chosen = Vec::with_capacity(top_k);
-        for expert in experts {
-            let Some(&source) = source_of.get(expert) else {
-                continue;
-            };
-            self.load[expert] += 1;
-            chosen.push(source);
-            if chosen.len() == top_k {
-                chosen.sort_unstable();
-                chosen.dedup();
-                self.tokens += 1;
-                self.distinct_sources += chosen.len() as u64;
-                self.twin_tokens += u64::from(chosen.len() < top_k);
-                chosen.clear();
+        for token in experts.chunks(top_k) {
+            let known = token.iter().filter(|&&expert| expert < source_of.len());
+            let mut chosen = Vec::with_capacity(top_k);
+            for &expert in known {
+                self.load[expert] += 1;
+                chosen.push(source_of[expert]);
             }
+            let experts = chosen.len();
+            chosen.sort_unstable();
+            chosen.dedup();
+            self.tokens += 1;
+            self.distinct_sources += chosen.len() as u64;
+            self.twin_tokens += u64::from(chosen.len() < experts);
         }
     }
 

@@ -2,20 +2,20 @@
 
 use burn::{
     module::{Param, ParamId},
-    optim::{AdamWState, AdaptiveMomentumState, record::AdaptorRecord},
+    optim::AdaptiveMomentumState,
     tensor::{Tensor, backend::Backend},
 };
 use serde::{Deserialize, Serialize};
-use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend};
-use upcycle_lm::{FeedForwardRecord, LayerKind, LayerPattern, LmConfig, LmRecord, SwiGluRecord};
-use upcycle_moe::{ExpertsRecord, Initializer, MoeLayerRecord, RouterRecord, ScoreFunction};
+use upcycle_kernels::MoeAutodiffBackend;
+use upcycle_moe::{
+    DenseModel, DenseNetwork, Experts, Initializer, LayerPattern, MoeLayer, Router, RouterConfig,
+    ScoreFunction,
+};
 
 use crate::{
     check::{Fault, at_least_one},
     error::OperatorError,
-    optimizer::moments,
-    recipe::Recipe,
-    router::RouterExtension,
+    optimizer::{AdamState, Moments},
 };
 
 /// How the feed-forward networks of a dense model become experts.
@@ -44,6 +44,15 @@ pub struct DenseSource {
     pub layers: LayerPattern,
 }
 
+/// The MoE layer that a dense network becomes before it is grown.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DenseLayer {
+    /// Its router, whose experts are the shards of the network.
+    pub router: RouterConfig,
+    /// Hidden width of an expert, F.
+    pub d_expert: usize,
+}
+
 fn one() -> usize {
     1
 }
@@ -52,25 +61,6 @@ impl DenseSource {
     pub(crate) fn validate(&self) -> Result<(), Fault> {
         at_least_one("dense.top_k", self.top_k)?;
         at_least_one("dense.shards", self.shards)
-    }
-
-    /// What a recipe may ask of a dense model: it has no experts to measure, and router rows of zero to start from.
-    pub(crate) fn check(recipe: &Recipe) -> Result<(), OperatorError> {
-        let fail = |problem: &str| Err(OperatorError::Dense(problem.into()));
-        if !matches!(
-            recipe.router,
-            RouterExtension::Hyperplane { .. } | RouterExtension::TwoLevel { .. }
-        ) {
-            return fail(
-                "its router starts from zero, from which only `router.kind` = `hyperplane` or `two-level` tell experts apart",
-            );
-        }
-        if !recipe.measurements().is_empty() {
-            return fail(
-                "it has no experts whose use could be measured; take a selection without score (`uniform`), and the router `hyperplane` or a random tie-break",
-            );
-        }
-        Ok(())
     }
 
     /// Every network must be there as a whole as often as any of its shards.
@@ -83,126 +73,129 @@ impl DenseSource {
         ))
     }
 
-    /// The configuration with one copy of every network, cut into experts; `target` is that of the grown model.
-    pub(crate) fn config(
+    /// The MoE layer that a network of hidden width `d_ffn` becomes: as many experts as shards, on the way to `target`.
+    /// `router` says how the model's routers choose.
+    ///
+    /// # Errors
+    /// If the network cannot be cut so, or gates would not sum to 1.
+    pub fn layer(
         &self,
-        dense: &LmConfig,
+        d_ffn: usize,
         target: usize,
-    ) -> Result<LmConfig, OperatorError> {
+        router: &RouterConfig,
+    ) -> Result<DenseLayer, OperatorError> {
         let fail = |problem| Err(OperatorError::Dense(problem));
-        if !dense.d_ffn.is_multiple_of(self.shards) {
+        if !d_ffn.is_multiple_of(self.shards) {
             return fail(format!(
-                "its hidden width {} is not a multiple of `dense.shards` = {}",
-                dense.d_ffn, self.shards
+                "its hidden width {d_ffn} is not a multiple of `dense.shards` = {}",
+                self.shards
             ));
         }
-        let top_k = self.top_k.checked_mul(self.shards);
-        let Some(top_k) = top_k.filter(|&k| k <= target && target.is_multiple_of(self.shards))
-        else {
-            return fail(format!(
-                "{target} experts are not a multiple of `dense.shards` = {} of at least `dense.top_k` = {} networks",
-                self.shards, self.top_k
-            ));
-        };
-        if !dense.renormalize && dense.score != ScoreFunction::TopKSoftmax {
+        let top_k = self.experts_of_a_token(target)?;
+        if !router.renormalize && router.score != ScoreFunction::TopKSoftmax {
             return fail("its gates would not sum to 1; set `renormalize = true`".into());
         }
-        let mut config = dense.clone();
-        config.pattern = self.layers.clone();
-        config.experts = self.shards;
-        config.d_expert = dense.d_ffn / self.shards;
-        config.top_k = top_k;
-        config.gate_scale = self.shards as f32;
-        if config.moe_layers() == 0 {
-            return fail("`dense.layers` names no layer".into());
-        }
-        Ok(config)
+        Ok(DenseLayer {
+            router: RouterConfig {
+                experts: self.shards,
+                top_k,
+                scale: self.shards as f32,
+                ..router.clone()
+            },
+            d_expert: d_ffn / self.shards,
+        })
     }
 
-    /// Cuts the networks of the layers that become MoE, and their moments.
-    pub(crate) fn cut<B: MoeAutodiffBackend>(
+    /// K of a grown model of `target` experts.
+    pub(crate) fn experts_of_a_token(&self, target: usize) -> Result<usize, OperatorError> {
+        let top_k = self.top_k.checked_mul(self.shards);
+        let top_k = top_k.filter(|&k| k <= target && target.is_multiple_of(self.shards));
+        top_k.ok_or_else(|| {
+            OperatorError::Dense(format!(
+                "{target} experts are not a multiple of `dense.shards` = {} of at least `dense.top_k` = {} networks",
+                self.shards, self.top_k
+            ))
+        })
+    }
+
+    /// Turns the networks of the layers that are to be MoE into such layers of shards, and their moments with them.
+    pub(crate) fn cut<B, M, O>(
         &self,
-        config: &LmConfig,
-        model: &mut LmRecord<B>,
-        optimizer: &mut AdamWRecord<B>,
-        device: &B::Device,
-    ) -> Result<(), OperatorError> {
-        for (index, block) in model.blocks.iter_mut().enumerate() {
-            if config.layer_kind(index) == LayerKind::Dense {
-                continue;
+        model: &mut M,
+        optimizer: &mut O,
+        target: usize,
+    ) -> Result<(), OperatorError>
+    where
+        B: MoeAutodiffBackend,
+        M: DenseModel<B>,
+        O: AdamState<B>,
+    {
+        let router = model.router_config();
+        let networks = model.dense_networks(&self.layers);
+        let mut layers = Vec::with_capacity(networks.len());
+        for network in &networks {
+            let layer = self.layer(network.gate_df.dims()[1], target, &router)?;
+            for weight in [&network.gate_df, &network.up_df, &network.down_fd] {
+                if !optimizer.is_empty() {
+                    optimizer.moments_of(weight.id, weight.dims())?;
+                }
             }
-            let FeedForwardRecord::Dense(dense) = &block.ffn else {
-                return Err(OperatorError::RecordMismatch(format!(
-                    "layer {index} is not dense"
-                )));
-            };
-            let width = dense.gate_df.dims()[1];
-            if width != config.d_expert * self.shards {
-                return Err(OperatorError::RecordMismatch(format!(
-                    "layer {index} has hidden width {width}, not {}",
-                    config.d_expert * self.shards
-                )));
-            }
-            let moe = self.layer(dense, optimizer, config.d_model, device)?;
-            block.ffn = FeedForwardRecord::Moe(moe);
+            layers.push(layer);
         }
+        // Nothing fails from here on.
+        let layers = (networks.into_iter().zip(layers))
+            .map(|(network, layer)| self.moe_layer(network, layer, optimizer))
+            .collect::<Result<Vec<_>, _>>()?;
+        model.replace_dense(&self.layers, layers);
         Ok(())
     }
 
-    fn layer<B: MoeAutodiffBackend>(
+    fn moe_layer<B: MoeAutodiffBackend, O: AdamState<B>>(
         &self,
-        dense: &SwiGluRecord<B>,
-        optimizer: &mut AdamWRecord<B>,
-        d: usize,
-        device: &B::Device,
-    ) -> Result<MoeLayerRecord<B>, OperatorError> {
-        let weight_ed = Param::initialized(
-            ParamId::new(),
-            Tensor::zeros([self.shards, d], device).require_grad(),
-        );
+        network: DenseNetwork<B>,
+        layer: DenseLayer,
+        optimizer: &mut O,
+    ) -> Result<MoeLayer<B>, OperatorError> {
+        let [d, _] = network.gate_df.dims();
+        let device = network.gate_df.device();
+        let zeros = || Tensor::<B::InnerBackend, 2>::zeros([self.shards, d], &device);
+        let weight_ed = Tensor::from_inner(zeros()).require_grad();
+        let weight_ed = Param::initialized(ParamId::new(), weight_ed);
         let mut time = None;
-        let mut cut = |weight: &Param<Tensor<B, 2>>, hidden: usize| {
+        let mut cut = |weight: Param<Tensor<B, 2>>, hidden: usize| {
             if !optimizer.is_empty() {
-                let moments = moments::<B, 2>(optimizer, weight.id, weight.dims())?;
+                let moments: AdaptiveMomentumState<_, 2> =
+                    optimizer.moments_of(weight.id, weight.dims())?;
                 time = Some(moments.time);
                 let moments = AdaptiveMomentumState {
                     time: moments.time,
                     moment_1: self.shard(moments.moment_1, hidden),
                     moment_2: self.shard(moments.moment_2, hidden),
-                    max_moment_2: None,
+                    max_moment_2: moments.max_moment_2.map(|m| self.shard(m, hidden)),
                 };
-                let record = AdaptorRecord::from_state(AdamWState::<_, 3>::new(moments));
-                optimizer.insert(weight.id, record);
+                Moments::<B, 3>::set_moments(optimizer, weight.id, moments);
             }
             let value = self.shard(weight.val().inner(), hidden);
             let value = Tensor::<B, 3>::from_inner(value).require_grad();
-            Ok(Param::initialized(weight.id, value))
+            Ok::<_, OperatorError>(Param::initialized(weight.id, value))
         };
-        let experts = ExpertsRecord {
-            gate_edf: cut(&dense.gate_df, 1)?,
-            up_edf: cut(&dense.up_df, 1)?,
-            down_efd: cut(&dense.down_fd, 0)?,
+        let experts = Experts {
+            gate_edf: cut(network.gate_df, 1)?,
+            up_edf: cut(network.up_df, 1)?,
+            down_efd: cut(network.down_fd, 0)?,
         };
         if let Some(time) = time {
-            let zeros = Tensor::<B::InnerBackend, 2>::zeros([self.shards, d], device);
             let moments = AdaptiveMomentumState {
                 time,
-                moment_1: zeros.clone(),
-                moment_2: zeros,
+                moment_1: zeros(),
+                moment_2: zeros(),
                 max_moment_2: None,
             };
-            let record = AdaptorRecord::from_state(AdamWState::<_, 2>::new(moments));
-            optimizer.insert(weight_ed.id, record);
+            Moments::<B, 2>::set_moments(optimizer, weight_ed.id, moments);
         }
-        Ok(MoeLayerRecord {
-            router: RouterRecord {
-                weight_ed,
-                selection_bias_e: Initializer::state([self.shards], device),
-                tie_breaks: Vec::new(),
-                config: Default::default(),
-            },
-            experts,
-        })
+        let bias_e = Initializer::state([self.shards], &device);
+        let router = Router::from_parts(layer.router, weight_ed, bias_e);
+        Ok(MoeLayer::from_parts(router, experts))
     }
 
     /// Cuts the hidden axis into shards: `[D, F] -> [S, D, F / S]` for axis 1, `[F, D] -> [S, F / S, D]` for axis 0.

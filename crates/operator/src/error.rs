@@ -18,6 +18,18 @@ pub enum OperatorError {
         "the model has no MoE layer, so there is no expert to copy; a recipe with a `[dense]` section makes experts of its feed-forward layers"
     )]
     NoMoeLayer,
+    /// MoE layers of different sizes.
+    #[error(
+        "MoE layer {layer} has {found} experts and layer 0 has {experts}; one target cannot be that of both"
+    )]
+    UnequalLayers {
+        /// The layer, from 0.
+        layer: usize,
+        /// Its experts.
+        found: usize,
+        /// Experts of the first layer.
+        experts: usize,
+    },
     /// A dense model and a target that its recipe cannot reach.
     #[error("a dense model cannot become this MoE model: {0}")]
     Dense(String),
@@ -120,14 +132,25 @@ pub enum OperatorError {
     /// A grown model that cannot be built.
     #[error("the grown model cannot be built: {0}")]
     GrownModel(String),
-    /// Model record and configuration disagree.
-    #[error("the model's record does not fit its configuration: {0}")]
-    RecordMismatch(String),
+    /// Parts of a model disagree.
+    #[error("the model's parts do not fit each other: {0}")]
+    ModelMismatch(String),
     /// The optimizer's record lacks a parameter or has another shape for it.
     #[error(
         "the optimizer's record does not fit the model: {0}; use a recipe with `optimizer.kind = \"reset\"`"
     )]
     OptimizerMismatch(String),
+    /// No recipe of a name.
+    #[error("there is no recipe `{name}`; known are {known}")]
+    UnknownRecipe {
+        /// What was asked for.
+        name: String,
+        /// Names of those there are.
+        known: String,
+    },
+    /// A text that is no recipe.
+    #[error("{0}")]
+    RecipeFile(String),
     /// A field of the recipe has an impossible value.
     #[error("recipe field `{field}`: {problem}")]
     Recipe {

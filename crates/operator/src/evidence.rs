@@ -1,10 +1,6 @@
-//! What a recipe may need to know about the model at tau.
+//! What a recipe may need to know about the model that it grows.
 
 use burn::tensor::{Tensor, backend::Backend};
-use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend};
-use upcycle_lm::LmRecord;
-
-use crate::{error::OperatorError, optimizer::moments, record::moe_layers, utility::Measurement};
 
 /// Measurements of the source model, for all MoE layers in order.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -86,39 +82,6 @@ fn squares<B: Backend>(matrix: Tensor<B, 3>) -> Vec<f64> {
     sums.chunks(rows.max(1))
         .map(|rows| rows.iter().sum())
         .collect()
-}
-
-impl Evidence {
-    /// Norms of weights and of Adam's second moments as far as they are `needed`, from the records of a model and its
-    /// optimizer. The moments are none where the optimizer has taken no step.
-    ///
-    /// # Errors
-    /// If the optimizer's record is of another model.
-    pub fn of_records<B: MoeAutodiffBackend>(
-        model: &LmRecord<B>,
-        optimizer: &AdamWRecord<B>,
-        needed: &[Measurement],
-    ) -> Result<Self, OperatorError> {
-        let layers = moe_layers(&model.blocks).map(|moe| {
-            let experts = &moe.experts;
-            let matrices = [&experts.gate_edf, &experts.up_edf, &experts.down_efd];
-            let mut layer = LayerEvidence::NOTHING;
-            if needed.contains(&Measurement::Weights) {
-                layer.weights = Some(Norms::of(matrices.map(|matrix| matrix.val().inner())));
-            }
-            if needed.contains(&Measurement::SecondMoments) && !optimizer.is_empty() {
-                let [gate, up, down] = matrices.map(|matrix| {
-                    moments::<B, 3>(optimizer, matrix.id, matrix.dims())
-                        .map(|moments| moments.moment_2)
-                });
-                layer.second_moments = Some(Norms::of([gate?, up?, down?]));
-            }
-            Ok(layer)
-        });
-        Ok(Self {
-            layers: layers.collect::<Result<_, _>>()?,
-        })
-    }
 }
 
 impl LayerEvidence {

@@ -1,6 +1,7 @@
 //! What the weights of a replica are, given those of its source.
 
 mod drop;
+mod matrix;
 mod noise;
 mod orthogonal;
 mod sparse_code;
@@ -12,6 +13,9 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 pub use drop::Initialization;
+pub use matrix::ExpertMatrices;
+use matrix::Replica;
+pub(crate) use matrix::{Matrix, blend};
 pub(crate) use noise::normal;
 pub use noise::rms;
 pub(crate) use orthogonal::orthogonal;
@@ -118,53 +122,6 @@ impl Default for ExpertInit {
     }
 }
 
-/// The experts of a layer, row-major.
-#[derive(Debug, Clone, Copy)]
-pub struct ExpertMatrices<'a> {
-    /// Gate projections, `[E, D, F]`.
-    pub gate: &'a [f32],
-    /// Up projections, `[E, D, F]`.
-    pub up: &'a [f32],
-    /// Down projections, `[E, F, D]`.
-    pub down: &'a [f32],
-    /// Model width, D.
-    pub d: usize,
-    /// Hidden width, F.
-    pub f: usize,
-}
-
-/// One matrix of an expert, row-major.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Matrix<'a> {
-    pub values: &'a [f32],
-    pub rows: usize,
-    pub columns: usize,
-}
-
-/// Gate, up and down of one expert.
-type Replica<'a> = [&'a mut [f32]; 3];
-
-impl<'a> ExpertMatrices<'a> {
-    /// Gate, up and down of expert `e`.
-    fn expert(&self, e: usize) -> [Matrix<'a>; 3] {
-        let (d, f) = (self.d, self.f);
-        let matrix = |values: &'a [f32], rows, columns| Matrix {
-            values: &values[e * d * f..][..d * f],
-            rows,
-            columns,
-        };
-        [
-            matrix(self.gate, d, f),
-            matrix(self.up, d, f),
-            matrix(self.down, f, d),
-        ]
-    }
-
-    fn experts(&self) -> usize {
-        self.gate.len() / (self.d * self.f).max(1)
-    }
-}
-
 impl ExpertInit {
     /// Checks the values of all fields.
     pub(crate) fn validate(&self) -> Result<(), Fault> {
@@ -199,10 +156,16 @@ impl ExpertInit {
         }
     }
 
-    /// Gate, up and down projections of the grown layer, `[mE, D, F]`, `[mE, D, F]` and `[mE, F, D]`.
+    /// Gate, up and down projections of the grown layer, `[mE, D, F]`, `[mE, D, F]` and `[mE, F, D]`, and the replicas that
+    /// could not be made and are plain copies.
     ///
     /// Every replica has a stream of random numbers of its own, so that the result depends on the seed alone.
-    pub fn grow(&self, source: ExpertMatrices, plan: &LayerPlan, seed: u64) -> [Vec<f32>; 3] {
+    pub fn grow(
+        &self,
+        source: ExpertMatrices,
+        plan: &LayerPlan,
+        seed: u64,
+    ) -> ([Vec<f32>; 3], Vec<usize>) {
         let size = source.d * source.f;
         let mut grown = [source.gate, source.up, source.down].map(|values| {
             let mut grown = Vec::with_capacity(plan.source_of().len() * size);
@@ -212,7 +175,7 @@ impl ExpertInit {
             grown
         });
         let dictionary = match *self {
-            Self::Copy {} => return grown,
+            Self::Copy {} => return (grown, Vec::new()),
             Self::SparseCode {
                 atoms,
                 sparsity,
@@ -223,46 +186,52 @@ impl ExpertInit {
         };
         let [gate, up, down] = &mut grown;
         let first = plan.first_replica();
-        gate.par_chunks_mut(size)
+        let replicas = gate
+            .par_chunks_mut(size)
             .zip(up.par_chunks_mut(size))
             .zip(down.par_chunks_mut(size))
             .enumerate()
-            .skip(first)
-            .for_each(|(expert, ((gate, up), down))| {
-                let mut rng = replica_rng(seed, expert);
-                let own = plan.source_of()[expert];
-                let neighbour = source.expert((own + 1) % source.experts());
-                let matrices = [source.expert(own), neighbour];
-                self.change([gate, up, down], matrices, dictionary.as_ref(), &mut rng);
-            });
-        grown
+            .skip(first);
+        let copied = replicas.filter_map(|(expert, ((gate, up), down))| {
+            let mut rng = replica_rng(seed, expert);
+            let own = plan.source_of()[expert];
+            let neighbour = source.expert((own + 1) % source.experts());
+            let matrices = [source.expert(own), neighbour];
+            let made = self.change([gate, up, down], matrices, dictionary.as_ref(), &mut rng);
+            (!made).then_some(expert)
+        });
+        let copied = copied.collect();
+        (grown, copied)
     }
 
     /// Gate, up and down of one replica, the grown layer's expert `expert`, from its source and the source's neighbour,
-    /// of one expert each: the same as of [`grow`](Self::grow), but for sparse codes, which need the whole layer.
+    /// of one expert each: the same as of [`grow`](Self::grow), but for sparse codes, which need the whole layer. False if it
+    /// could not be made and is a plain copy.
     pub fn replica(
         &self,
         source: ExpertMatrices,
         neighbour: ExpertMatrices,
         expert: usize,
         seed: u64,
-    ) -> [Vec<f32>; 3] {
+    ) -> ([Vec<f32>; 3], bool) {
         let mut replica = [source.gate, source.up, source.down].map(<[f32]>::to_vec);
         let [gate, up, down] = &mut replica;
         let mut rng = replica_rng(seed, expert);
         let matrices = [source.expert(0), neighbour.expert(0)];
-        self.change([gate, up, down], matrices, None, &mut rng);
-        replica
+        let made = self.change([gate, up, down], matrices, None, &mut rng);
+        (replica, made)
     }
 
-    /// Turns a copy of a source into what the initialisation says.
+    /// Turns a copy of a source into what the initialisation says; false if that cannot be done, for weights that are not
+    /// finite or all zero, and some matrix is still the copy.
     fn change(
         &self,
         replica: Replica,
         [own, neighbour]: [[Matrix; 3]; 2],
         dictionary: Option<&Dictionary>,
         rng: &mut ChaCha8Rng,
-    ) {
+    ) -> bool {
+        let mut made = true;
         match *self {
             Self::Copy {} => {}
             Self::Noise { std } => {
@@ -280,7 +249,7 @@ impl ExpertInit {
             }
             Self::Orthogonal {} => {
                 for (to, matrix) in replica.into_iter().zip(own) {
-                    orthogonal(to, matrix.values, rng);
+                    made &= orthogonal(to, matrix.values, rng);
                 }
             }
             Self::Scale { factor } => {
@@ -294,12 +263,12 @@ impl ExpertInit {
                 drop,
             } => {
                 for (to, matrix) in replica.into_iter().zip(own) {
-                    perturb(to, matrix, [values, vectors, drop], rng);
+                    made &= perturb(to, matrix, [values, vectors, drop], rng);
                 }
             }
             Self::SvdMix { weight } => {
                 for ((to, own), neighbour) in replica.into_iter().zip(own).zip(neighbour) {
-                    svd::mix(to, own, neighbour, weight);
+                    made &= svd::mix(to, own, neighbour, weight);
                 }
             }
             Self::SparseCode { mix, .. } => {
@@ -308,6 +277,7 @@ impl ExpertInit {
                 }
             }
         }
+        made
     }
 }
 
@@ -316,11 +286,4 @@ fn replica_rng(seed: u64, expert: usize) -> ChaCha8Rng {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(expert as u64 + 1);
     rng
-}
-
-/// `(1 - weight) * to + weight * other`.
-pub(crate) fn blend(to: &mut [f32], other: &[f32], weight: f32) {
-    for (to, other) in to.iter_mut().zip(other) {
-        *to += weight * (other - *to);
-    }
 }

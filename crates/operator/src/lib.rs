@@ -2,36 +2,53 @@
 //!
 //! A [`Recipe`] says how: a [`Selection`] decides how often each expert is copied ([`ReplicationPlan`]), by a
 //! [`Utility`] where it needs one; an [`ExpertInit`] what the weights of replicas are; a [`RouterExtension`] what the
-//! router does with them; an [`OptimizerPolicy`] what happens to Adam's moments. [`Upcycle::apply`] transforms the
-//! records of a model and its optimizer, [`verify`] says what that changed. [`ExpertInit::grow`],
-//! [`RouterExtension::extend`] and the plan know nothing of models: they work on slices.
+//! router does with them; an [`OptimizerPolicy`] what happens to Adam's moments. [`Upcycle::grow`] transforms any model
+//! that shows its MoE layers ([`MoeModel`](upcycle_moe::MoeModel)) and the state of its optimizer, in memory;
+//! [`Evidence::gather`] measures before what the recipe needs, and [`verify`] says afterwards what growing changed.
+//! What is computed for one layer ([`LayerGrowth`]) works on slices, so that other drivers can use it.
 
-mod apply;
 mod centroids;
 mod check;
 mod dense;
+mod dense_model;
+mod deviation;
 mod error;
 mod evidence;
 mod experts;
+mod forecast;
+mod gather;
+mod grow;
+mod layer;
+mod measurement;
+mod named;
 mod optimizer;
+mod parameter;
 mod plan;
 mod recipe;
-mod record;
 mod router;
+mod seed;
 mod selection;
 mod tie_break;
+mod upcycle;
 mod utility;
 mod verify;
 
-pub use apply::{Choice, Source, Upcycle, Upcycled};
-pub use dense::DenseSource;
+pub use dense::{DenseLayer, DenseSource};
+pub use deviation::Deviation;
 pub use error::OperatorError;
 pub use evidence::{Evidence, ExpertUse, LayerEvidence, Norms, RoutedTokens};
 pub use experts::{ExpertInit, ExpertMatrices, Initialization, rms};
-pub use optimizer::OptimizerPolicy;
+pub use forecast::{Forecaster, RoutingForecast, RoutingRule};
+pub use gather::ForwardPass;
+pub use grow::Grown;
+pub use layer::LayerGrowth;
+pub use measurement::Measurement;
+pub use optimizer::{AdamState, Moments, OptimizerPolicy};
 pub use plan::{LayerPlan, ReplicationPlan};
 pub use recipe::Recipe;
 pub use router::{ReleaseRecipe, RouterExtension, RouterRows, Rows, TieBreakKind};
 pub use selection::Selection;
-pub use utility::{Measurement, Projections, Score, Utility};
-pub use verify::{LayerVerification, Verification, verify};
+pub use tie_break::Directions;
+pub use upcycle::{Choice, Upcycle};
+pub use utility::{Projections, Score, Utility};
+pub use verify::{LayerVerification, Outputs, Verification, verify};

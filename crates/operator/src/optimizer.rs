@@ -2,11 +2,12 @@
 
 use burn::{
     module::ParamId,
-    optim::{AdamWState, AdaptiveMomentumState, record::AdaptorRecord},
+    optim::{AdamWState, AdaptiveMomentumState, SimpleOptimizer, record::AdaptorRecord},
     tensor::{ElementConversion, Tensor, backend::Backend},
 };
+use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
-use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend, adamw::state_of_rank};
+use upcycle_kernels::{MoeAutodiffBackend, adamw::state_of_rank};
 use upcycle_moe::index_tensor;
 
 use crate::{
@@ -72,18 +73,18 @@ impl OptimizerPolicy {
 
     /// Grows the moments of parameter `id` along its first axis, as its weights went from `before` to `after`. An
     /// optimizer that starts anew, or has taken no step yet, has nothing to grow.
-    pub(crate) fn grow<B: MoeAutodiffBackend, const D: usize>(
+    pub(crate) fn grow<B: MoeAutodiffBackend, O: AdamState<B> + Moments<B, D>, const D: usize>(
         &self,
-        record: &mut AdamWRecord<B>,
+        optimizer: &mut O,
         id: ParamId,
         before: &Tensor<B::InnerBackend, D>,
         after: &Tensor<B::InnerBackend, D>,
         plan: &LayerPlan,
     ) -> Result<(), OperatorError> {
-        if record.is_empty() {
+        if optimizer.is_empty() {
             return Ok(());
         }
-        let mut momentum = moments::<B, D>(record, id, before.dims())?;
+        let mut momentum = optimizer.moments_of(id, before.dims())?;
         let everywhere = |factor: f32| Some(factors(plan, |_| factor));
         let (first, second, neighbours) = match *self {
             Self::Reset {} => return Ok(()),
@@ -107,31 +108,98 @@ impl OptimizerPolicy {
             }
         };
         momentum.moment_1 = grown(momentum.moment_1, plan, first, neighbours);
-        momentum.moment_2 = grown(momentum.moment_2, plan, second, neighbours);
-        record.insert(id, AdaptorRecord::from_state(AdamWState::new(momentum)));
+        momentum.moment_2 = grown(momentum.moment_2, plan, second.clone(), neighbours);
+        momentum.max_moment_2 = momentum
+            .max_moment_2
+            .map(|moment| grown(moment, plan, second, neighbours));
+        optimizer.set_moments(id, momentum);
         Ok(())
     }
 }
 
-/// The moments of a parameter.
+/// Adam's moments of parameters of rank `D`.
+pub trait Moments<B: MoeAutodiffBackend, const D: usize> {
+    /// The moments of a parameter; none if there are none, or of another rank.
+    fn moments(&self, id: ParamId) -> Option<AdaptiveMomentumState<B::InnerBackend, D>>;
+
+    /// Replaces the moments of a parameter.
+    fn set_moments(&mut self, id: ParamId, moments: AdaptiveMomentumState<B::InnerBackend, D>);
+
+    /// The moments of a parameter of these dimensions.
+    ///
+    /// # Errors
+    /// If there are none of this shape: Burn drops or broadcasts what does not fit without a word.
+    fn moments_of(
+        &self,
+        id: ParamId,
+        dims: [usize; D],
+    ) -> Result<AdaptiveMomentumState<B::InnerBackend, D>, OperatorError> {
+        let mismatch = |problem: &str| {
+            OperatorError::OptimizerMismatch(format!("a parameter of shape {dims:?} {problem}"))
+        };
+        let moments = self.moments(id);
+        let moments = moments.ok_or_else(|| mismatch("has no moments of its rank"))?;
+        if moments.moment_1.dims() == dims && moments.moment_2.dims() == dims {
+            Ok(moments)
+        } else {
+            Err(mismatch("has moments of another shape"))
+        }
+    }
+}
+
+impl<B, O, const D: usize> Moments<B, D> for HashMap<ParamId, AdaptorRecord<O, B>>
+where
+    B: MoeAutodiffBackend,
+    O: SimpleOptimizer<B::InnerBackend, State<D> = AdamWState<B::InnerBackend, D>>,
+{
+    fn moments(&self, id: ParamId) -> Option<AdaptiveMomentumState<B::InnerBackend, D>> {
+        let state = state_of_rank::<O, B, D>(self.get(&id)?.clone())?;
+        Some(state.momentum)
+    }
+
+    fn set_moments(&mut self, id: ParamId, moments: AdaptiveMomentumState<B::InnerBackend, D>) {
+        self.insert(id, AdaptorRecord::from_state::<D>(AdamWState::new(moments)));
+    }
+}
+
+/// The state of an AdamW optimizer: Burn's own record, or that of this project's AdamW.
 ///
-/// Checks presence and shape, because Burn drops or broadcasts what does not fit without a word.
-pub(crate) fn moments<B: MoeAutodiffBackend, const D: usize>(
-    record: &AdamWRecord<B>,
-    id: ParamId,
-    dims: [usize; D],
-) -> Result<AdaptiveMomentumState<B::InnerBackend, D>, OperatorError> {
-    let mismatch = |problem: &str| {
-        OperatorError::OptimizerMismatch(format!("a parameter of shape {dims:?} {problem}"))
-    };
-    let state = record.get(&id).ok_or_else(|| mismatch("has no state"))?;
-    let momentum = state_of_rank::<B, D>(state.clone())
-        .ok_or_else(|| mismatch("has moments of another rank"))?
-        .momentum;
-    if momentum.moment_1.dims() == dims && momentum.moment_2.dims() == dims {
-        Ok(momentum)
-    } else {
-        Err(mismatch("has moments of another shape"))
+/// ```
+/// # use burn::{backend::Autodiff, module::Module, optim::{AdamWConfig, Optimizer}};
+/// # use upcycle_kernels::MoeAutodiffBackend;
+/// # use upcycle_operator::AdamState;
+/// fn grow<B: MoeAutodiffBackend, O: AdamState<B>>(state: &mut O) { /* ... */ }
+///
+/// # fn example<B: MoeAutodiffBackend, M: burn::module::AutodiffModule<B>>() {
+/// let mut optimizer = AdamWConfig::new().init::<B, M>();
+/// let mut state = optimizer.to_record();
+/// grow::<B, _>(&mut state);
+/// optimizer = optimizer.load_record(state);
+/// # }
+/// ```
+pub trait AdamState<B: MoeAutodiffBackend>: Moments<B, 2> + Moments<B, 3> {
+    /// Whether the optimizer has taken no step.
+    fn is_empty(&self) -> bool;
+
+    /// Forgets all moments and step counts.
+    fn clear(&mut self);
+}
+
+impl<B, O> AdamState<B> for HashMap<ParamId, AdaptorRecord<O, B>>
+where
+    B: MoeAutodiffBackend,
+    O: SimpleOptimizer<
+            B::InnerBackend,
+            State<2> = AdamWState<B::InnerBackend, 2>,
+            State<3> = AdamWState<B::InnerBackend, 3>,
+        >,
+{
+    fn is_empty(&self) -> bool {
+        HashMap::is_empty(self)
+    }
+
+    fn clear(&mut self) {
+        HashMap::clear(self);
     }
 }
 
@@ -215,6 +283,7 @@ mod tests {
     use burn::{backend::Autodiff, tensor::TensorData};
     use burn_flex::{Flex, FlexDevice};
     use serde_json::Value;
+    use upcycle_kernels::AdamWRecord;
 
     use super::*;
 
@@ -269,12 +338,12 @@ mod tests {
                     max_moment_2: None,
                 };
                 let mut record = AdamWRecord::<B>::new();
-                record.insert(id, AdaptorRecord::from_state(AdamWState::new(state)));
+                record.set_moments(id, state);
                 let plan = LayerPlan::from_counts(&[2, 1]);
                 policy
                     .grow(&mut record, id, &before, &after, &plan)
                     .unwrap();
-                let grown = state_of_rank::<B, 3>(record[&id].clone()).unwrap().momentum;
+                let grown = Moments::<B, 3>::moments(&record, id).unwrap();
                 assert_eq!(grown.time, 5);
                 for (moment, field) in [(grown.moment_1, "exp_avg"), (grown.moment_2, "exp_avg_sq")]
                 {

@@ -7,10 +7,10 @@ use crate::{
     dense::DenseSource,
     error::OperatorError,
     experts::ExpertInit,
+    measurement::Measurement,
     optimizer::OptimizerPolicy,
     router::{RouterExtension, TieBreakKind},
     selection::Selection,
-    utility::Measurement,
 };
 
 /// Every choice of the operator.
@@ -19,6 +19,9 @@ use crate::{
 pub struct Recipe {
     /// Name in reports.
     pub name: String,
+    /// Whether it is the paper's method, as reports have to say.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub of_paper: bool,
     /// Which experts are copied.
     pub selection: Selection,
     /// What the weights of replicas are.
@@ -31,6 +34,10 @@ pub struct Recipe {
     /// How a dense model becomes a MoE model; other models have no use for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dense: Option<DenseSource>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl Recipe {
@@ -92,5 +99,14 @@ impl Recipe {
             needed.push(Measurement::RoutedTokens);
         }
         needed
+    }
+
+    /// What is to be said when a measurement is missing.
+    pub(crate) fn missing(&self, measurement: Measurement) -> OperatorError {
+        OperatorError::MissingEvidence {
+            recipe: self.name.clone(),
+            what: measurement.name(),
+            fix: measurement.remedy(),
+        }
     }
 }

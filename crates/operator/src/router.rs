@@ -3,7 +3,7 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use upcycle_lm::ReleaseShape;
+use upcycle_moe::ReleaseShape;
 
 use crate::{
     check::{Fault, not_negative, positive, share, that},
@@ -203,8 +203,14 @@ impl RouterExtension {
         }
     }
 
-    /// The rows and biases of the grown layer.
-    pub fn extend(&self, source: &RouterRows, plan: &LayerPlan, seed: u64) -> RouterRows {
+    /// The rows and biases of the grown layer, and the replicas whose rows could not be made and are plain copies.
+    pub fn extend(
+        &self,
+        source: &RouterRows,
+        plan: &LayerPlan,
+        seed: u64,
+    ) -> (RouterRows, Vec<usize>) {
+        let mut copied = Vec::new();
         let d = source.d;
         let mut grown = RouterRows {
             weight: Vec::with_capacity(plan.source_of().len() * d),
@@ -260,7 +266,9 @@ impl RouterExtension {
             Self::Orthogonal {} => {
                 for expert in new {
                     let own = source.row(plan.source_of()[expert]);
-                    orthogonal(&mut weight[expert * d..][..d], own, &mut rng);
+                    if !orthogonal(&mut weight[expert * d..][..d], own, &mut rng) {
+                        copied.push(expert);
+                    }
                 }
             }
             Self::Adversarial { strength } => {
@@ -283,7 +291,9 @@ impl RouterExtension {
                 };
                 for set in 1..plan.sets() {
                     let mut rows = source.weight.clone();
-                    perturb(&mut rows, matrix, [values, vectors, 0.0], &mut rng);
+                    if !perturb(&mut rows, matrix, [values, vectors, 0.0], &mut rng) {
+                        copied.extend(plan.set(set));
+                    }
                     for expert in plan.set(set) {
                         let own = plan.source_of()[expert];
                         weight[expert * d..][..d].copy_from_slice(&rows[own * d..][..d]);
@@ -308,7 +318,7 @@ impl RouterExtension {
                 }
             }
         }
-        grown
+        (grown, copied)
     }
 }
 

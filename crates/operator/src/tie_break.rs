@@ -31,8 +31,15 @@ impl Directions {
     ///
     /// The nearest of centroids `c_e` has the largest `(c_e - c) . x - (|c_e|^2 - |c|^2) / 2` with their mean `c`;
     /// scaled by one factor a source to at most unit variance over its tokens, so that `tanh` neither saturates nor
-    /// vanishes and the nearest stays the largest. A source with too few different tokens gets random directions.
-    pub fn centroids(plan: &LayerPlan, tokens: &RoutedTokens, d: usize, seed: u64) -> Self {
+    /// vanishes and the nearest stays the largest. A source with too few different tokens gets random directions; these
+    /// sources are returned, too.
+    pub fn centroids(
+        plan: &LayerPlan,
+        tokens: &RoutedTokens,
+        d: usize,
+        seed: u64,
+    ) -> (Self, Vec<usize>) {
+        let mut random = Vec::new();
         let Self {
             mut direction,
             mut offset,
@@ -53,6 +60,7 @@ impl Directions {
                 .map(|(input, _)| input)
                 .collect();
             if points.len() < replicas.len() {
+                random.push(source);
                 continue;
             }
             let centres = centroids(&points, replicas.len(), d, seed.wrapping_add(source as u64));
@@ -71,6 +79,7 @@ impl Directions {
                 .map(|(v, _)| deviation(&points, v))
                 .fold(0.0, f32::max);
             if widest < FLAT {
+                random.push(source);
                 continue;
             }
             for (&expert, (v, b)) in replicas.iter().zip(&lines) {
@@ -80,7 +89,7 @@ impl Directions {
                 offset[expert] = b / widest;
             }
         }
-        Self { direction, offset }
+        (Self { direction, offset }, random)
     }
 }
 
@@ -127,7 +136,8 @@ mod tests {
         let tokens = tokens(0.1);
         // Some starts of Lloyd's algorithm split a cluster instead of finding it; most do not.
         let found = (0..10).filter(|&seed| {
-            let directions = Directions::centroids(&plan, &tokens, 2, seed);
+            let (directions, random) = Directions::centroids(&plan, &tokens, 2, seed);
+            assert!(random.is_empty());
             let prefers = |x: &[f32]| {
                 let value =
                     |e: usize| dot(&directions.direction[2 * e..][..2], x) + directions.offset[e];
@@ -152,8 +162,10 @@ mod tests {
         few.inputs.truncate(4);
         few.experts.truncate(2);
         for tokens in [same, few] {
-            let directions = Directions::centroids(&plan, &tokens, 2, 1);
+            let (directions, random) = Directions::centroids(&plan, &tokens, 2, 1);
             assert_eq!(directions, Directions::random(&plan, 2, 1));
+            // Source 1 has one expert and needs no direction.
+            assert_eq!(random, [0]);
         }
     }
 }

@@ -4,7 +4,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::evidence::LayerEvidence;
+use crate::{evidence::LayerEvidence, measurement::Measurement};
 
 /// A score of every expert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,21 +60,6 @@ pub enum Projections {
 /// Keeps a second moment of zero from dividing.
 const FISHER_EPSILON: f64 = 1e-8;
 
-/// A measurement that a recipe can ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Measurement {
-    /// Norms of weights.
-    Weights,
-    /// Norms of averaged gradients.
-    Gradients,
-    /// Norms of Adam's second moments.
-    SecondMoments,
-    /// Load, gate mass and output norms.
-    Routing,
-    /// Some tokens and their experts.
-    RoutedTokens,
-}
-
 impl Score {
     /// What it is computed from.
     pub fn measurements(self) -> &'static [Measurement] {
@@ -95,35 +80,6 @@ impl Score {
             self,
             Self::GradientSquared | Self::Saliency | Self::WeightNorm | Self::Fisher
         )
-    }
-}
-
-impl Measurement {
-    /// In words.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Weights => "norms of expert weights",
-            Self::Gradients => "gradients of all experts",
-            Self::SecondMoments => "Adam's second moments",
-            Self::Routing => "routing statistics",
-            Self::RoutedTokens => "tokens with their experts",
-        }
-    }
-
-    /// How to get it.
-    pub fn remedy(self) -> &'static str {
-        match self {
-            Self::Weights => "measure the weights first",
-            Self::Gradients => {
-                "average gradients over some batches of the continued-pre-training split first"
-            }
-            Self::SecondMoments => {
-                "start from a checkpoint whose optimizer has taken a step, or use the score `gradient-squared`"
-            }
-            Self::Routing | Self::RoutedTokens => {
-                "run the model over some batches of the continued-pre-training split first"
-            }
-        }
     }
 }
 

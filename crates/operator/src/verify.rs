@@ -1,10 +1,9 @@
 //! What growing a model changed, on given tokens.
 
-use burn::tensor::{ElementConversion, Int, Tensor, activation::log_softmax, backend::Backend};
+use burn::tensor::{ElementConversion, Tensor, activation::log_softmax, backend::Backend};
 use serde::{Deserialize, Serialize};
-use upcycle_kernels::{MoeBackend, Precision, SoftTargets};
-use upcycle_lm::Lm;
-use upcycle_moe::{RoutingCounter, RoutingStats};
+use upcycle_kernels::{MoeBackend, SoftTargets};
+use upcycle_moe::{Routing, RoutingCounter, RoutingStats};
 
 use crate::plan::{LayerPlan, ReplicationPlan};
 
@@ -52,15 +51,17 @@ struct Sums {
     norm: f64,
 }
 
-/// Runs both models over batches of `[B, S]` tokens with targets of their positions.
+/// Logits of a batch, `[T, V]`, and the routing of every MoE layer in order.
+pub type Outputs<B> = (Tensor<B, 2>, Vec<Routing<B>>);
+
+/// Runs a model and the one that it was grown to over batches with the targets of their positions.
 ///
-/// Logits of a batch are held for both models at once, `[B * S, V]` each: let batches be small.
-pub fn verify<B: MoeBackend>(
-    before: &Lm<B>,
-    after: &Lm<B>,
+/// Logits of a batch are held for both models at once, `[T, V]` each: let batches be small.
+pub fn verify<B: MoeBackend, I: Clone>(
     plan: &ReplicationPlan,
-    batches: impl IntoIterator<Item = (Tensor<B, 2, Int>, SoftTargets<B>)>,
-    precision: Precision,
+    batches: impl IntoIterator<Item = (I, SoftTargets<B>)>,
+    before: impl Fn(I) -> Outputs<B>,
+    after: impl Fn(I) -> Outputs<B>,
 ) -> Verification {
     let mut sums = Sums::default();
     let sources: Vec<_> = plan.layers.iter().map(LayerPlan::sources).collect();
@@ -69,9 +70,9 @@ pub fn verify<B: MoeBackend>(
         .map(|&of| RoutingCounter::new(of.clone()))
         .collect();
     let mut changed = vec![None; sources.len()];
-    for (tokens_bs, targets) in batches {
-        let (old_tv, old_routing) = before.logits(tokens_bs.clone(), precision);
-        let (new_tv, new_routing) = after.logits(tokens_bs, precision);
+    for (inputs, targets) in batches {
+        let (old_tv, old_routing) = before(inputs.clone());
+        let (new_tv, new_routing) = after(inputs);
         sums.add(old_tv, new_tv, &targets);
         for (layer, routing) in new_routing.into_iter().enumerate() {
             let [_, k] = routing.experts_tk.dims();
@@ -87,7 +88,7 @@ pub fn verify<B: MoeBackend>(
                 });
                 *changed[layer].get_or_insert(0) += moved.count();
             }
-            counters[layer].add(experts, k);
+            counters[layer].add(&experts, k);
         }
     }
     let tokens = sums.tokens.max(1) as f64;

@@ -43,12 +43,13 @@ fn grow(init: &ExpertInit, seed: u64) -> [Vec<f32>; 3] {
     };
     let plan = LayerPlan::from_counts(&[3, 1, 2]);
     assert_eq!(plan.source_of()[E..], [0, 2, 0]);
-    let grown = init.grow(source, &plan, seed);
+    let (grown, copied) = init.grow(source, &plan, seed);
+    assert!(copied.is_empty());
     for (grown, source) in grown.iter().zip([&layer.gate, &layer.up, &layer.down]) {
         assert_eq!(grown.len(), 6 * SIZE);
         assert_eq!(&grown[..E * SIZE], &source[..]);
     }
-    assert_eq!(grown, init.grow(source, &plan, seed));
+    assert_eq!(grown, init.grow(source, &plan, seed).0);
     grown
 }
 
@@ -308,8 +309,9 @@ fn router_rows_keep_their_promises() {
     };
     let plan = LayerPlan::from_counts(&[2, 3, 1, 2]);
     let extend = |extension: RouterExtension| {
-        let grown = extension.extend(&source, &plan, 7);
-        assert_eq!(grown, extension.extend(&source, &plan, 7));
+        let (grown, copied) = extension.extend(&source, &plan, 7);
+        assert!(copied.is_empty());
+        assert_eq!(grown, extension.extend(&source, &plan, 7).0);
         grown
     };
     let row = |rows: &RouterRows, expert: usize| rows.weight[expert * D..][..D].to_vec();

@@ -175,7 +175,7 @@ fn router_extensions() {
                 other => panic!("unknown method {other}"),
             };
             let plan = plan(&order);
-            let ours = extension.extend(&source, &plan, 0);
+            let (ours, _) = extension.extend(&source, &plan, 0);
             let (weight, bias) = (flat(&case["weight"]), flat(&case["bias"]));
             for (expert, &from) in plan.source_of().iter().enumerate() {
                 let row = if expert < 6 {
@@ -211,7 +211,7 @@ fn adversarial_rows_start_from_their_own_source() {
         input_rms: 1.0,
     };
     let plan = plan(&[3, 3, 1, 0, 1, 3]);
-    let grown = RouterExtension::Adversarial { strength: 0.25 }.extend(&source, &plan, 0);
+    let (grown, _) = RouterExtension::Adversarial { strength: 0.25 }.extend(&source, &plan, 0);
     for (expert, &from) in plan.source_of().iter().enumerate().skip(6) {
         for i in 0..d {
             let mean = source.weight.iter().skip(i).step_by(d).sum::<f32>() / 6.0;
@@ -248,7 +248,7 @@ fn expert_initialisations() {
                 },
                 other => panic!("unknown method {other}"),
             };
-            let [gate, up, _] = init.grow(source, &plan, 0);
+            let ([gate, up, _], _) = init.grow(source, &plan, 0);
             let published = flat(&case["fc1_new"]);
             for e in 0..6 {
                 for column in 0..f {

@@ -5,14 +5,15 @@
 mod common;
 
 use burn::{
-    module::{Module, ParamId},
+    module::{Param, ParamId},
+    optim::{AdamWConfig, GradientsParams, Optimizer},
     tensor::Tensor,
 };
 use burn_flex::FlexDevice;
 use common::*;
-use upcycle_kernels::{AdamWRecord, Precision, SoftTargets, adamw::state_of_rank};
-use upcycle_lm::{LayerPattern, Lm, LmConfig, ReleaseShape};
-use upcycle_moe::{Lineage, ScoreFunction};
+use upcycle_kernels::{AdamWRecord, Precision, SoftTargets};
+use upcycle_lm::{LayerPattern, Lm, LmConfig};
+use upcycle_moe::{GrowthState, MoeModel, ReleaseShape, ScoreFunction};
 use upcycle_operator::*;
 
 /// Gradient norms that make greedy selection take experts 1, 6 and 5, and some tokens.
@@ -127,15 +128,11 @@ fn two_level_models_grow_again_exactly() {
             let second = grow_model(&parent, recipe(exact(0.3)), 24, &evidence);
             let difference = difference(&second);
             assert!(difference < 1e-5, "{selection:?}: {difference}");
-            let two_level = second.big.config().two_level.clone().unwrap();
-            assert_eq!(two_level.growths.len(), 2);
-
-            let lineage = Lineage::new(8)
-                .grown(first.plan.layers[0].sources().clone())
-                .and_then(|lineage| lineage.grown(second.plan.layers[0].sources().clone()))
-                .unwrap();
-            assert_eq!(lineage.experts(), 24);
-            let origins = lineage.origins();
+            let state = second.big.growth_states().swap_remove(0);
+            assert_eq!(state.two_level.unwrap().growths.len(), 2);
+            assert_eq!(state.lineage.growths().len(), 2);
+            assert_eq!(state.lineage.experts(), 24);
+            let origins = state.lineage.origins();
             for (expert, &middle) in second.plan.layers[0].source_of().iter().enumerate() {
                 let first = first.plan.layers[0].source_of()[middle];
                 assert_eq!(origins.source_of()[expert], first);
@@ -161,11 +158,16 @@ fn a_released_model_is_a_plain_top_k_model() {
     // Grown after 100 steps, free after 50 more.
     assert!(difference(&pair) < 1e-5);
     let held = logits(&pair.big);
-    assert!(logits(&pair.big.clone().at_step(100)) == held);
-    let nearly_free = logits(&pair.big.clone().at_step(149));
+    let at_step = |step| {
+        let mut model = pair.big.clone();
+        model.at_step(step);
+        model
+    };
+    assert!(logits(&at_step(100)) == held);
+    let nearly_free = logits(&at_step(149));
     assert!(largest_difference(&nearly_free, &held) > 1e-3);
-    let free = pair.big.clone().at_step(150);
-    assert!(free.config().two_level.is_none());
+    let free = at_step(150);
+    assert!((free.growth_states().iter()).all(|state| state.two_level.is_none()));
     let plain = self::recipe(
         Selection::Uniform {},
         RouterExtension::Copy {},
@@ -174,9 +176,8 @@ fn a_released_model_is_a_plain_top_k_model() {
     let plain = grow(plain, 16, &default_config(), &Evidence::default());
     assert!(logits(&free) == logits(&plain.big));
 
-    let again = operator(recipe, 32)
-        .check(pair.big.config(), 100)
-        .unwrap_err();
+    let again = operator(recipe, 32).check(&pair.big.growth_states());
+    let again = again.unwrap_err();
     assert_eq!(again, OperatorError::ReleaseUnderWay { until: 150 });
 }
 
@@ -288,13 +289,9 @@ fn every_initialisation_keeps_originals_and_all_else() {
 }
 
 fn moments(record: &AdamWRecord<B>, id: ParamId) -> (usize, Vec<f32>, Vec<f32>) {
-    let state = state_of_rank::<B, 3>(record.get(&id).unwrap().clone()).unwrap();
+    let state = Moments::<B, 3>::moments(record, id).unwrap();
     let host = |tensor: Tensor<burn_flex::Flex, 3>| tensor.into_data().iter::<f32>().collect();
-    (
-        state.momentum.time,
-        host(state.momentum.moment_1),
-        host(state.momentum.moment_2),
-    )
+    (state.time, host(state.moment_1), host(state.moment_2))
 }
 
 #[test]
@@ -408,7 +405,12 @@ fn verification_says_what_changed() {
         use burn::module::AutodiffModule;
         let (small, big) = (pair.small.valid(), pair.big.valid());
         let batches = [(tokens().inner(), targets.clone())];
-        let verification = verify(&small, &big, &pair.plan, batches, Precision::F32);
+        let verification = verify(
+            &pair.plan,
+            batches,
+            |tokens| small.logits(tokens, Precision::F32),
+            |tokens| big.logits(tokens, Precision::F32),
+        );
         // The loss is the model's own.
         let loss = big
             .forward(tokens().inner(), targets, Precision::F32)
@@ -445,10 +447,11 @@ fn what_cannot_be_done_is_said() {
         if let Some(record) = record {
             parent.1 = record;
         }
-        operator(recipe, target)
-            .apply(source(&parent), &Evidence::default(), &FlexDevice)
-            .err()
-            .unwrap()
+        let before = (logits(&parent.0), parent.1.len());
+        let operator = operator(recipe, target);
+        let error = try_grow(&mut parent, &operator, &Evidence::default()).unwrap_err();
+        assert_eq!((logits(&parent.0), parent.1.len()), before, "{error}");
+        error
     };
     let uniform = |router| recipe(Selection::Uniform {}, router, OptimizerPolicy::Copy {});
     assert_eq!(
@@ -489,17 +492,26 @@ fn what_cannot_be_done_is_said() {
     let mut evidence = gradients();
     evidence.layers.pop();
     let by_gradient = recipe(greedy(), NOISE, OptimizerPolicy::Reset {});
+    let states = vec![GrowthState::new(8); 2];
     assert!(matches!(
-        operator(by_gradient, 16).plan(&config, &evidence),
+        operator(by_gradient, 16).plan(&states, &evidence),
         Err(OperatorError::EvidenceMismatch { found: 1, .. })
     ));
-    // A checkpoint of another model.
-    let mut other = source(&trained(&config));
-    other.config.experts = 6;
+    // Parameters that are not those of the layer's experts.
+    let mut other = trained(&config);
+    other.0.moe_layers_mut()[1].set_growth_state(GrowthState::new(6));
+    let error = try_grow(&mut other, &operator(uniform(NOISE), 16), &evidence);
     assert!(matches!(
-        operator(uniform(NOISE), 16).apply(other, &Evidence::default(), &FlexDevice),
-        Err(OperatorError::RecordMismatch(_))
+        error,
+        Err(OperatorError::UnequalLayers { layer: 1, .. })
     ));
+    other.0.moe_layers_mut()[0].set_growth_state(GrowthState::new(6));
+    let error = try_grow(
+        &mut other,
+        &operator(uniform(NOISE), 16),
+        &Evidence::default(),
+    );
+    assert!(matches!(error, Err(OperatorError::ModelMismatch(_))));
     // A release that would last no step.
     let mut brief = exact(0.3);
     if let RouterExtension::TwoLevel { release, .. } = &mut brief {
@@ -522,8 +534,13 @@ fn what_cannot_be_done_is_said() {
             }),
             ..recipe(selection, router, OptimizerPolicy::Reset {})
         };
-        let error = operator(recipe, experts).check(&dense_parent(1), 100);
-        error
+        let mut parent = trained(&dense_parent(1));
+        let grown = try_grow(
+            &mut parent,
+            &operator(recipe, experts),
+            &Evidence::default(),
+        );
+        grown
             .err()
             .map(|error| error.to_string())
             .unwrap_or_default()
@@ -539,7 +556,7 @@ fn what_cannot_be_done_is_said() {
     };
     assert!(dense(uneven, hyperplane(), 4).contains("unevenly"));
     // A target beyond all models, at once.
-    let huge = operator(uniform(NOISE), usize::MAX).check(&config, 100);
+    let huge = operator(uniform(NOISE), usize::MAX).check(&states);
     assert!(matches!(huge, Err(OperatorError::GrownModel(_))));
     // Moments would be those of other neurons.
     let shuffled = Recipe {
@@ -547,7 +564,7 @@ fn what_cannot_be_done_is_said() {
         ..uniform(NOISE)
     };
     assert!(matches!(
-        operator(shuffled, 16).check(&config, 100),
+        operator(shuffled, 16).check(&states),
         Err(OperatorError::Recipe {
             field: "optimizer.kind",
             ..
@@ -556,18 +573,32 @@ fn what_cannot_be_done_is_said() {
     // A plain recipe on a two-level model.
     let pair = grow(uniform(exact(0.3)), 16, &config, &Evidence::default());
     assert!(matches!(
-        operator(uniform(NOISE), 32).check(pair.big.config(), 100),
+        operator(uniform(NOISE), 32).check(&pair.big.growth_states()),
         Err(OperatorError::TwoLevelModel { .. })
     ));
 }
 
-const NORMS: [Measurement; 2] = [Measurement::Weights, Measurement::SecondMoments];
+/// A recipe that is chosen by this score, and what it needs of a model.
+fn measured(score: Score, (model, optimizer): &(Lm<B>, AdamWRecord<B>)) -> Evidence {
+    let selection = Selection::Proportional {
+        score,
+        on: Projections::default(),
+    };
+    let recipe = recipe(selection, NOISE, OptimizerPolicy::Reset {});
+    let nothing = |_: &Lm<B>, _| {
+        Ok::<_, OperatorError>(ForwardPass {
+            loss: Tensor::zeros([1], &FlexDevice),
+            routing: Vec::new(),
+        })
+    };
+    // No batch is needed.
+    Evidence::gather(&recipe, model, optimizer, 0, nothing).unwrap()
+}
 
 #[test]
 fn moments_of_a_norm_are_measured_on_both_halves() {
     let parent = trained(&default_config());
-    let evidence =
-        Evidence::of_records(&parent.0.clone().into_record(), &parent.1, &NORMS).unwrap();
+    let evidence = measured(Score::WeightNorm, &parent);
     assert_eq!(evidence.layers.len(), 2);
     let moe = parent.0.moe_layers().next().unwrap();
     let norm = |values: Vec<f32>| {
@@ -579,10 +610,109 @@ fn moments_of_a_norm_are_measured_on_both_halves() {
     let weights = evidence.layers[0].weights.as_ref().unwrap();
     assert!((weights.fc1[0] - (gate + up).sqrt()).abs() < 1e-6);
     let (_, _, down) = moments(&parent.1, moe.experts.down_efd.id);
+    let evidence = measured(Score::Fisher, &parent);
     let moments = evidence.layers[0].second_moments.as_ref().unwrap();
     assert!((moments.fc2[0] / norm(down).sqrt() - 1.0).abs() < 1e-5);
     // An optimizer without a step has no moments, and the score that needs them says so.
-    let record = parent.0.clone().into_record();
-    let evidence = Evidence::of_records(&record, &AdamWRecord::<B>::new(), &NORMS).unwrap();
+    let evidence = measured(Score::Fisher, &(parent.0, AdamWRecord::new()));
     assert_eq!(evidence.layers[0].second_moments, None);
+}
+
+/// What Burn's own optimizer remembers grows as ours does.
+#[test]
+fn the_state_of_burns_adamw_grows() {
+    let mut model: Lm<B> = default_config().init(5, &FlexDevice).unwrap();
+    let [b, s] = TOKENS;
+    let gradients = |model: &Lm<B>| {
+        let targets = SoftTargets {
+            ids_tj: tokens().reshape([b * s, 1]),
+            weights_tj: Tensor::ones([b * s, 1], &FlexDevice),
+        };
+        let loss = model.forward(tokens(), targets, Precision::F32).loss_t;
+        GradientsParams::from_grads(loss.mean().backward(), model)
+    };
+    // With the largest second moment of each parameter.
+    let mut optimizer = AdamWConfig::new().with_amsgrad(true).init::<B, Lm<B>>();
+    let grads = gradients(&model);
+    model = optimizer.step(1e-2, model, grads);
+    let before = logits(&model);
+
+    let mut state = optimizer.to_record();
+    let recipe = recipe(Selection::Uniform {}, exact(0.3), OptimizerPolicy::Copy {});
+    let grown = operator(recipe, 16).grow(&mut model, &mut state, &Evidence::default());
+    assert!(grown.unwrap().deviations.is_empty());
+    assert!(largest_difference(&before, &logits(&model)) < 1e-5);
+    let id = model.moe_layers().next().unwrap().experts.up_edf.id;
+    let moments = Moments::<B, 3>::moments(&state, id).unwrap();
+    assert_eq!(moments.moment_1.dims(), [16, 16, 6]);
+    assert_eq!(moments.max_moment_2.unwrap().dims(), [16, 16, 6]);
+    optimizer = optimizer.load_record(state);
+    let grads = gradients(&model);
+    model = optimizer.step(1e-2, model, grads);
+    assert!(logits(&model).iter().all(|value| value.is_finite()));
+}
+
+/// A hyperplane's strength is in logits: where the norm before the router lets large inputs through, rows need less.
+#[test]
+fn the_norm_before_the_router_sets_the_scale_of_a_hyperplane() {
+    let offsets = |scale: f32| {
+        let mut parent = trained(&default_config());
+        for block in &mut parent.0.blocks {
+            let norm = &mut block.ffn_norm.scale_d;
+            *norm = Param::initialized(
+                norm.id,
+                (norm.val().ones_like() * scale).detach().require_grad(),
+            );
+        }
+        let split = RouterExtension::Hyperplane { strength: 1.0 };
+        let recipe = recipe(Selection::Uniform {}, split, OptimizerPolicy::Reset {});
+        let pair = grow_model(&parent, recipe, 16, &Evidence::default());
+        let [small, big] = [&pair.small, &pair.big]
+            .map(|model| values(model.moe_layers().next().unwrap().router.weight_ed.val()));
+        big[0] - small[0]
+    };
+    let (one, four) = (offsets(1.0), offsets(4.0));
+    assert!(
+        one != 0.0 && (four / one - 0.25).abs() < 1e-3,
+        "{one} {four}"
+    );
+}
+
+#[test]
+fn what_could_not_be_done_is_told() {
+    let mut parent = trained(&default_config());
+    let up = &mut parent.0.moe_layers_mut()[1].experts.up_edf;
+    let broken = up.val().inner() * f32::NAN;
+    *up = Param::initialized(up.id, Tensor::from_inner(broken).require_grad());
+    let perturbed = Recipe {
+        experts: ExpertInit::SvdPerturb {
+            values: 0.1,
+            vectors: 0.0,
+            drop: 0.0,
+        },
+        ..recipe(Selection::Uniform {}, NOISE, OptimizerPolicy::Reset {})
+    };
+    let grown = try_grow(&mut parent, &operator(perturbed, 10), &Evidence::default()).unwrap();
+    let experts = vec![8, 9];
+    assert_eq!(
+        grown.deviations,
+        [Deviation::CopiedExperts { layer: 1, experts }]
+    );
+
+    // All tokens go to experts 0 and 1, so the replicas of others share none that could be told apart.
+    let mut evidence = gradients();
+    for layer in &mut evidence.layers {
+        layer.tokens.as_mut().unwrap().experts = (0..80).map(|i| i % 2).collect();
+    }
+    let centroids = RouterExtension::TwoLevel {
+        tie_break: TieBreakKind::Centroids,
+        strength: 0.3,
+        separation: 0.0,
+        release: None,
+    };
+    let recipe = recipe(Selection::Uniform {}, centroids, OptimizerPolicy::Reset {});
+    let mut parent = trained(&default_config());
+    let grown = try_grow(&mut parent, &operator(recipe, 16), &evidence).unwrap();
+    let told = grown.deviations[0].to_string();
+    assert!(told.contains("sources [2, 3, 4, 5, 6, 7]"), "{told}");
 }

@@ -6,7 +6,10 @@ use rand::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Matrix, Replica, normal, rms};
+use super::{
+    matrix::{Matrix, Replica},
+    noise::{normal, rms},
+};
 
 /// Distribution of new weights, all normal with mean 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

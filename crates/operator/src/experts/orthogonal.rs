@@ -2,11 +2,11 @@
 
 use rand::Rng;
 
-use super::normal;
+use super::noise::normal;
 
-/// Writes a random vector orthogonal to `source` and of its norm; for a source of one value or of norm zero there is
-/// none, and the source is written.
-pub(crate) fn orthogonal(to: &mut [f32], source: &[f32], rng: &mut impl Rng) {
+/// Writes a random vector orthogonal to `source` and of its norm; false for a source of one value or of norm zero, which has
+/// none and is written itself.
+pub(crate) fn orthogonal(to: &mut [f32], source: &[f32], rng: &mut impl Rng) -> bool {
     let random: Vec<f64> = source.iter().map(|_| f64::from(normal(rng))).collect();
     let squared: f64 = source.iter().map(|&w| f64::from(w).powi(2)).sum();
     let along: f64 = source
@@ -23,9 +23,10 @@ pub(crate) fn orthogonal(to: &mut [f32], source: &[f32], rng: &mut impl Rng) {
     let scale = (squared / rest.iter().map(|r| r * r).sum::<f64>()).sqrt();
     if source.len() < 2 || !scale.is_finite() || squared == 0.0 {
         to.copy_from_slice(source);
-        return;
+        return false;
     }
     for (to, rest) in to.iter_mut().zip(rest) {
         *to = (rest * scale) as f32;
     }
+    true
 }

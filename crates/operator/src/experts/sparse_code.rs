@@ -6,7 +6,7 @@ use faer::{Mat, MatRef};
 use rand::{SeedableRng, seq::index::sample};
 use rand_chacha::ChaCha8Rng;
 
-use super::{ExpertMatrices, Matrix, Replica};
+use super::matrix::{ExpertMatrices, Matrix, Replica};
 
 /// Neurons that a dictionary is learned from.
 const SAMPLE: usize = 4096;

@@ -3,7 +3,7 @@
 use faer::{Mat, MatMut, MatRef, linalg::solvers::Solve};
 use rand::Rng;
 
-use super::{Matrix, normal};
+use super::{matrix::Matrix, noise::normal};
 
 /// `U S V^T`, singular values in descending order.
 struct Svd {
@@ -28,8 +28,8 @@ impl Matrix<'_> {
     }
 }
 
-/// Noise on singular values, rotations of singular vectors, and small components dropped; a matrix that cannot be
-/// decomposed stays as it is.
+/// Noise on singular values, rotations of singular vectors, and small components dropped; false for a matrix that cannot be
+/// decomposed, which stays as it is.
 ///
 /// The rotations are near the identity, so every vector keeps its sign and its partner on the other side.
 pub(crate) fn perturb(
@@ -37,9 +37,9 @@ pub(crate) fn perturb(
     matrix: Matrix,
     [values, vectors, drop]: [f32; 3],
     rng: &mut impl Rng,
-) {
+) -> bool {
     let Some(mut svd) = matrix.svd() else {
-        return;
+        return false;
     };
     let components = svd.s.len();
     let kept = components - (drop * components as f32).round() as usize;
@@ -56,12 +56,14 @@ pub(crate) fn perturb(
         svd.v = &svd.v * rotation(components, vectors, rng);
     }
     write(to, matrix, &scaled(&svd.u, &svd.s) * svd.v.transpose());
+    true
 }
 
-/// The leading components of `own`, and of the neighbour the trailing share `weight`.
-pub(super) fn mix(to: &mut [f32], own: Matrix, neighbour: Matrix, weight: f32) {
+/// The leading components of `own`, and of the neighbour the trailing share `weight`; false where one of them cannot be
+/// decomposed.
+pub(super) fn mix(to: &mut [f32], own: Matrix, neighbour: Matrix, weight: f32) -> bool {
     let (Some(mut own_svd), Some(mut other)) = (own.svd(), neighbour.svd()) else {
-        return;
+        return false;
     };
     let components = own_svd.s.len();
     let kept = components - (weight * components as f32).round() as usize;
@@ -70,6 +72,7 @@ pub(super) fn mix(to: &mut [f32], own: Matrix, neighbour: Matrix, weight: f32) {
     let mixed = &scaled(&own_svd.u, &own_svd.s) * own_svd.v.transpose()
         + &scaled(&other.u, &other.s) * other.v.transpose();
     write(to, own, mixed);
+    true
 }
 
 /// The columns of `u`, each times its singular value.

@@ -4,14 +4,14 @@
 
 use burn::{
     backend::Autodiff,
-    module::{AutodiffModule, Module},
+    module::AutodiffModule,
     optim::{GradientsParams, Optimizer, adaptor::OptimizerAdaptor},
     tensor::{Int, Tensor, TensorData},
 };
 use burn_flex::{Flex, FlexDevice};
 use upcycle_kernels::{AdamW, AdamWRecord, Precision, SoftTargets};
 use upcycle_lm::{Lm, LmConfig};
-use upcycle_moe::{BalancingConfig, ScoreFunction};
+use upcycle_moe::{BalancingConfig, MoeModel, Routing, ScoreFunction};
 use upcycle_operator::*;
 
 pub type B = Autodiff<Flex>;
@@ -35,6 +35,7 @@ pub fn default_config() -> LmConfig {
 pub fn recipe(selection: Selection, router: RouterExtension, optimizer: OptimizerPolicy) -> Recipe {
     Recipe {
         name: "test".into(),
+        of_paper: false,
         selection,
         experts: ExpertInit::Copy {},
         router,
@@ -88,15 +89,16 @@ pub fn step(model: Lm<B>, record: AdamWRecord<B>) -> (Lm<B>, AdamWRecord<B>) {
         gradient_scale: 1.0,
     };
     let mut optimizer = OptimizerAdaptor::<AdamW, Lm<B>, B>::from(optimizer).load_record(record);
-    let model = optimizer.step(1e-2, model, grads);
+    let mut model = optimizer.step(1e-2, model, grads);
     let record = optimizer.to_record();
     // Balancing at a high rate, so that no bias is zero.
     let balancing = BalancingConfig {
         bias_rate: 0.03,
         ..BalancingConfig::default()
     };
-    let loads = output.routing.iter().map(|routing| routing.load_e());
-    (model.balance(loads.collect(), &balancing), record)
+    let loads: Vec<_> = output.routing.iter().map(Routing::load_e).collect();
+    model.balance(&loads, &balancing);
+    (model, record)
 }
 
 /// A grown model beside its source.
@@ -108,20 +110,23 @@ pub struct Pair {
     pub optimizer: [AdamWRecord<B>; 2],
 }
 
-pub fn source((model, optimizer): &(Lm<B>, AdamWRecord<B>)) -> Source<B> {
-    Source {
-        config: model.config().clone(),
-        model: model.clone().into_record(),
-        optimizer: optimizer.clone(),
-        step: 100,
-    }
+/// Applied after 100 steps.
+pub fn operator(recipe: Recipe, target_experts: usize) -> Upcycle {
+    Upcycle::new(recipe, target_experts)
+        .with_seed(9)
+        .at_step(100)
 }
 
-pub fn operator(recipe: Recipe, target_experts: usize) -> Upcycle {
-    Upcycle {
-        recipe,
-        target_experts,
-        seed: 9,
+/// Grows a model by the operator that fits it.
+pub fn try_grow(
+    (model, optimizer): &mut (Lm<B>, AdamWRecord<B>),
+    operator: &Upcycle,
+    evidence: &Evidence,
+) -> Result<Grown, OperatorError> {
+    let is_dense = model.moe_layers().next().is_none();
+    match is_dense {
+        false => operator.grow(model, optimizer, evidence),
+        true => operator.grow_dense(model, optimizer),
     }
 }
 
@@ -132,15 +137,14 @@ pub fn grow_model(
     target: usize,
     evidence: &Evidence,
 ) -> Pair {
-    let grown = operator(recipe, target)
-        .apply(source(parent), evidence, &FlexDevice)
-        .unwrap_or_else(|error| panic!("{error}"));
-    let big: Lm<B> = grown.config.init(0, &FlexDevice).unwrap();
+    let mut grown = parent.clone();
+    let done = try_grow(&mut grown, &operator(recipe, target), evidence);
+    let done = done.unwrap_or_else(|error| panic!("{error}"));
     Pair {
         small: parent.0.clone(),
-        big: big.load_record(grown.model),
-        plan: grown.choice.plan,
-        optimizer: [parent.1.clone(), grown.optimizer],
+        big: grown.0,
+        plan: done.choice.plan,
+        optimizer: [parent.1.clone(), grown.1],
     }
 }
 

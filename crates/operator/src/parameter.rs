@@ -1,32 +1,10 @@
-//! Reading and replacing the parameters of a model's record.
+//! Reading and replacing the parameters of a model.
 
 use burn::{
     module::Param,
     tensor::{Tensor, TensorData, backend::Backend},
 };
 use upcycle_kernels::MoeAutodiffBackend;
-use upcycle_lm::{BlockRecord, FeedForwardRecord};
-use upcycle_moe::MoeLayerRecord;
-
-/// The MoE layers of a model's record, in order.
-pub(crate) fn moe_layers<B: MoeAutodiffBackend>(
-    blocks: &[BlockRecord<B>],
-) -> impl Iterator<Item = &MoeLayerRecord<B>> {
-    blocks.iter().filter_map(|block| match &block.ffn {
-        FeedForwardRecord::Moe(moe) => Some(moe),
-        FeedForwardRecord::Dense(_) => None,
-    })
-}
-
-/// The same, to be changed.
-pub(crate) fn moe_layers_mut<B: MoeAutodiffBackend>(
-    blocks: &mut [BlockRecord<B>],
-) -> impl Iterator<Item = &mut MoeLayerRecord<B>> {
-    blocks.iter_mut().filter_map(|block| match &mut block.ffn {
-        FeedForwardRecord::Moe(moe) => Some(moe),
-        FeedForwardRecord::Dense(_) => None,
-    })
-}
 
 /// Replaces a parameter's value, keeping its id and whether it is trained.
 ///
@@ -37,8 +15,7 @@ pub(crate) fn replace<B: MoeAutodiffBackend, const D: usize>(
     value: Tensor<B::InnerBackend, D>,
 ) {
     let trained = parameter.is_require_grad();
-    let value = Tensor::from_inner(value);
-    let value = if trained { value.require_grad() } else { value };
+    let value = Tensor::from_inner(value).set_require_grad(trained);
     *parameter = Param::initialized(parameter.id, value);
 }
 
@@ -50,7 +27,7 @@ pub(crate) fn host<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32>
 }
 
 /// A tensor of these values.
-pub(crate) fn device<B: Backend, const D: usize>(
+pub(crate) fn on_device<B: Backend, const D: usize>(
     values: Vec<f32>,
     shape: [usize; D],
     device: &B::Device,

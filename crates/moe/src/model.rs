@@ -1,0 +1,141 @@
+//! What a model must offer so that its Mixture-of-Experts layers can be balanced, watched and grown.
+
+use burn::{
+    module::Param,
+    tensor::{Tensor, backend::Backend},
+};
+use upcycle_kernels::MoeBackend;
+
+use crate::{
+    balancing::BalancingConfig,
+    layer::{GrowthState, MoeLayer},
+    router::Routing,
+};
+
+/// A MoE layer where it stands in a model.
+#[derive(Debug)]
+pub struct MoeSite<'a, B: Backend> {
+    /// The layer.
+    pub layer: &'a MoeLayer<B>,
+    /// Scale of the norm before it, `[D]`; none if there is no norm with a scale. It says how large the router's inputs are.
+    pub norm_d: Option<&'a Param<Tensor<B, 1>>>,
+}
+
+/// A model with MoE layers, in any nesting.
+///
+/// Whatever a model is made of, it only has to show its layers, always in the same order:
+///
+/// ```
+/// use burn::module::Module;
+/// use upcycle_kernels::MoeBackend;
+/// use upcycle_moe::{MoeLayer, MoeModel, MoeSite};
+///
+/// #[derive(Module, Debug)]
+/// struct Tower<B: MoeBackend> {
+///     stages: Vec<MoeLayer<B>>,
+/// }
+///
+/// impl<B: MoeBackend> MoeModel<B> for Tower<B> {
+///     fn moe_sites(&self) -> Vec<MoeSite<'_, B>> {
+///         self.stages.iter().map(MoeSite::without_norm).collect()
+///     }
+///
+///     fn moe_layers_mut(&mut self) -> Vec<&mut MoeLayer<B>> {
+///         self.stages.iter_mut().collect()
+///     }
+/// }
+/// ```
+pub trait MoeModel<B: MoeBackend> {
+    /// The MoE layers in order, each with the norm before it.
+    fn moe_sites(&self) -> Vec<MoeSite<'_, B>>;
+
+    /// The same layers in the same order, to be changed.
+    fn moe_layers_mut(&mut self) -> Vec<&mut MoeLayer<B>>;
+
+    /// What every layer knows of its growths: to be kept beside a record of the model.
+    fn growth_states(&self) -> Vec<GrowthState> {
+        let sites = self.moe_sites();
+        sites.iter().map(|site| site.layer.growth_state()).collect()
+    }
+
+    /// Makes a new model fit for the record of a grown one, see [`MoeLayer::restore`].
+    ///
+    /// # Errors
+    /// If there are not as many states as layers, or one cannot be; the model is then as it was.
+    fn restore(&mut self, states: Vec<GrowthState>, device: &B::Device) -> Result<(), String> {
+        let layers = self.moe_layers_mut();
+        if layers.len() != states.len() {
+            return Err(format!(
+                "it names growths of {} MoE layers, the model has {}",
+                states.len(),
+                layers.len()
+            ));
+        }
+        for (index, (layer, state)) in layers.iter().zip(&states).enumerate() {
+            let checked = state.check(layer.router.config().top_k);
+            checked.map_err(|problem| format!("MoE layer {index}: {problem}"))?;
+        }
+        for (layer, state) in layers.into_iter().zip(states) {
+            layer.restore(state, device);
+        }
+        Ok(())
+    }
+
+    /// One step of loss-free balancing of every layer, from the tokens `[E]` that each of its experts got.
+    fn balance(&mut self, loads: &[Tensor<B, 1>], config: &BalancingConfig) {
+        if config.bias_rate <= 0.0 {
+            return;
+        }
+        for (layer, load_e) in self.moe_layers_mut().into_iter().zip(loads) {
+            layer.router.balance(load_e.clone(), config.bias_rate);
+        }
+    }
+
+    /// Becomes what it is at a step of training, see [`MoeLayer::at_step`].
+    fn at_step(&mut self, step: u64) {
+        for layer in self.moe_layers_mut() {
+            layer.at_step(step);
+        }
+    }
+
+    /// What the routing of a forward pass adds to the loss, `[1]`: auxiliary, z- and separation loss, weighted, each a mean
+    /// over the layers; none if all are off.
+    fn routing_loss(
+        &self,
+        routing: &[Routing<B>],
+        balancing: &BalancingConfig,
+    ) -> Option<Tensor<B, 1>> {
+        let share = 1.0 / routing.len() as f32;
+        let layers = self.moe_sites().into_iter().zip(routing);
+        let losses = layers.flat_map(|(site, routing)| {
+            let config = site.layer.router.config();
+            let balance = balancing.loss(routing, config.score);
+            let weight = config.two_level.as_ref().map_or(0.0, |it| it.separation);
+            let separation = (weight > 0.0)
+                .then(|| site.layer.router.separation_loss(routing))
+                .flatten();
+            let separation = separation.map(|loss| loss * weight);
+            balance.into_iter().chain(separation)
+        });
+        let sum = losses.reduce(|sum, loss| sum + loss)?;
+        Some(sum * share)
+    }
+}
+
+impl<'a, B: Backend> MoeSite<'a, B> {
+    /// A layer without a norm of its own before it.
+    pub fn without_norm(layer: &'a MoeLayer<B>) -> Self {
+        Self {
+            layer,
+            norm_d: None,
+        }
+    }
+
+    /// A layer behind a norm with a scale.
+    pub fn behind(norm_d: &'a Param<Tensor<B, 1>>, layer: &'a MoeLayer<B>) -> Self {
+        Self {
+            layer,
+            norm_d: Some(norm_d),
+        }
+    }
+}

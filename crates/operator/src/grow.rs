@@ -1,0 +1,311 @@
+//! Growing a model and the state of its optimizer in memory.
+
+use burn::{
+    module::{Param, ParamId},
+    tensor::backend::Backend,
+};
+use upcycle_kernels::MoeAutodiffBackend;
+use upcycle_moe::{
+    Experts, GrowthState, Initializer, MoeLayer, MoeModel, MoeSite, TieBreak, TwoLevel,
+};
+
+use crate::{
+    deviation::Deviation,
+    error::OperatorError,
+    evidence::Evidence,
+    experts::{ExpertMatrices, rms},
+    forecast::{Forecaster, RoutingForecast, RoutingRule},
+    layer::LayerGrowth,
+    optimizer::{AdamState, OptimizerPolicy},
+    parameter::{host, on_device, replace},
+    router::RouterRows,
+    tie_break::Directions,
+    upcycle::{Choice, Upcycle},
+};
+
+/// What growing a model did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Grown {
+    /// What was copied, and why.
+    pub choice: Choice,
+    /// What did not go as the recipe says; empty where all did.
+    pub deviations: Vec<Deviation>,
+    /// How routers choose afterwards, on random inputs; none with two-level selection, which depends on more than rows.
+    pub forecast: Option<RoutingForecast>,
+}
+
+/// What is computed of a layer before anything is changed.
+struct Prepared {
+    before: RouterRows,
+    after: RouterRows,
+    directions: Option<Directions>,
+    state: GrowthState,
+}
+
+impl Upcycle {
+    /// Grows every MoE layer of a model, and the moments of its optimizer. Every parameter that is not an expert's or a
+    /// router's is kept as it is, and so are the ids of all.
+    ///
+    /// The optimizer's state is that of Burn's AdamW or of this project's, as `optimizer.to_record()` gives it; an empty
+    /// one is that of an optimizer which has taken no step. `evidence` is what [`Evidence::gather`] measured; recipes that
+    /// need nothing take `Evidence::default()`.
+    ///
+    /// With a recipe that releases two-level selection, [`at_step`](Self::at_step) says where it counts from, and the
+    /// model has to be told every step with [`MoeModel::at_step`].
+    ///
+    /// # Errors
+    /// If the recipe cannot be carried out on this model; nothing has been changed then.
+    pub fn grow<B, M, O>(
+        &self,
+        model: &mut M,
+        optimizer: &mut O,
+        evidence: &Evidence,
+    ) -> Result<Grown, OperatorError>
+    where
+        B: MoeAutodiffBackend,
+        M: MoeModel<B>,
+        O: AdamState<B>,
+    {
+        let choice = self.plan(&model.growth_states(), evidence)?;
+        self.carry_out(model, optimizer, evidence, choice)
+    }
+
+    /// Grows a model as was chosen.
+    pub(crate) fn carry_out<B, M, O>(
+        &self,
+        model: &mut M,
+        optimizer: &mut O,
+        evidence: &Evidence,
+        choice: Choice,
+    ) -> Result<Grown, OperatorError>
+    where
+        B: MoeAutodiffBackend,
+        M: MoeModel<B>,
+        O: AdamState<B>,
+    {
+        let states = model.growth_states();
+        let two_levels = self.two_levels(&states, &choice.plan)?;
+        let layers = || {
+            let plans = choice.plan.layers.iter().enumerate();
+            plans.map(|(index, plan)| self.layer(index, plan))
+        };
+        let resets = matches!(self.recipe.optimizer, OptimizerPolicy::Reset {});
+        let mut deviations = Vec::new();
+        let mut prepared = Vec::new();
+        let mut forecaster = None;
+        let sampled = Forecaster::layers(choice.plan.layers.len());
+        let sites = model.moe_sites();
+        for ((site, growth), two_level) in sites.iter().zip(layers()).zip(two_levels) {
+            check_shapes(site, &growth)?;
+            if !resets && !optimizer.is_empty() {
+                check_moments::<B, O>(site.layer, optimizer)?;
+            }
+            let plain = two_level.is_none();
+            let layer = self.prepare(site, &growth, evidence, two_level, &mut deviations)?;
+            let config = site.layer.router.config();
+            let top_k = config.top_k;
+            let forecaster =
+                forecaster.get_or_insert_with(|| Forecaster::new(RoutingRule::of(config)));
+            if plain && sampled.contains(&growth.index) {
+                let scale = site.norm_d.map(|norm| host(norm.val().inner()));
+                let scale = scale.unwrap_or_else(|| vec![1.0; layer.before.d]);
+                let source_of = growth.plan.source_of();
+                let rows = [&layer.before, &layer.after];
+                forecaster.add(growth.index, rows, source_of, &scale, [top_k; 2]);
+            }
+            prepared.push(layer);
+        }
+        drop(sites);
+
+        // From here on nothing can fail.
+        if resets {
+            optimizer.clear();
+        }
+        let policy = &self.recipe.optimizer;
+        let layers = model.moe_layers_mut().into_iter().zip(layers());
+        for ((layer, growth), prepared) in layers.zip(prepared) {
+            deviations.extend(grow_experts(
+                &mut layer.experts,
+                optimizer,
+                policy,
+                &growth,
+            )?);
+            grow_router(layer, optimizer, policy, &growth, prepared)?;
+        }
+        Ok(Grown {
+            forecast: forecaster.and_then(Forecaster::finish),
+            choice,
+            deviations,
+        })
+    }
+
+    /// Router rows, tie-break and growths of a layer afterwards.
+    fn prepare<B: MoeAutodiffBackend>(
+        &self,
+        site: &MoeSite<B>,
+        growth: &LayerGrowth,
+        evidence: &Evidence,
+        two_level: Option<TwoLevel>,
+        deviations: &mut Vec<Deviation>,
+    ) -> Result<Prepared, OperatorError> {
+        let router = &site.layer.router;
+        let [_, d] = router.weight_ed.dims();
+        let rms = site.norm_d.map(|norm| rms(&host(norm.val().inner())));
+        let before = RouterRows {
+            weight: host(router.weight_ed.val().inner()),
+            bias: host(router.selection_bias_e.val()),
+            d,
+            input_rms: rms.filter(|&rms| rms > 0.0).unwrap_or(1.0),
+        };
+        let (after, copied) = growth.rows(&before);
+        let directions = growth.directions(evidence.layer(growth.index)?, d)?;
+        let (directions, random) = directions.unzip();
+        deviations.extend(copied.into_iter().chain(random.flatten()));
+        let lineage = site.layer.lineage().clone();
+        let lineage = lineage.grown(growth.plan.sources().clone());
+        let mismatch = || {
+            let problem = format!(
+                "the lineage of MoE layer {} does not end at its experts",
+                growth.index
+            );
+            OperatorError::ModelMismatch(problem)
+        };
+        Ok(Prepared {
+            before,
+            after,
+            directions,
+            state: GrowthState {
+                lineage: lineage.ok_or_else(mismatch)?,
+                two_level,
+            },
+        })
+    }
+}
+
+/// Every parameter of a layer must have the plan's experts.
+fn check_shapes<B: MoeAutodiffBackend>(
+    site: &MoeSite<B>,
+    growth: &LayerGrowth,
+) -> Result<(), OperatorError> {
+    let (router, experts) = (&site.layer.router, &site.layer.experts);
+    let [e, d] = router.weight_ed.dims();
+    let [_, _, f] = experts.gate_edf.dims();
+    let fits = e == growth.plan.experts()
+        && router.selection_bias_e.dims() == [e]
+        && experts.gate_edf.dims() == [e, d, f]
+        && experts.up_edf.dims() == [e, d, f]
+        && experts.down_efd.dims() == [e, f, d];
+    if fits {
+        return Ok(());
+    }
+    Err(OperatorError::ModelMismatch(format!(
+        "the parameters of MoE layer {} have shapes {:?} (router), {:?}, {:?} and {:?} (experts), which are not those of {} experts",
+        growth.index,
+        router.weight_ed.dims(),
+        experts.gate_edf.dims(),
+        experts.up_edf.dims(),
+        experts.down_efd.dims(),
+        growth.plan.experts()
+    )))
+}
+
+/// Every parameter that grows must have moments of its shape.
+fn check_moments<B: MoeAutodiffBackend, O: AdamState<B>>(
+    layer: &MoeLayer<B>,
+    optimizer: &O,
+) -> Result<(), OperatorError> {
+    let router = &layer.router.weight_ed;
+    optimizer.moments_of(router.id, router.dims())?;
+    let experts = &layer.experts;
+    for weight in [&experts.gate_edf, &experts.up_edf, &experts.down_efd] {
+        optimizer.moments_of(weight.id, weight.dims())?;
+    }
+    Ok(())
+}
+
+/// Experts of one layer, and their moments.
+fn grow_experts<B: MoeAutodiffBackend, O: AdamState<B>>(
+    experts: &mut Experts<B>,
+    optimizer: &mut O,
+    policy: &OptimizerPolicy,
+    growth: &LayerGrowth,
+) -> Result<Option<Deviation>, OperatorError> {
+    let mut deviation = None;
+    let weights = [
+        &mut experts.gate_edf,
+        &mut experts.up_edf,
+        &mut experts.down_efd,
+    ];
+    let before = weights.each_ref().map(|weight| weight.val().inner());
+    let [_, d, f] = before[0].dims();
+    let device = before[0].device();
+    let after = if growth.copies_experts() {
+        let source_of = growth.plan.sources().source_of_tensor(&device);
+        before
+            .clone()
+            .map(|weight| weight.select(0, source_of.clone()))
+    } else {
+        let [gate, up, down] = before.clone().map(host);
+        let matrices = ExpertMatrices {
+            gate: &gate,
+            up: &up,
+            down: &down,
+            d,
+            f,
+        };
+        let e = growth.plan.source_of().len();
+        let ([gate, up, down], copied) = growth.experts(matrices);
+        deviation = copied;
+        [
+            on_device(gate, [e, d, f], &device),
+            on_device(up, [e, d, f], &device),
+            on_device(down, [e, f, d], &device),
+        ]
+    };
+    for ((weight, before), after) in weights.into_iter().zip(before).zip(after) {
+        policy.grow(optimizer, weight.id, &before, &after, growth.plan)?;
+        replace(weight, after);
+    }
+    Ok(deviation)
+}
+
+/// Router rows and biases of one layer, the rows' moments, and what the layer knows of its growths.
+fn grow_router<B: MoeAutodiffBackend, O: AdamState<B>>(
+    layer: &mut MoeLayer<B>,
+    optimizer: &mut O,
+    policy: &OptimizerPolicy,
+    growth: &LayerGrowth,
+    prepared: Prepared,
+) -> Result<(), OperatorError> {
+    let Prepared {
+        after: rows,
+        directions,
+        state,
+        ..
+    } = prepared;
+    let router = &mut layer.router;
+    let before = router.weight_ed.val().inner();
+    let device = before.device();
+    let (e, d) = (rows.bias.len(), rows.d);
+    let after = on_device(rows.weight, [e, d], &device);
+    policy.grow(optimizer, router.weight_ed.id, &before, &after, growth.plan)?;
+    replace(&mut router.weight_ed, after);
+    let bias = on_device(rows.bias, [e], &device);
+    replace(&mut router.selection_bias_e, bias);
+    if let Some(directions) = directions {
+        router.tie_breaks.push(tie_break(directions, d, &device));
+    }
+    layer.set_growth_state(state);
+    Ok(())
+}
+
+fn tie_break<B: Backend>(directions: Directions, d: usize, device: &B::Device) -> TieBreak<B> {
+    let experts = directions.offset.len();
+    let direction_ed = on_device(directions.direction, [experts, d], device);
+    let offset_e = on_device(directions.offset, [experts], device);
+    TieBreak {
+        direction_ed: Param::initialized(ParamId::new(), direction_ed),
+        offset_e: Param::initialized(ParamId::new(), offset_e),
+        replica_bias_e: Initializer::state([experts], device),
+    }
+}

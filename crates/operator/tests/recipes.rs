@@ -1,0 +1,57 @@
+//! Every recipe of the repository is valid and can be carried out.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{fs, path::Path};
+
+use upcycle_operator::{ExpertMatrices, LayerPlan, Recipe, RouterRows};
+
+#[test]
+fn every_recipe_can_be_carried_out() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
+    let (experts, d, f) = (4, 6, 8);
+    let values =
+        |count: usize| -> Vec<f32> { (0..count).map(|i| (i as f32 * 1.7).sin()).collect() };
+    let (gate, up, down) = (
+        values(experts * d * f),
+        values(experts * d * f),
+        values(experts * d * f),
+    );
+    let source = ExpertMatrices {
+        gate: &gate,
+        up: &up,
+        down: &down,
+        d,
+        f,
+    };
+    let rows = RouterRows {
+        weight: values(experts * d),
+        bias: values(experts),
+        d,
+        input_rms: 1.0,
+    };
+    let plan = LayerPlan::from_counts(&[2, 1, 3, 1]);
+    let mut seen = 0;
+    for folder in [folder.clone(), folder.join("heuristics")] {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            let recipe = Recipe::from_toml(&text).unwrap();
+            assert_eq!(
+                Some(recipe.name.as_str()),
+                path.file_stem().unwrap().to_str()
+            );
+            let named = Recipe::all_named().iter().any(|(_, own)| *own == text);
+            assert!(named, "{} has no name", path.display());
+            let (grown, _) = recipe.experts.grow(source, &plan, 1);
+            let (grown_rows, _) = recipe.router.extend(&rows, &plan, 1);
+            let all = grown.iter().flatten().chain(&grown_rows.weight);
+            assert!(all.chain(&grown_rows.bias).all(|value| value.is_finite()));
+            seen += 1;
+        }
+    }
+    assert!(seen > 50, "{seen}");
+}
