@@ -1,14 +1,15 @@
-//! How fast an engine trains the models of a sweep.
+//! How fast a machine trains the models of a sweep.
 
 use std::thread;
 
 use upcycle_kernels::Precision;
 use upcycle_lm::{CostModel, LmConfig};
-use upcycle_train::{BatchConfig, Engine, EvaluationConfig, StepTimes, Workload};
+use upcycle_train::{BatchConfig, EvaluationConfig};
 
 use crate::{
     collect::train_flops,
     graph::{Stage, StageGraph},
+    meter::{Meter, StepTimes, Workload},
     stage::StageSpec,
     store::Store,
 };
@@ -30,7 +31,7 @@ const DISK_RATE: f64 = 4e8;
 /// Seconds of opening, creating and renaming the files of a stage.
 const STAGE_OVERHEAD: f64 = 0.05;
 
-/// Speed of an engine with some stages at a time.
+/// Speed of a machine with some stages at a time.
 #[derive(Debug, Clone)]
 pub struct Calibration {
     /// Rate of matrix products, FLOP/s, shared by the stages.
@@ -72,13 +73,13 @@ impl Calibration {
     /// Measures a few steps of every model that is still to be trained, with `jobs` of them at a time, where that takes a
     /// moment. Writes nothing.
     pub fn measure(
-        engine: &dyn Engine,
+        meter: &dyn Meter,
         graph: &StageGraph,
         store: Option<&Store>,
         jobs: usize,
     ) -> Self {
         let mut calibration = Self {
-            matmul_rate: engine.matmul_rate(),
+            matmul_rate: meter.matmul_rate(),
             steps: Vec::new(),
         };
         let unfinished = |stage: &&Stage| store.is_none_or(|store| !store.is_finished(&stage.key));
@@ -93,7 +94,7 @@ impl Calibration {
                 continue;
             }
             let steps = (ENOUGH / expected).clamp(STEPS.0, STEPS.1) as usize;
-            if let Some(seconds) = measured_step(engine, &kind, steps, jobs) {
+            if let Some(seconds) = measured_step(meter, &kind, steps, jobs) {
                 calibration.steps.push((kind, seconds));
             }
         }
@@ -137,8 +138,8 @@ impl Calibration {
     }
 }
 
-/// Median seconds of a step where `jobs` run at the same time; none if the engine cannot run it.
-fn measured_step(engine: &dyn Engine, kind: &Kind, steps: usize, jobs: usize) -> Option<f64> {
+/// Median seconds of a step where `jobs` run at the same time; none if the machine cannot run it.
+fn measured_step(meter: &dyn Meter, kind: &Kind, steps: usize, jobs: usize) -> Option<f64> {
     let workload = Workload {
         model: kind.model.clone(),
         batch: kind.batch.clone(),
@@ -148,7 +149,7 @@ fn measured_step(engine: &dyn Engine, kind: &Kind, steps: usize, jobs: usize) ->
     };
     let times: Vec<StepTimes> = thread::scope(|scope| {
         let workers: Vec<_> = (0..jobs.max(1))
-            .map(|_| scope.spawn(|| engine.measure(&workload).ok()))
+            .map(|_| scope.spawn(|| meter.steps(&workload).ok()))
             .collect();
         let joined = workers.into_iter().filter_map(|worker| worker.join().ok());
         joined.flatten().collect()

@@ -7,7 +7,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions},
     io::{self, Write},
     path::{Path, PathBuf},
     process,
@@ -16,12 +16,12 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
 use sysinfo::System;
-use upcycle_train::{unique_suffix, write_atomically};
+use upcycle_files::{FileError, Lock, LockError};
 
 use crate::error::LabError;
 
@@ -33,6 +33,9 @@ const CLAIM: &str = "claim.json";
 pub struct ClaimFile {
     /// Machine of the owner.
     pub host: String,
+    /// What tells machines of one name apart, and a machine from itself before it was started again; empty if nobody knows.
+    #[serde(default)]
+    boot: String,
     /// Its process.
     pub pid: u32,
     /// Its cluster job, if it is one, and how often that was begun again.
@@ -90,8 +93,7 @@ pub(crate) struct Claim {
     lost: Arc<AtomicBool>,
     stop: Arc<(Mutex<bool>, Condvar)>,
     heart: Option<JoinHandle<()>>,
-    /// Locked as long as it is open.
-    _lock: File,
+    _lock: Option<Lock>,
 }
 
 impl Claim {
@@ -101,17 +103,13 @@ impl Claim {
         patience: Patience,
         observed: &Observed,
     ) -> Result<Option<Self>, LabError> {
-        let io = |source| LabError::Io {
-            action: "claim the stage in",
-            path: dir.to_owned(),
-            source,
-        };
-        let lock = File::create(dir.join(LOCK)).map_err(io)?;
-        let locked = match lock.try_lock() {
-            Ok(()) => true,
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            // A file system without locks; heartbeats alone have to do.
-            Err(TryLockError::Error(_)) => false,
+        let io = FileError::of("claim the stage in", dir);
+        let (lock, locked) = match Lock::take(&dir.join(LOCK)) {
+            Ok(lock) => (Some(lock), true),
+            Err(LockError::Busy) => return Ok(None),
+            // Heartbeats alone have to do.
+            Err(LockError::Unsupported) => (None, false),
+            Err(LockError::File(error)) => return Err(error.into()),
         };
         let own = Owner::this();
         if let Some(other) = ClaimFile::read(dir) {
@@ -119,15 +117,19 @@ impl Claim {
             if !gone && observed.unchanged(dir, &other) < patience.stale {
                 return Ok(None);
             }
-            if !other.remove(dir).map_err(io)? {
+            if !other
+                .remove(dir)
+                .map_err(FileError::of("claim the stage in", dir))?
+            {
                 return Ok(None);
             }
         }
         let claim = ClaimFile {
             host: own.host,
+            boot: own.boot,
             pid: process::id(),
             job: own.job,
-            token: unique_suffix(),
+            token: unique_token(),
             beat: 0,
             step: 0,
         };
@@ -137,7 +139,7 @@ impl Claim {
         Ok(Some(Self::beating(dir, claim, patience, lock)))
     }
 
-    fn beating(dir: &Path, mut claim: ClaimFile, patience: Patience, lock: File) -> Self {
+    fn beating(dir: &Path, mut claim: ClaimFile, patience: Patience, lock: Option<Lock>) -> Self {
         let step = Arc::new(AtomicU64::new(0));
         let lost = Arc::new(AtomicBool::new(false));
         let stop = Arc::new((Mutex::new(false), Condvar::new()));
@@ -164,7 +166,7 @@ impl Claim {
                     claim.beat += 1;
                     claim.step = step.load(Ordering::Relaxed);
                     // A beat that cannot be written is missed; the next one may be.
-                    if write_atomically(&dir.join(CLAIM), claim.json().as_bytes()).is_ok() {
+                    if upcycle_files::write(&dir.join(CLAIM), claim.json().as_bytes()).is_ok() {
                         last = Instant::now();
                     }
                 }
@@ -216,6 +218,7 @@ impl Drop for Claim {
 /// Who this process is.
 struct Owner {
     host: String,
+    boot: String,
     job: Option<(String, u32)>,
 }
 
@@ -223,6 +226,7 @@ impl Owner {
     fn this() -> Self {
         Self {
             host: System::host_name().unwrap_or_default(),
+            boot: boot_id(),
             job: std::env::var("SLURM_JOB_ID").ok().map(|job| {
                 let count = std::env::var("SLURM_RESTART_COUNT").ok();
                 (job, count.and_then(|count| count.parse().ok()).unwrap_or(0))
@@ -231,7 +235,7 @@ impl Owner {
     }
 
     fn is_where(&self, claim: &ClaimFile) -> bool {
-        !self.host.is_empty() && self.host == claim.host
+        !self.host.is_empty() && self.host == claim.host && self.boot == claim.boot
     }
 
     /// A cluster begins a job again only after its end.
@@ -240,6 +244,24 @@ impl Owner {
             (Some((own, now)), Some((other, then))) => own == other && now > then,
             _ => false,
         }
+    }
+}
+
+/// Letters that no other thread, process or machine has in a token of its own.
+fn unique_token() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let nanoseconds = since.map_or(0, |since| since.as_nanos());
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("{nanoseconds:x}-{:x}-{count:x}", process::id())
+}
+
+/// What this run of this machine's system is called: random letters on Linux, else when it began.
+fn boot_id() -> String {
+    let linux = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    match linux {
+        Ok(id) => id.trim().to_owned(),
+        Err(_) => System::boot_time().to_string(),
     }
 }
 
@@ -253,6 +275,7 @@ impl ClaimFile {
         let text = fs::read(path).ok()?;
         let damaged = || Self {
             host: String::new(),
+            boot: String::new(),
             pid: 0,
             job: None,
             token: format!("damaged {}", text.len()),
@@ -274,8 +297,7 @@ impl ClaimFile {
         let claim = Self::read(dir)?;
         let age = Self::age(dir)?;
         let here = Owner::this().is_where(&claim);
-        let lock = File::open(dir.join(LOCK)).ok();
-        let dead = here && lock.is_some_and(|lock| lock.try_lock().is_ok());
+        let dead = here && Lock::existing(&dir.join(LOCK)).is_ok();
         (!dead && age < stale).then_some((claim, age))
     }
 
@@ -311,7 +333,7 @@ impl ClaimFile {
 
     /// Removes this claim of an owner that is gone; false if it has changed since it was read.
     fn remove(&self, dir: &Path) -> io::Result<bool> {
-        let aside = dir.join(format!("{CLAIM}.{}", unique_suffix()));
+        let aside = dir.join(format!("{CLAIM}.{}", unique_token()));
         match fs::rename(dir.join(CLAIM), &aside) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -340,6 +362,7 @@ mod tests {
     fn foreign(beat: u64) -> ClaimFile {
         ClaimFile {
             host: "another-machine".into(),
+            boot: "its boot".into(),
             pid: 1,
             job: None,
             token: "theirs".into(),
@@ -375,11 +398,22 @@ mod tests {
     fn the_dead_of_this_machine_are_replaced_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let mut dead = foreign(3);
-        dead.host = Owner::this().host;
+        (dead.host, dead.boot) = (Owner::this().host, boot_id());
         assert!(dead.create(dir.path()).unwrap());
         File::create(dir.path().join(LOCK)).unwrap();
         assert!(ClaimFile::alive(dir.path(), QUICK.stale).is_none());
         assert!(take(dir.path(), &Observed::default()).is_some());
+    }
+
+    /// Two machines of one name share a folder whose file system has no locks between them.
+    #[test]
+    fn a_machine_of_the_same_name_is_another_machine() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut other = foreign(3);
+        other.host = Owner::this().host;
+        assert!(other.create(dir.path()).unwrap());
+        assert!(take(dir.path(), &Observed::default()).is_none());
+        assert!(ClaimFile::alive(dir.path(), QUICK.stale).is_some());
     }
 
     #[test]
@@ -416,6 +450,7 @@ mod tests {
     fn a_job_that_began_again_replaces_itself_and_no_other_task() {
         let owner = |restarts| Owner {
             host: String::new(),
+            boot: String::new(),
             job: Some(("17".into(), restarts)),
         };
         let mut claim = foreign(0);

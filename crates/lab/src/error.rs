@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 use upcycle_data::DataError;
+use upcycle_files::FileError;
 use upcycle_lm::ConfigError;
 use upcycle_operator::OperatorError;
 use upcycle_train::TrainError;
@@ -12,9 +13,7 @@ use upcycle_train::TrainError;
 #[derive(Debug, Error)]
 pub enum LabError {
     /// Neither a preset nor a file.
-    #[error(
-        "there is no {kind} `{name}`; known are {known} (`sweep --list` shows all); or give the path of a TOML file"
-    )]
+    #[error("there is no {kind} `{name}`; known are {known}; or give the path of a TOML file")]
     UnknownPreset {
         /// Scale, sweep or recipe.
         kind: &'static str,
@@ -24,15 +23,8 @@ pub enum LabError {
         known: String,
     },
     /// A file cannot be read or written.
-    #[error("cannot {action} {path}: {source}")]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// The file or folder.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A configuration file has an error.
     #[error("{place}: {problem}")]
     Parse {
@@ -77,6 +69,11 @@ pub enum LabError {
         /// All stages.
         total: usize,
     },
+    /// The run was told to end.
+    #[error(
+        "stopped; stages that were trained have checkpoints, and the same command goes on from there"
+    )]
+    Interrupted,
     /// A command of the cluster failed.
     #[error("{command}: {problem}")]
     Cluster {

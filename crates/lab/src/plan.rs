@@ -7,6 +7,7 @@ use upcycle_data::Dataset;
 use upcycle_lm::{LayerPattern, LmConfig};
 use upcycle_operator::{Recipe, Upcycle};
 use upcycle_report::Setting;
+use upcycle_train::{check_growth, grown_shape};
 
 use crate::{
     error::LabError,
@@ -230,31 +231,27 @@ impl Points<'_> {
         let source = self.source(recipe);
         let mut shapes = vec![source.clone()];
         for &target in &self.path.targets {
-            let operator = Upcycle {
-                recipe: recipe.clone(),
-                target_experts: target,
-                seed,
-            };
+            let operator = Upcycle::new(recipe.clone(), target).at_step(tau);
             // The recipe must be able to reach the target; better said now than in the middle of the sweep.
             let before = &shapes[shapes.len() - 1];
-            operator.check(before, tau)?;
-            shapes.push(operator.shape(before)?);
+            check_growth(&operator, before, &[])?;
+            shapes.push(grown_shape(&operator, before)?);
         }
         let mut big = scale.model.clone();
         big.experts = shapes[shapes.len() - 1].experts;
         big.validate()?;
         check_equal_compute(recipe, &shapes[shapes.len() - 1], &big)?;
 
-        let fixed_e = planner.begin(Line::new(scale, &scale.model, seed, times), protocol);
-        let fixed_me = planner.begin(Line::new(scale, &big, seed, times), protocol);
+        let fixed_e = planner.begin(Line::new(scale, &scale.model, seed, times), protocol)?;
+        let fixed_me = planner.begin(Line::new(scale, &big, seed, times), protocol)?;
         let mut line = match source == scale.model {
             true => fixed_e.clone(),
-            false => planner.begin(Line::new(scale, &source, seed, times), protocol),
+            false => planner.begin(Line::new(scale, &source, seed, times), protocol)?,
         };
         let mut operators = Vec::new();
         let steps = times.growth_steps(self.path.targets.len())?;
         for (shape, at) in shapes[1..].iter().zip(&steps) {
-            let upcycle = planner.upcycle(&line, *at, recipe, shape);
+            let upcycle = planner.upcycle(&line, *at, recipe, shape)?;
             line = line.grown(shape, &upcycle, *at, protocol, &recipe.name, &steps);
             operators.push(upcycle);
         }
@@ -281,9 +278,9 @@ impl Points<'_> {
                 seed,
                 pretrain_tokens: tau * scale.tokens_per_step(),
                 cpt_tokens: (budget.end - tau) * scale.tokens_per_step(),
-                fixed_e: planner.decay(&fixed_e, budget),
-                upcycled: planner.decay(&line, budget),
-                fixed_me: planner.decay(&fixed_me, budget),
+                fixed_e: planner.decay(&fixed_e, budget)?,
+                upcycled: planner.decay(&line, budget)?,
+                fixed_me: planner.decay(&fixed_me, budget)?,
                 upcycle: operators[0].clone(),
             });
         }

@@ -3,13 +3,14 @@
 use std::{fs, path::Path};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use upcycle_files::FileError;
 use upcycle_operator::{Recipe, Selection};
 
 use crate::{error::LabError, scale::Scale, sweep::SweepConfig};
 
 macro_rules! presets {
     ($folder:literal: $($name:literal),+ $(,)?) => {
-        &[$(($name, include_str!(concat!("../../../configs/", $folder, "/", $name, ".toml")))),+]
+        &[$(($name, include_str!(concat!("../configs/", $folder, "/", $name, ".toml")))),+]
     };
 }
 
@@ -21,13 +22,6 @@ const SWEEPS: &[(&str, &str)] = presets!(
     "sweeps":
     "quick", "table1", "table2a", "table2b", "table3", "table4", "table7", "table8", "multipliers", "topk", "exact", "softmax",
 );
-const RECIPES: &[(&str, &str)] = presets!(
-    "recipes":
-    "paper", "paper-weight-norm", "paper-saliency", "paper-fisher", "uniform", "exact", "exact-random", "exact-untied", "exact-reset", "exact-reset-new", "separated", "released", "hyperplane",
-    "dormant", "sparse-upcycling", "drop-upcycling", "virtual-groups",
-    "heuristics/expert-drop-kaiming-0.5", "heuristics/expert-drop-normal-0.5", "heuristics/expert-drop-xavier-0.3", "heuristics/expert-drop-xavier-0.5", "heuristics/expert-drop-xavier-0.7", "heuristics/expert-interpolate-0.2", "heuristics/expert-interpolate-0.5", "heuristics/expert-interpolate-0.7", "heuristics/expert-noise-0.01", "heuristics/expert-noise-0.02", "heuristics/expert-noise-0.05", "heuristics/expert-orthogonal", "heuristics/expert-scaled-0.90", "heuristics/expert-scaled-0.95", "heuristics/expert-scaled-1.05", "heuristics/expert-shuffle", "heuristics/expert-sparse-code-1024", "heuristics/expert-sparse-code-200", "heuristics/expert-sparse-code-256", "heuristics/expert-sparse-code-512", "heuristics/expert-sparse-code-mix-0.5", "heuristics/expert-sparse-code-sparsity-0.05", "heuristics/expert-sparse-code-sparsity-0.2", "heuristics/expert-svd-0.05-0.02", "heuristics/expert-svd-0.1-0.05", "heuristics/expert-svd-0.2-0.1", "heuristics/expert-svd-drop-0.3", "heuristics/expert-svd-mix-0.2", "heuristics/expert-svd-mix-0.3", "heuristics/expert-svd-mix-0.5", "heuristics/expert-svd-mix-0.7", "heuristics/expert-svd-values-0.15", "heuristics/expert-svd-vectors-0.1", "heuristics/hyperplane-1", "heuristics/hyperplane-10", "heuristics/hyperplane-3", "heuristics/hyperplane-30", "heuristics/plain-copy", "heuristics/random-experts", "heuristics/router-adversarial-0.1", "heuristics/router-adversarial-0.3", "heuristics/router-bias-only", "heuristics/router-interpolate-balanced", "heuristics/router-interpolate-heavy", "heuristics/router-interpolate-light", "heuristics/router-noise-0.01", "heuristics/router-noise-0.02", "heuristics/router-noise-0.05", "heuristics/router-orthogonal", "heuristics/router-perturb-new-0.01", "heuristics/router-perturb-new-0.05", "heuristics/router-scaled-0.95", "heuristics/router-scaled-1.05", "heuristics/router-svd-0.05-0.02", "heuristics/router-svd-0.1-0.05", "heuristics/router-temperature-0.9", "heuristics/router-temperature-1.1",
-);
-
 /// Names of the presets of one kind, with what the first lines of their files say.
 #[derive(Debug, Clone, Serialize)]
 pub struct Catalogue {
@@ -60,7 +54,7 @@ pub fn catalogue() -> Catalogue {
     Catalogue {
         scales: list(SCALES),
         sweeps: list(SWEEPS),
-        recipes: list(RECIPES),
+        recipes: list(Recipe::all_named()),
     }
 }
 
@@ -91,7 +85,7 @@ pub fn sweep(name: &str) -> Result<SweepConfig, LabError> {
 /// # Errors
 /// If there is none, or it has an error.
 pub fn recipe(name: &str) -> Result<Recipe, LabError> {
-    let mut recipe: Recipe = read("recipe", RECIPES, name)?;
+    let mut recipe: Recipe = read("recipe", Recipe::all_named(), name)?;
     let folder = Path::new(name).parent().unwrap_or(Path::new(""));
     read_counts(&mut recipe, folder)?;
     recipe.validate()?;
@@ -111,11 +105,7 @@ pub fn read_counts(recipe: &mut Recipe, folder: &Path) -> Result<(), LabError> {
     let Some(path) = file.take().map(|path| folder.join(path)) else {
         return Ok(());
     };
-    let text = fs::read_to_string(&path).map_err(|source| LabError::Io {
-        action: "read",
-        path: path.clone(),
-        source,
-    })?;
+    let text = fs::read_to_string(&path).map_err(FileError::of("read", &path))?;
     let read: Counts = serde_json::from_str(&text).map_err(|error| LabError::Parse {
         place: path.display().to_string(),
         problem: format!("{error}; it should be {{\"counts\": [[2, 1, ...], ...]}}"),
@@ -139,11 +129,7 @@ fn read<T: DeserializeOwned>(
     let (place, text) = match presets.iter().find(|(preset, _)| *preset == name) {
         Some((_, text)) => (format!("{kind} `{name}`"), (*text).to_owned()),
         None if path.is_file() => {
-            let text = fs::read_to_string(path).map_err(|source| LabError::Io {
-                action: "read",
-                path: path.to_owned(),
-                source,
-            })?;
+            let text = fs::read_to_string(path).map_err(FileError::of("read", path))?;
             (name.to_owned(), text)
         }
         None => {

@@ -3,7 +3,11 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    panic::{self, AssertUnwindSafe},
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -52,13 +56,15 @@ pub struct Runner<'a> {
     pub checkpoint_interval: Duration,
     /// Who is told.
     pub observer: &'a dyn Observer,
+    /// Ends the run when it becomes true: stages that are trained write a checkpoint, and no other is begun.
+    pub stop: &'a AtomicBool,
 }
 
 impl Runner<'_> {
     /// Runs all stages of a graph that are not finished, `jobs` at a time.
     ///
     /// # Errors
-    /// The first stage that fails; stages that are running are finished, no other is begun.
+    /// The first stage that fails, also by a panic; stages that are running are finished, no other is begun.
     pub fn run(&self, graph: &StageGraph, jobs: usize) -> Result<(), LabError> {
         let mut cached = BTreeSet::new();
         for stage in graph.stages() {
@@ -80,8 +86,8 @@ impl Runner<'_> {
         thread::scope(|scope| {
             for _ in 0..jobs.max(1) {
                 scope.spawn(|| {
-                    while let Some(stage) = shared.take() {
-                        shared.put(stage, self.try_stage(stage));
+                    while let Some(stage) = shared.take(self.stop) {
+                        shared.put(stage, self.survive(stage));
                     }
                 });
             }
@@ -95,10 +101,29 @@ impl Runner<'_> {
     /// # Errors
     /// If it fails.
     pub fn run_stage(&self, stage: &Stage) -> Result<(), LabError> {
-        while !self.try_stage(stage)? {
+        while !self.survive(stage)? {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(LabError::Interrupted);
+            }
             thread::sleep(POLL);
         }
         Ok(())
+    }
+
+    /// [`try_stage`](Self::try_stage), of which a panic is an error: Burn panics where a device fails, and others wait for the
+    /// end of every stage.
+    fn survive(&self, stage: &Stage) -> Result<bool, LabError> {
+        let result = panic::catch_unwind(AssertUnwindSafe(|| self.try_stage(stage)));
+        result.unwrap_or_else(|payload| {
+            let text = payload.downcast_ref::<String>().map(String::as_str);
+            let text = text.or(payload.downcast_ref::<&str>().copied());
+            let problem = text.unwrap_or("it broke off without a word").to_owned();
+            Err(LabError::Stage {
+                stage: stage.label.clone(),
+                dir: self.store.stage_dir(&stage.key),
+                source: Box::new(TrainError::Device(problem)),
+            })
+        })
     }
 
     /// Whether the stage is finished; false if another process computes it.
@@ -136,8 +161,10 @@ impl Runner<'_> {
                     start: &start,
                     dir: &dir,
                     data: self.data,
+                    other_data: false,
                     checkpoint_interval: self.checkpoint_interval,
                     cancelled: claim.lost(),
+                    stop: self.stop,
                 };
                 let outcome = self.engine.train(&job, &mut |event| {
                     if let TrainEvent::Step { step, .. } | TrainEvent::Resumed { step } = event {
@@ -147,6 +174,7 @@ impl Runner<'_> {
                 });
                 match outcome {
                     Err(TrainError::Cancelled) => return Ok(false),
+                    Err(TrainError::Interrupted { .. }) => return Err(LabError::Interrupted),
                     outcome => StageResult::Train(outcome.map_err(failed)?),
                 }
             }
@@ -194,9 +222,12 @@ impl<'a> Shared<'a> {
     }
 
     /// A stage whose parent is finished. Waits for one; none at the end.
-    fn take(&self) -> Option<&'a Stage> {
+    fn take(&self, stop: &AtomicBool) -> Option<&'a Stage> {
         let mut state = self.lock();
         loop {
+            if stop.load(Ordering::Relaxed) {
+                state.failed.get_or_insert(LabError::Interrupted);
+            }
             if state.failed.is_some() {
                 return None;
             }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use upcycle_train::write_atomically;
+use upcycle_files as files;
 
 use crate::{
     error::LabError,
@@ -204,7 +204,7 @@ impl Slurm {
             }
             // After each array: what was submitted is known even if the next one is refused.
             let json = serde_json::to_string_pretty(&jobs).unwrap_or_default();
-            write_atomically(&self.jobs_file(), json.as_bytes())?;
+            files::write(&self.jobs_file(), json.as_bytes())?;
         }
         Ok(submitted)
     }
@@ -215,7 +215,7 @@ impl Slurm {
             .folder
             .join("slurm")
             .join(format!("{}.sh", array.stages[0].key));
-        write_atomically(&script, self.script(array).as_bytes())?;
+        files::write(&script, self.script(array).as_bytes())?;
         let mut command = Command::new("sbatch");
         command
             .args(self.arguments(array, parent))

@@ -3,8 +3,11 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use upcycle_digest::Digest;
 use upcycle_lm::LmConfig;
 use upcycle_train::{FORMAT_VERSION, TrainSpec, UpcycleSpec};
+
+use crate::error::LabError;
 
 /// Content address of a stage: a hash of everything that determines its result.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -54,19 +57,20 @@ pub enum StageSpec {
 
 impl StageSpec {
     /// The content address of this stage on a backend and a dataset.
-    pub fn key(&self, backend: &str, data_fingerprint: &str) -> StageKey {
-        let mut hasher = blake3::Hasher::new();
-        // Structs of plain fields always serialise.
-        let spec = serde_json::to_vec(self).unwrap_or_default();
-        for part in [
-            FORMAT_VERSION.to_string().as_bytes(),
-            backend.as_bytes(),
-            data_fingerprint.as_bytes(),
-            &spec,
-        ] {
-            hasher.update(&(part.len() as u64).to_le_bytes());
-            hasher.update(part);
-        }
-        StageKey(hasher.finalize().to_hex()[..20].to_owned())
+    ///
+    /// # Errors
+    /// If the specification has something that cannot be written, such as a path that is not UTF-8.
+    pub fn key(&self, backend: &str, data_fingerprint: &str) -> Result<StageKey, LabError> {
+        let spec = serde_json::to_vec(self).map_err(|error| LabError::Parse {
+            place: "the specification of a stage".into(),
+            problem: error.to_string(),
+        })?;
+        let mut digest = Digest::new("upcycle-lab stage");
+        digest
+            .number(FORMAT_VERSION.into())
+            .bytes(backend.as_bytes())
+            .bytes(data_fingerprint.as_bytes())
+            .bytes(&spec);
+        Ok(StageKey(digest.hex()[..20].to_owned()))
     }
 }

@@ -1,16 +1,14 @@
 //! Where stages live: one folder a stage, named by its key.
 
 use std::{
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
-use upcycle_train::{
-    MetricsLine, StageCheckpoints, TrainOutcome, UpcycleOutcome, read_metrics, unique_suffix,
-    write_atomically,
-};
+use upcycle_files::FileError;
+use upcycle_train::{MetricsLine, StageCheckpoints, TrainOutcome, UpcycleOutcome, read_metrics};
 
 use crate::{
     claim::{Claim, ClaimFile, Observed, Patience},
@@ -21,6 +19,8 @@ use crate::{
 
 const RESULT: &str = "result.json";
 const SPEC: &str = "stage.json";
+/// Shows that the folder can be written to.
+const PROBE: &str = ".writable";
 
 /// A folder of runs: stages, packed data, and a folder for each sweep's report.
 #[derive(Debug)]
@@ -47,16 +47,9 @@ impl Store {
     /// If it cannot be made or written to.
     pub fn open(root: &Path) -> Result<Self, LabError> {
         let stages = root.join("stages");
-        let io = |source| LabError::Io {
-            action: "write to the output folder",
-            path: root.to_owned(),
-            source,
-        };
-        fs::create_dir_all(&stages).map_err(io)?;
+        fs::create_dir_all(&stages).map_err(FileError::of("create", &stages))?;
         // Said before hours of work, not after.
-        let probe = stages.join(format!(".probe{}", unique_suffix()));
-        File::create(&probe).map_err(io)?;
-        fs::remove_file(&probe).map_err(io)?;
+        upcycle_files::write(&stages.join(PROBE), b"")?;
         Ok(Self::at(root))
     }
 
@@ -120,9 +113,15 @@ impl Store {
     /// # Errors
     /// If it cannot be written.
     pub fn finish(&self, key: &StageKey, result: &StageResult) -> Result<(), LabError> {
-        let json = serde_json::to_string_pretty(result).unwrap_or_default();
-        write_atomically(&self.stage_dir(key).join(RESULT), json.as_bytes())?;
-        Ok(())
+        self.write(&self.stage_dir(key).join(RESULT), result)
+    }
+
+    fn write(&self, path: &Path, value: &impl Serialize) -> Result<(), LabError> {
+        let json = serde_json::to_string_pretty(value).map_err(|error| LabError::Store {
+            dir: path.to_owned(),
+            problem: error.to_string(),
+        })?;
+        Ok(upcycle_files::write(path, json.as_bytes())?)
     }
 
     /// Takes a stage for this process, and makes its folder; none if another process computes it.
@@ -131,15 +130,10 @@ impl Store {
     /// If the folder cannot be made.
     pub(crate) fn claim(&self, stage: &Stage) -> Result<Option<Claim>, LabError> {
         let dir = self.stage_dir(&stage.key);
-        fs::create_dir_all(&dir).map_err(|source| LabError::Io {
-            action: "make",
-            path: dir.clone(),
-            source,
-        })?;
+        fs::create_dir_all(&dir).map_err(FileError::of("create", &dir))?;
         let claim = Claim::take(&dir, self.patience, &self.observed)?;
         if claim.is_some() {
-            let json = serde_json::to_string_pretty(&stage.spec).unwrap_or_default();
-            write_atomically(&dir.join(SPEC), json.as_bytes())?;
+            self.write(&dir.join(SPEC), &stage.spec)?;
         }
         Ok(claim)
     }

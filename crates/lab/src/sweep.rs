@@ -4,6 +4,7 @@ use std::fmt::{self, Display};
 
 use serde::{Deserialize, Serialize};
 use upcycle_data::DataConfig;
+use upcycle_digest::Digest;
 use upcycle_kernels::Precision;
 
 use crate::error::LabError;
@@ -107,10 +108,15 @@ impl fmt::Display for Protocol {
 
 impl SweepConfig {
     /// Some hexadecimal digits that differ between different sweeps.
-    pub fn short_hash(&self) -> String {
-        // Structs of plain fields always serialise.
-        let json = serde_json::to_vec(self).unwrap_or_default();
-        blake3::hash(&json).to_hex()[..6].to_owned()
+    ///
+    /// # Errors
+    /// If it has something that cannot be written, such as a path that is not UTF-8.
+    pub fn short_hash(&self) -> Result<String, LabError> {
+        let json = serde_json::to_vec(self).map_err(|error| LabError::Parse {
+            place: format!("the sweep `{}`", self.name),
+            problem: error.to_string(),
+        })?;
+        Ok(Digest::new("upcycle-lab sweep").bytes(&json).hex()[..6].to_owned())
     }
 
     /// Checks the values of all axes.

@@ -8,21 +8,21 @@ use std::{
     path::Path,
     sync::{
         Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use upcycle_data::{DataConfig, Dataset};
 use upcycle_lab::{
-    Calibration, Estimate, Growth, LabError, Observer, RunEvent, Runner, StageGraph, StageSpec,
-    Store, SweepConfig, SweepPlan, collect, presets,
+    Calibration, Estimate, Growth, LabError, Meter, Observer, RunEvent, Runner, StageGraph,
+    StageSpec, StepTimes, Store, SweepConfig, SweepPlan, Workload, collect, presets,
 };
-use upcycle_lm::{LmConfig, WeightSink};
-use upcycle_operator::{LayerPlan, ReplicationPlan, Upcycle, Verification};
+use upcycle_lm::WeightSink;
+use upcycle_operator::{LayerPlan, ReplicationPlan, Verification};
 use upcycle_train::{
-    CompareJob, Engine, Evaluation, OperationTimes, OperatorTimes, Sizes, Start, StepTimes,
-    TrainError, TrainEvent, TrainJob, TrainOutcome, UpcycleJob, UpcycleOutcome, Workload,
+    CompareJob, Engine, Evaluation, Start, TrainError, TrainEvent, TrainJob, TrainOutcome,
+    UpcycleJob, UpcycleOutcome,
 };
 
 fn quick() -> SweepConfig {
@@ -331,6 +331,7 @@ impl Engine for Fake {
                 layers: vec![LayerPlan::from_counts(&[2, 2])],
             },
             scores: Vec::new(),
+            deviations: Vec::new(),
             verification: Verification {
                 tokens: 64,
                 loss_before: 1.9,
@@ -349,33 +350,14 @@ impl Engine for Fake {
     fn compare(&self, _: &CompareJob) -> Result<Verification, TrainError> {
         Err(TrainError::NoBf16)
     }
+}
 
-    fn measure(&self, _: &Workload) -> Result<StepTimes, TrainError> {
+impl Meter for Fake {
+    fn steps(&self, _: &Workload) -> Result<StepTimes, TrainError> {
         Ok(StepTimes {
             gradients: Vec::new(),
             update: Vec::new(),
         })
-    }
-
-    fn measure_operator(
-        &self,
-        _: &LmConfig,
-        _: &Upcycle,
-        _: usize,
-    ) -> Result<OperatorTimes, TrainError> {
-        Ok(OperatorTimes {
-            bytes: 0.0,
-            seconds: Vec::new(),
-            copy_seconds: Vec::new(),
-        })
-    }
-
-    fn measure_operations(&self, _: Sizes) -> Vec<OperationTimes> {
-        Vec::new()
-    }
-
-    fn copy_rate(&self) -> f64 {
-        1e9
     }
 
     fn matmul_rate(&self) -> f64 {
@@ -417,6 +399,7 @@ fn run(
         store,
         checkpoint_interval: Duration::from_secs(60),
         observer,
+        stop: &AtomicBool::new(false),
     };
     runner.run(graph, 3)
 }

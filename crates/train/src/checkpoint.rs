@@ -15,17 +15,15 @@ use burn::{
     tensor::backend::Backend,
 };
 use serde::{Deserialize, Serialize};
+use upcycle_files::{FileError, Staged, remove_folder};
 use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend, adamw::moment_shape};
 use upcycle_lm::{Lm, LmConfig, LmRecord, WeightSource, parameter_shapes};
-use upcycle_moe::Lineage;
+use upcycle_moe::{GrowthState, MoeModel};
 
-use crate::{
-    error::TrainError,
-    files::{unique_suffix, write_synced},
-};
+use crate::error::TrainError;
 
 /// Version of the checkpoint format and of everything that stages' results depend on in this code.
-pub const FORMAT_VERSION: u32 = 3;
+pub const FORMAT_VERSION: u32 = 4;
 
 const INFO: &str = "checkpoint.json";
 const MODEL: &str = "model.mpk";
@@ -39,12 +37,12 @@ pub struct CheckpointInfo {
     pub format: u32,
     /// The model.
     pub model: LmConfig,
+    /// What each MoE layer knows of its growths.
+    pub growths: Vec<GrowthState>,
     /// Optimizer steps done.
     pub step: u64,
     /// Tokens seen.
     pub tokens: u64,
-    /// For each MoE layer where its experts come from, growth by growth.
-    pub lineage: Vec<Lineage>,
     /// Fingerprint of the data that it was trained on.
     pub data: String,
     /// Size and BLAKE3 hash of every file.
@@ -70,9 +68,7 @@ pub struct Checkpoint<B: MoeAutodiffBackend> {
     pub step: u64,
     /// Tokens seen.
     pub tokens: u64,
-    /// For each MoE layer where its experts come from, growth by growth.
-    pub lineage: Vec<Lineage>,
-    /// Fingerprint of the data.
+    /// Fingerprint of the data; empty if it was trained on none.
     pub data: String,
     /// The data's `tokenizer.json`.
     pub tokenizer: Option<String>,
@@ -91,7 +87,7 @@ impl CheckpointInfo {
                 format!("there is no {INFO}; give the folder of a checkpoint"),
             ));
         }
-        let text = fs::read_to_string(&path).map_err(TrainError::io("read", &path))?;
+        let text = fs::read_to_string(&path).map_err(FileError::of("read", &path))?;
         let info: Self = serde_json::from_str(&text)
             .map_err(|error| broken(dir, format!("{INFO} is damaged: {error}")))?;
         if info.format != FORMAT_VERSION {
@@ -115,7 +111,7 @@ impl CheckpointInfo {
         for (name, sum) in &self.files {
             let path = dir.join(name);
             let bytes = fs::metadata(&path)
-                .map_err(TrainError::io("read", &path))?
+                .map_err(FileError::of("read", &path))?
                 .len();
             sum.check_size(dir, name, bytes)?;
         }
@@ -129,7 +125,7 @@ impl CheckpointInfo {
             .get(name)
             .ok_or_else(|| broken(dir, format!("{INFO} does not list {name}")))?;
         let path = dir.join(name);
-        let bytes = fs::read(&path).map_err(TrainError::io("read", &path))?;
+        let bytes = fs::read(&path).map_err(FileError::of("read", &path))?;
         sum.check_size(dir, name, bytes.len() as u64)?;
         if blake3::hash(&bytes).to_hex().as_str() != sum.blake3 {
             return Err(broken(
@@ -164,7 +160,7 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
     /// # Errors
     /// If the configuration cannot be built.
     pub fn initial(config: &LmConfig, seed: u64, device: &B::Device) -> Result<Self, TrainError> {
-        Ok(Self::unseen(config.init(seed, device)?))
+        Ok(Self::of_model(config.init(seed, device)?))
     }
 
     /// A model that was trained elsewhere.
@@ -173,14 +169,12 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
     /// If its parameters cannot be read.
     pub fn of_weights(source: &dyn WeightSource, device: &B::Device) -> Result<Self, TrainError> {
         let model = Lm::from_weights(source, device).map_err(TrainError::Weights)?;
-        Ok(Self::unseen(model))
+        Ok(Self::of_model(model))
     }
 
-    /// A model that has taken no step here.
-    fn unseen(model: Lm<B>) -> Self {
-        let config = model.config();
+    /// A model that has taken no step.
+    pub fn of_model(model: Lm<B>) -> Self {
         Self {
-            lineage: vec![Lineage::new(config.experts); config.moe_layers()],
             model,
             optimizer: AdamWRecord::new(),
             step: 0,
@@ -204,9 +198,11 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
         device: &B::Device,
     ) -> Result<Lm<B>, TrainError> {
         let record: LmRecord<B> = decode(info.read_file(dir, MODEL)?, dir, MODEL, device)?;
-        let model =
-            load_model(&info.model, record, device).map_err(|problem| broken(dir, problem))?;
-        Ok(model.at_step(info.step))
+        let growths = info.growths.clone();
+        let mut model = load_model(&info.model, growths, record, device)
+            .map_err(|problem| broken(dir, problem))?;
+        model.at_step(info.step);
+        Ok(model)
     }
 
     /// Reads the checkpoint in `dir`.
@@ -232,7 +228,6 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
             optimizer,
             step: info.step,
             tokens: info.tokens,
-            lineage: info.lineage,
             data: info.data,
             tokenizer,
         })
@@ -249,22 +244,13 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
                 "it exists already; choose another folder or remove it".into(),
             ));
         }
-        let mut name = dir.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".tmp{}", unique_suffix()));
-        let beside = dir.with_file_name(name);
-        self.write_files(&beside)
-            .and_then(|()| fs::rename(&beside, dir).map_err(TrainError::io("create", dir)))
-            .inspect_err(|_| {
-                // The first error is the one to tell.
-                let _ = fs::remove_dir_all(&beside);
-            })
+        let mut staged = Staged::new(dir)?;
+        self.write_files(staged.path())
+            .map_err(|error| at_home(error, staged.path(), dir))?;
+        Ok(staged.publish()?)
     }
 
     fn write_files(&self, dir: &Path) -> Result<(), TrainError> {
-        if dir.exists() {
-            fs::remove_dir_all(dir).map_err(TrainError::io("remove", dir))?;
-        }
-        fs::create_dir_all(dir).map_err(TrainError::io("create", dir))?;
         let mut files = BTreeMap::new();
         let mut write = |name: &str, bytes: &[u8]| {
             let sum = FileSum {
@@ -272,7 +258,7 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
                 blake3: blake3::hash(bytes).to_hex().to_string(),
             };
             files.insert(name.to_owned(), sum);
-            write_synced(&dir.join(name), bytes)
+            upcycle_files::write(&dir.join(name), bytes).map_err(TrainError::from)
         };
         write(
             MODEL,
@@ -284,26 +270,41 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
         }
         let info = CheckpointInfo {
             format: FORMAT_VERSION,
-            model: self.model.config().clone(),
+            model: self.model.config(),
+            growths: self.model.growth_states(),
             step: self.step,
             tokens: self.tokens,
-            lineage: self.lineage.clone(),
             data: self.data.clone(),
             files,
         };
         let json =
             serde_json::to_string_pretty(&info).map_err(|error| broken(dir, error.to_string()))?;
-        write_synced(&dir.join(INFO), json.as_bytes())
+        Ok(upcycle_files::write(&dir.join(INFO), json.as_bytes())?)
     }
 }
 
-/// Builds the model of `config` and loads a record into it, after comparing shapes.
-pub(crate) fn load_model<B: MoeAutodiffBackend>(
+/// An error of writing beside a folder's name, told of the name.
+fn at_home(error: TrainError, beside: &Path, dir: &Path) -> TrainError {
+    match error {
+        TrainError::File(mut error) => {
+            if let Ok(file) = error.path.strip_prefix(beside) {
+                error.path = dir.join(file);
+            }
+            TrainError::File(error)
+        }
+        other => other,
+    }
+}
+
+/// Builds the model of `config`, grown as its layers say, and loads a record into it, after comparing shapes.
+fn load_model<B: MoeAutodiffBackend>(
     config: &LmConfig,
+    growths: Vec<GrowthState>,
     record: LmRecord<B>,
     device: &B::Device,
 ) -> Result<Lm<B>, String> {
-    let fresh: Lm<B> = config.init(0, device).map_err(|error| error.to_string())?;
+    let mut fresh: Lm<B> = config.init(0, device).map_err(|error| error.to_string())?;
+    fresh.restore(growths, device)?;
     let expected = parameter_shapes(&fresh);
     let model = fresh.load_record(record);
     let found = parameter_shapes(&model);
@@ -328,7 +329,7 @@ pub(crate) fn load_model<B: MoeAutodiffBackend>(
 }
 
 /// Every state of the optimizer must belong to a parameter of the same shape.
-pub(crate) fn check_optimizer<B: MoeAutodiffBackend>(
+fn check_optimizer<B: MoeAutodiffBackend>(
     model: &Lm<B>,
     optimizer: &AdamWRecord<B>,
 ) -> Result<(), String> {
@@ -404,13 +405,12 @@ impl StageCheckpoints {
         checkpoint: &Checkpoint<B>,
     ) -> Result<PathBuf, TrainError> {
         let path = self.path(checkpoint.step);
-        fs::create_dir_all(&self.dir).map_err(TrainError::io("create", &self.dir))?;
         if !path.exists() {
             checkpoint.save(&path)?;
         }
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             if entry.path() != path {
-                fs::remove_dir_all(entry.path()).map_err(TrainError::io("remove", entry.path()))?;
+                remove_folder(&entry.path())?;
             }
         }
         Ok(path)
@@ -422,9 +422,8 @@ impl StageCheckpoints {
     /// If the folder cannot be emptied or made.
     pub fn prepare(&self, step: u64) -> Result<PathBuf, TrainError> {
         if self.dir.exists() {
-            fs::remove_dir_all(&self.dir).map_err(TrainError::io("remove", &self.dir))?;
+            remove_folder(&self.dir)?;
         }
-        fs::create_dir_all(&self.dir).map_err(TrainError::io("create", &self.dir))?;
         Ok(self.path(step))
     }
 

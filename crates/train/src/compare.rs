@@ -8,9 +8,9 @@ use upcycle_lm::{Lm, WeightSource};
 use upcycle_operator::{Verification, verify};
 
 use crate::{
-    engine::CompareJob,
     error::TrainError,
     evaluate::{tensors, validation_sequences},
+    job::CompareJob,
 };
 
 /// Compares logits, losses and routing.
@@ -29,12 +29,12 @@ pub fn compare<B: MoeBackend>(
             .map(|row| tensors(&random(row, job.context, vocab), device))
             .collect(),
     };
+    let logits = |model: &Lm<B>, tokens| model.logits(tokens, Default::default());
     Ok(verify(
-        &before,
-        &after,
         job.plan,
         batches,
-        Default::default(),
+        |tokens| logits(&before, tokens),
+        |tokens| logits(&after, tokens),
     ))
 }
 

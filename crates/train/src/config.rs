@@ -31,6 +31,17 @@ pub struct TrainSpec {
     pub evaluation: EvaluationConfig,
 }
 
+/// How a step is computed.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LearnerConfig {
+    /// AdamW and clipping.
+    pub optimizer: OptimizerConfig,
+    /// Load balancing.
+    pub balancing: BalancingConfig,
+    /// Precision of matrix products.
+    pub precision: Precision,
+}
+
 /// AdamW and clipping.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -106,6 +117,17 @@ pub struct DataSchedule {
     pub seed: u64,
 }
 
+/// Which batches a recipe's measurements are taken on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MeasureConfig {
+    /// Number of batches, of the continued-pre-training split.
+    pub batches: usize,
+    /// Seed of the order of the data.
+    pub data_seed: u64,
+    /// Tokens of a batch.
+    pub batch: BatchConfig,
+}
+
 impl DataSchedule {
     /// Split and batch index of forward pass `pass` of step `step`.
     pub fn position(&self, step: u64, pass: usize, accumulation: usize) -> (Split, u64) {
@@ -128,6 +150,15 @@ pub struct EvaluationConfig {
 }
 
 impl TrainSpec {
+    /// How a step is computed.
+    pub fn learner(&self) -> LearnerConfig {
+        LearnerConfig {
+            optimizer: self.optimizer.clone(),
+            balancing: self.balancing.clone(),
+            precision: self.precision,
+        }
+    }
+
     /// Checks the values of all fields.
     ///
     /// # Errors

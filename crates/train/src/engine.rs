@@ -1,21 +1,18 @@
 //! The seam between experiments and tensors.
 
-use std::{marker::PhantomData, path::Path, sync::atomic::AtomicBool, time::Duration};
+use std::{marker::PhantomData, path::Path};
 
 use burn::module::AutodiffModule;
-use upcycle_data::Dataset;
-use upcycle_kernels::{MoeAutodiffBackend, MoeBackend, cases::Sizes};
-use upcycle_lm::{LmConfig, WeightSink, WeightSource};
-use upcycle_operator::{ReplicationPlan, Upcycle, Verification};
+use upcycle_kernels::{MoeAutodiffBackend, MoeBackend};
+use upcycle_lm::WeightSink;
+use upcycle_operator::Verification;
 
 use crate::{
     checkpoint::Checkpoint,
     compare,
-    config::{TrainSpec, UpcycleSpec},
     error::TrainError,
-    measure::{self, OperationTimes, OperatorTimes, StepTimes, Workload},
-    trainer::{self, Start, TrainEvent, TrainOutcome},
-    upcycler::{self, UpcycleOutcome},
+    job::{CompareJob, TrainEvent, TrainJob, TrainOutcome, UpcycleJob, UpcycleOutcome},
+    trainer, upcycler,
 };
 
 /// Runs stages. Implementations can be shared by threads.
@@ -53,76 +50,6 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// If a model or the data cannot be read.
     fn compare(&self, job: &CompareJob) -> Result<Verification, TrainError>;
-
-    /// Measures training steps; writes nothing.
-    ///
-    /// # Errors
-    /// If the model cannot be built, or the device fails.
-    fn measure(&self, workload: &Workload) -> Result<StepTimes, TrainError>;
-
-    /// Measures growing a new model of this shape, for some rounds; writes nothing.
-    ///
-    /// # Errors
-    /// If the model cannot be built or grown, or the device fails.
-    fn measure_operator(
-        &self,
-        model: &LmConfig,
-        operator: &Upcycle,
-        rounds: usize,
-    ) -> Result<OperatorTimes, TrainError>;
-
-    /// Measures every operation of the models at these sizes.
-    fn measure_operations(&self, sizes: Sizes) -> Vec<OperationTimes>;
-
-    /// Rate of a large f32 matrix product, in FLOP/s; measured when called, for some tenths of a second.
-    fn matmul_rate(&self) -> f64;
-
-    /// Rate of copying within the device's memory, in bytes read and written a second; measured when called.
-    fn copy_rate(&self) -> f64;
-}
-
-/// A training stage.
-pub struct TrainJob<'a> {
-    /// How.
-    pub spec: &'a TrainSpec,
-    /// From where.
-    pub start: &'a Start,
-    /// Folder for metrics and checkpoints.
-    pub dir: &'a Path,
-    /// On what.
-    pub data: &'a Dataset,
-    /// Time between checkpoints; the end of the stage is always kept.
-    pub checkpoint_interval: Duration,
-    /// Ends the stage before its next step or checkpoint when it becomes true.
-    pub cancelled: &'a AtomicBool,
-}
-
-/// An upcycling stage.
-pub struct UpcycleJob<'a> {
-    /// How.
-    pub spec: &'a UpcycleSpec,
-    /// The checkpoint to grow.
-    pub from: &'a Path,
-    /// Folder of the new checkpoint, which must not exist; none to write nothing and only see what it would be like.
-    pub to: Option<&'a Path>,
-    /// Data for evidence and losses.
-    pub data: &'a Dataset,
-}
-
-/// Two models to compare.
-pub struct CompareJob<'a> {
-    /// The model before growing.
-    pub before: &'a dyn WeightSource,
-    /// The model after.
-    pub after: &'a dyn WeightSource,
-    /// What was copied.
-    pub plan: &'a ReplicationPlan,
-    /// Data whose validation split is taken; random tokens without.
-    pub data: Option<&'a Dataset>,
-    /// Tokens of a sequence.
-    pub context: usize,
-    /// Sequences.
-    pub rows: usize,
 }
 
 /// [`Engine`] on a Burn backend.
@@ -189,32 +116,5 @@ impl<B: MoeAutodiffBackend> Engine for BurnEngine<B> {
 
     fn compare(&self, job: &CompareJob) -> Result<Verification, TrainError> {
         B::InnerBackend::run(|| compare::compare::<B::InnerBackend>(job, &self.device))
-    }
-
-    fn measure(&self, workload: &Workload) -> Result<StepTimes, TrainError> {
-        B::InnerBackend::run(|| measure::measure::<B>(workload, &self.device))
-    }
-
-    fn measure_operator(
-        &self,
-        model: &LmConfig,
-        operator: &Upcycle,
-        rounds: usize,
-    ) -> Result<OperatorTimes, TrainError> {
-        B::InnerBackend::run(|| {
-            measure::measure_operator::<B>(model, operator, rounds, &self.device)
-        })
-    }
-
-    fn measure_operations(&self, sizes: Sizes) -> Vec<OperationTimes> {
-        B::InnerBackend::run(|| measure::measure_operations::<B>(sizes, &self.device))
-    }
-
-    fn matmul_rate(&self) -> f64 {
-        measure::matmul_rate::<B::InnerBackend>(&self.device)
-    }
-
-    fn copy_rate(&self) -> f64 {
-        measure::copy_rate::<B::InnerBackend>(&self.device)
     }
 }

@@ -1,9 +1,10 @@
 //! What can go wrong in a stage.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use thiserror::Error;
 use upcycle_data::DataError;
+use upcycle_files::FileError;
 use upcycle_lm::ConfigError;
 use upcycle_operator::OperatorError;
 
@@ -11,15 +12,8 @@ use upcycle_operator::OperatorError;
 #[derive(Debug, Error)]
 pub enum TrainError {
     /// Reading or writing failed.
-    #[error("cannot {action} {path}: {source}")]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// The file or folder.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A checkpoint that cannot be used.
     #[error("checkpoint {path}: {problem}")]
     Checkpoint {
@@ -33,15 +27,35 @@ pub enum TrainError {
     Weights(String),
     /// The loss or the gradients are not finite.
     #[error(
-        "{what} is not finite at step {step}; {kept}. A lower `peak_lr` or a longer `warmup_steps` usually helps"
+        "{what} is not finite at step {step}; a lower peak learning rate or a longer warmup usually helps"
     )]
     NotFinite {
         /// Which number.
         what: &'static str,
         /// The step, from 0.
         step: u64,
+    },
+    /// A stage that had to end.
+    #[error("{source}. {kept}")]
+    Stopped {
+        /// Why.
+        source: Box<TrainError>,
         /// Where the last good checkpoint is.
         kept: String,
+    },
+    /// An update without gradients.
+    #[error("step {step} has no batch; accumulate at least one before the update")]
+    NothingAccumulated {
+        /// The step, from 0.
+        step: u64,
+    },
+    /// Data that the model was not trained on.
+    #[error(
+        "the model was not trained on the data `{data}`; give the data and tokenizer that it was trained with, or say that other data is meant"
+    )]
+    OtherData {
+        /// What was given.
+        data: String,
     },
     /// The model cannot be built.
     #[error(transparent)]
@@ -63,22 +77,16 @@ pub enum TrainError {
     /// The device failed.
     #[error("the device failed: {0}")]
     Device(String),
-    /// The stage was told to end.
+    /// The stage was told to end without another word.
     #[error("the stage was cancelled; its last checkpoint is kept")]
     Cancelled,
+    /// The stage was told to end.
+    #[error("stopped at step {step}, with a checkpoint; the same command goes on from there")]
+    Interrupted {
+        /// Steps done.
+        step: u64,
+    },
     /// Precision that the device does not have.
     #[error("the device has no bfloat16 arithmetic; use `precision = \"f32\"`")]
     NoBf16,
-}
-
-impl TrainError {
-    /// For `map_err` on I/O results.
-    pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.as_ref().to_owned();
-        move |source| Self::Io {
-            action,
-            path,
-            source,
-        }
-    }
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use upcycle_data::{Batch, Dataset};
 use upcycle_kernels::{MoeBackend, Precision, SoftTargets};
 use upcycle_lm::Lm;
-use upcycle_moe::{Lineage, RoutingCounter, RoutingStats};
+use upcycle_moe::{RoutingCounter, RoutingStats};
 
 use crate::error::TrainError;
 
@@ -31,15 +31,10 @@ pub struct Twins {
 }
 
 impl Twins {
-    fn new<B: Backend>(
-        model: &Lm<B>,
-        lineage: &[Lineage],
-        routing: &[RoutingStats],
-    ) -> Option<Self> {
-        let layers = model.moe_layers().zip(lineage);
-        let cosines: Vec<f64> = layers
-            .filter_map(|(layer, lineage)| {
-                let origins = lineage.origins();
+    fn new<B: Backend>(model: &Lm<B>, routing: &[RoutingStats]) -> Option<Self> {
+        let cosines: Vec<f64> = (model.moe_layers())
+            .filter_map(|layer| {
+                let origins = layer.lineage().origins();
                 let products = layer.experts.inner_products().into_data();
                 cosine_of_replicas(origins.source_of(), &products.iter().collect::<Vec<f64>>())
             })
@@ -78,19 +73,16 @@ const ROWS: usize = 32;
 const TOKENS: usize = 8192;
 
 /// Evaluates a model on the first `rows` validation sequences of `context` tokens.
-///
-/// `lineage` says which experts of each MoE layer come from one source.
 pub fn evaluate<B: MoeBackend>(
     model: &Lm<B>,
     data: &Dataset,
     context: usize,
     rows: usize,
-    lineage: &[Lineage],
     precision: Precision,
     device: &B::Device,
 ) -> Result<Evaluation, TrainError> {
     let rows = data.validation_rows(context, rows);
-    let origins = lineage.iter().map(Lineage::origins);
+    let origins = model.moe_layers().map(|layer| layer.lineage().origins());
     let mut counters: Vec<_> = origins.map(RoutingCounter::new).collect();
     let (mut loss, mut scored) = (0.0, 0.0);
     let pass = (TOKENS / context).clamp(1, ROWS);
@@ -102,13 +94,13 @@ pub fn evaluate<B: MoeBackend>(
         scored += batch.scored();
         for (counter, routing) in counters.iter_mut().zip(output.routing) {
             let top_k = routing.experts_tk.dims()[1];
-            counter.add(routing.host_experts(), top_k);
+            counter.add(&routing.host_experts(), top_k);
         }
     }
     let routing: Vec<RoutingStats> = counters.iter().map(RoutingCounter::stats).collect();
     Ok(Evaluation {
         loss: loss / scored,
-        twins: Twins::new(model, lineage, &routing),
+        twins: Twins::new(model, &routing),
         routing,
     })
 }

@@ -1,72 +1,282 @@
-//! The arithmetic of a training step: gradients, their norm, the update.
+//! A model that learns: its parameters, its optimizer and where it is in its training, in memory.
 
 use std::borrow::Cow;
 
 use burn::{
+    module::AutodiffModule,
     optim::{GradientsParams, Optimizer, adaptor::OptimizerAdaptor},
     tensor::{ElementConversion, Tensor},
 };
-use upcycle_data::Batch;
-use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend, Precision};
+use upcycle_data::{Batch, Dataset, Split};
+use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend};
 use upcycle_lm::Lm;
-use upcycle_moe::BalancingConfig;
+use upcycle_moe::MoeModel;
+use upcycle_operator::{Evidence, ForwardPass, Grown, Recipe, Upcycle};
 
-use crate::{config::OptimizerConfig, error::TrainError, evaluate::tensors, gradients, team::Peer};
+use crate::{
+    checkpoint::Checkpoint,
+    config::{BatchConfig, LearnerConfig, MeasureConfig},
+    error::TrainError,
+    evaluate::{Evaluation, evaluate, tensors},
+    gradients,
+    team::Peer,
+};
 
-/// A model and its optimizer.
-pub struct Learner<'a, B: MoeAutodiffBackend> {
-    pub model: Lm<B>,
-    pub optimizer: AdamWRecord<B>,
-    pub settings: Settings<'a>,
-    pub device: &'a B::Device,
+/// A model, its optimizer and the steps that it has taken, in memory.
+///
+/// A step is any number of [`accumulate`](Self::accumulate)d batches and one [`update`](Self::update). Between two steps the
+/// model can be evaluated, grown and written down; what follows is the same as from a checkpoint that was written, grown
+/// and read again, to the last bit on the CPU.
+pub struct Learner<B: MoeAutodiffBackend> {
+    /// None only inside of [`update`](Self::update).
+    model: Option<Lm<B>>,
+    optimizer: AdamWRecord<B>,
+    config: LearnerConfig,
+    step: u64,
+    tokens: u64,
+    sums: StepSums<B>,
+    device: B::Device,
+    peer: Peer,
 }
 
-/// How a step is computed.
-#[derive(Clone, Copy)]
-pub struct Settings<'a> {
-    pub optimizer: &'a OptimizerConfig,
-    pub balancing: &'a BalancingConfig,
-    pub precision: Precision,
+/// What a step did.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Update {
+    /// Mean training loss of the step's batches before the update, nats a token.
+    pub loss: f64,
+    /// Global norm of the gradients before clipping.
+    pub gradient_norm: f64,
 }
 
-/// Sums over the forward passes of a step.
-pub struct StepSums<B: MoeAutodiffBackend> {
+/// Sums over the batches of a step.
+struct StepSums<B: MoeAutodiffBackend> {
     passes: usize,
+    tokens: u64,
     loss: f64,
     gradients: GradientsParams,
     /// Tokens of every expert of every MoE layer, `[E]` each.
     loads: Vec<Tensor<B, 1>>,
 }
 
-/// What an update needs.
-pub struct StepGradients<B: MoeAutodiffBackend> {
-    /// Global norm of the gradients.
-    pub norm: f64,
-    gradients: GradientsParams,
-    loads: Vec<Tensor<B, 1>>,
-}
-
-impl<B: MoeAutodiffBackend> StepSums<B> {
-    /// Nothing yet, of `passes` forward passes.
-    pub fn new(passes: usize) -> Self {
+impl<B: MoeAutodiffBackend> Default for StepSums<B> {
+    fn default() -> Self {
         Self {
-            passes,
+            passes: 0,
+            tokens: 0,
             loss: 0.0,
             gradients: GradientsParams::new(),
             loads: Vec::new(),
         }
     }
+}
 
-    /// Mean loss, in nats a token.
-    pub fn loss(&self) -> f64 {
-        self.loss / self.passes as f64
+impl<B: MoeAutodiffBackend> Learner<B> {
+    /// A learner that has taken no step.
+    pub fn new(model: Lm<B>, config: LearnerConfig, device: &B::Device) -> Self {
+        Self::resume(Checkpoint::of_model(model), config, device)
     }
 
-    /// The sums over all devices.
+    /// Goes on from a checkpoint.
+    pub fn resume(checkpoint: Checkpoint<B>, config: LearnerConfig, device: &B::Device) -> Self {
+        Self {
+            model: Some(checkpoint.model),
+            optimizer: checkpoint.optimizer,
+            config,
+            step: checkpoint.step,
+            tokens: checkpoint.tokens,
+            sums: StepSums::default(),
+            device: device.clone(),
+            peer: Peer::ALONE,
+        }
+    }
+
+    /// The same learner as one of several devices that take the same steps.
+    pub(crate) fn in_team(self, peer: Peer) -> Self {
+        Self { peer, ..self }
+    }
+
+    /// The model as it is now.
+    pub fn model(&self) -> &Lm<B> {
+        match &self.model {
+            Some(model) => model,
+            None => unreachable!("an update puts the model back"),
+        }
+    }
+
+    /// State of the optimizer.
+    pub fn optimizer(&self) -> &AdamWRecord<B> {
+        &self.optimizer
+    }
+
+    /// Optimizer steps done since the model was new.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// Tokens seen since the model was new.
+    pub fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    /// Forward and backward pass of a batch, added to what the next update is made of.
+    pub fn accumulate(&mut self, batch: &Batch) {
+        let scored = batch.scored();
+        let share = match self.peer.count() {
+            1 => Cow::Borrowed(batch),
+            _ => Cow::Owned(batch.part(self.peer.share(batch.rows))),
+        };
+        let (inputs, targets) = tensors::<B>(&share, &self.device);
+        let model = self.model();
+        let output = model.forward(inputs, targets, self.config.precision);
+        let loss = output.loss_t.sum() / scored as f32;
+        let own_loss = loss.clone().into_scalar().elem::<f64>();
+        let routing_loss = model.routing_loss(&output.routing, &self.config.balancing);
+        let objective = match routing_loss {
+            Some(routing_loss) => loss + routing_loss / self.peer.count() as f32,
+            None => loss,
+        };
+        let gradients = GradientsParams::from_grads(objective.backward(), model);
+        let sum = std::mem::take(&mut self.sums.gradients);
+        self.sums.gradients = gradients::accumulate(self.model(), sum, gradients);
+        let sums = &mut self.sums;
+        sums.loss += own_loss;
+        sums.passes += 1;
+        sums.tokens += (batch.rows * batch.context) as u64;
+        for (layer, routing) in output.routing.iter().enumerate() {
+            match sums.loads.get_mut(layer) {
+                Some(load) => *load = load.clone() + routing.load_e(),
+                None => sums.loads.push(routing.load_e()),
+            }
+        }
+    }
+
+    /// One step on all that was accumulated: parameters, moments and selection biases. Gradients of several batches are
+    /// averaged.
     ///
     /// # Errors
-    /// If another device failed.
-    pub fn over_all(mut self, peer: Peer, device: &B::Device) -> Result<Self, TrainError> {
+    /// If nothing was accumulated, the loss or the gradients are not finite, or another device failed. The model is then as
+    /// it was, and what was accumulated is dropped.
+    pub fn update(&mut self, lr: f64) -> Result<Update, TrainError> {
+        let sums = std::mem::take(&mut self.sums).over_all(self.peer, &self.device)?;
+        if sums.passes == 0 {
+            return Err(TrainError::NothingAccumulated { step: self.step });
+        }
+        let passes = sums.passes as f64;
+        let update = Update {
+            loss: sums.loss / passes,
+            gradient_norm: gradients::global_norm(self.model(), &sums.gradients) / passes,
+        };
+        for (what, value) in [
+            ("the training loss", update.loss),
+            ("the gradient norm", update.gradient_norm),
+        ] {
+            if !value.is_finite() {
+                let step = self.step;
+                return Err(TrainError::NotFinite { what, step });
+            }
+        }
+        let mut adamw = self.config.optimizer.adamw(update.gradient_norm);
+        adamw.gradient_scale /= sums.passes as f32;
+        let record = std::mem::take(&mut self.optimizer);
+        let mut optimizer = OptimizerAdaptor::from(adamw).load_record(record);
+        // The model is given away, so that its parameters can be updated in place.
+        if let Some(model) = self.model.take() {
+            let mut model = optimizer.step(lr, model, sums.gradients);
+            model.balance(&sums.loads, &self.config.balancing);
+            self.step += 1;
+            model.at_step(self.step);
+            self.model = Some(model);
+        }
+        self.optimizer = optimizer.to_record();
+        self.tokens += sums.tokens;
+        Ok(update)
+    }
+
+    /// Loss and routing on the first `rows` validation sequences of `context` tokens.
+    ///
+    /// # Errors
+    /// If the data cannot be read, or the loss is not finite.
+    pub fn evaluate(
+        &self,
+        data: &Dataset,
+        context: usize,
+        rows: usize,
+    ) -> Result<Evaluation, TrainError> {
+        let model = self.model().valid();
+        let evaluation = evaluate(
+            &model,
+            data,
+            context,
+            rows,
+            self.config.precision,
+            &self.device,
+        )?;
+        if !evaluation.loss.is_finite() {
+            return Err(TrainError::NotFinite {
+                what: "the validation loss",
+                step: self.step,
+            });
+        }
+        Ok(evaluation)
+    }
+
+    /// Measures what a recipe needs to know, and nothing else.
+    ///
+    /// # Errors
+    /// If the data cannot be read.
+    pub fn measure(
+        &self,
+        recipe: &Recipe,
+        data: &Dataset,
+        config: &MeasureConfig,
+    ) -> Result<Evidence, TrainError> {
+        let MeasureConfig {
+            batches,
+            data_seed,
+            batch: BatchConfig { rows, context, .. },
+        } = *config;
+        let forward = |model: &Lm<B>, index| {
+            let batch = data.batch(Split::Cpt, data_seed, index, rows, context)?;
+            let (inputs, targets) = tensors::<B>(&batch, &self.device);
+            let output = model.forward(inputs, targets, self.config.precision);
+            Ok::<_, TrainError>(ForwardPass {
+                loss: output.loss_t.sum() / batch.scored() as f32,
+                routing: output.routing,
+            })
+        };
+        Evidence::gather(recipe, self.model(), &self.optimizer, batches, forward)
+    }
+
+    /// Grows the experts between two steps; the operator counts from this learner's step.
+    ///
+    /// # Errors
+    /// If the recipe cannot be carried out; nothing has been changed then.
+    pub fn grow(&mut self, operator: &Upcycle, evidence: &Evidence) -> Result<Grown, TrainError> {
+        let operator = operator.clone().at_step(self.step);
+        let Some(model) = &mut self.model else {
+            unreachable!("an update puts the model back")
+        };
+        let is_dense = model.moe_layers().next().is_none();
+        Ok(match operator.recipe.dense {
+            Some(_) if is_dense => operator.grow_dense(model, &mut self.optimizer)?,
+            _ => operator.grow(model, &mut self.optimizer, evidence)?,
+        })
+    }
+
+    /// All that is needed to go on from here, without what was accumulated. Tensors are shared, not copied.
+    pub fn checkpoint(&self) -> Checkpoint<B> {
+        Checkpoint {
+            optimizer: self.optimizer.clone(),
+            step: self.step,
+            tokens: self.tokens,
+            ..Checkpoint::of_model(self.model().clone())
+        }
+    }
+}
+
+impl<B: MoeAutodiffBackend> StepSums<B> {
+    /// The sums over all devices.
+    fn over_all(mut self, peer: Peer, device: &B::Device) -> Result<Self, TrainError> {
         if peer.count() > 1 {
             let loss = Tensor::from_floats([self.loss as f32], device);
             self.loss = peer.sum::<B>(loss)?.into_scalar().elem();
@@ -75,58 +285,5 @@ impl<B: MoeAutodiffBackend> StepSums<B> {
             self.loads = self.loads.into_iter().map(sum).collect::<Result<_, _>>()?;
         }
         Ok(self)
-    }
-
-    /// Gradients and their norm, for which one number is read from the device.
-    pub fn gradients(self, model: &Lm<B>) -> StepGradients<B> {
-        StepGradients {
-            norm: gradients::global_norm(model, &self.gradients),
-            gradients: self.gradients,
-            loads: self.loads,
-        }
-    }
-}
-
-impl<B: MoeAutodiffBackend> Learner<'_, B> {
-    /// Forward and backward pass of this device's share of a batch.
-    pub fn accumulate(&self, batch: &Batch, peer: Peer, sums: &mut StepSums<B>) {
-        let scored = batch.scored();
-        let share = match peer.count() {
-            1 => Cow::Borrowed(batch),
-            _ => Cow::Owned(batch.part(peer.share(batch.rows))),
-        };
-        let (inputs, targets) = tensors::<B>(&share, self.device);
-        let output = self.model.forward(inputs, targets, self.settings.precision);
-        let loss = output.loss_t.sum() / scored as f32;
-        sums.loss += loss.clone().into_scalar().elem::<f64>();
-        let score = self.model.config().score;
-        let objective = output
-            .routing
-            .iter()
-            .filter_map(|routing| self.settings.balancing.loss(routing, score))
-            .chain(self.model.separation_loss(&output.routing))
-            .fold(loss, |objective, loss| {
-                objective + loss / peer.count() as f32
-            });
-        for (layer, routing) in output.routing.iter().enumerate() {
-            match sums.loads.get_mut(layer) {
-                Some(load) => *load = load.clone() + routing.load_e(),
-                None => sums.loads.push(routing.load_e()),
-            }
-        }
-        let gradients = (objective / sums.passes as f32).backward();
-        let gradients = GradientsParams::from_grads(gradients, &self.model);
-        let sum = std::mem::take(&mut sums.gradients);
-        sums.gradients = gradients::accumulate(&self.model, sum, gradients);
-    }
-
-    /// Updates parameters, moments and selection biases.
-    pub fn update(mut self, step: StepGradients<B>, lr: f64) -> Self {
-        let adamw = self.settings.optimizer.adamw(step.norm);
-        let mut optimizer = OptimizerAdaptor::from(adamw).load_record(self.optimizer);
-        let model = optimizer.step(lr, self.model, step.gradients);
-        self.optimizer = optimizer.to_record();
-        self.model = model.balance(step.loads, self.settings.balancing);
-        self
     }
 }

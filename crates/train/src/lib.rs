@@ -1,7 +1,9 @@
-//! One stage of an experiment: train a model for some steps, or upcycle it.
+//! Training of language models, in memory and as stages of an experiment.
 //!
-//! [`Engine`] is the seam between experiments and tensors: it takes specifications and paths and returns numbers, so
-//! that code above it names no backend. [`BurnEngine`] implements it for any Burn backend.
+//! [`Learner`] is a model that learns, in memory: batches in, updates, evaluation, growth in the middle. A stage is a
+//! learner with a schedule, a folder for its checkpoints and its metrics. [`Engine`] is the seam between experiments and
+//! tensors: it takes specifications and paths and returns numbers, so that code above it names no backend; [`BurnEngine`]
+//! implements it for any Burn backend.
 
 mod checkpoint;
 mod compare;
@@ -9,29 +11,27 @@ mod config;
 mod engine;
 mod error;
 mod evaluate;
-mod evidence;
-mod files;
 mod gradients;
+mod job;
 mod learner;
-mod measure;
 mod metrics;
 mod schedule;
+mod shape;
 mod team;
 mod trainer;
 mod upcycler;
 
 pub use checkpoint::{Checkpoint, CheckpointInfo, FORMAT_VERSION, StageCheckpoints};
 pub use config::{
-    BatchConfig, DataSchedule, EvaluationConfig, OptimizerConfig, TrainSpec, UpcycleSpec,
+    BatchConfig, DataSchedule, EvaluationConfig, LearnerConfig, MeasureConfig, OptimizerConfig,
+    TrainSpec, UpcycleSpec,
 };
-pub use engine::{BurnEngine, CompareJob, Engine, TrainJob, UpcycleJob};
+pub use engine::{BurnEngine, Engine};
 pub use error::TrainError;
 pub use evaluate::{Evaluation, Twins};
-pub use files::{unique_suffix, write_atomically};
-pub use measure::{OperationTimes, OperatorTimes, StepTimes, Workload};
+pub use job::{CompareJob, Start, TrainEvent, TrainJob, TrainOutcome, UpcycleJob, UpcycleOutcome};
+pub use learner::{Learner, Update};
 pub use metrics::{MetricsLine, read_metrics};
 pub use schedule::Schedule;
-pub use trainer::{Start, TrainEvent, TrainOutcome};
-pub use upcycle_kernels::cases::Sizes;
+pub use shape::{check_growth, grown_shape};
 pub use upcycle_moe::RoutingStats;
-pub use upcycler::UpcycleOutcome;

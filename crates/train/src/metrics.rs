@@ -7,8 +7,9 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use upcycle_files::FileError;
 
-use crate::{error::TrainError, evaluate::Twins, files::write_atomically};
+use crate::{error::TrainError, evaluate::Twins};
 
 /// One line of `metrics.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -66,7 +67,7 @@ impl MetricsLog {
             .filter(|line| line.step() <= step)
             .map(to_line)
             .collect();
-        write_atomically(path, kept.as_bytes())?;
+        upcycle_files::write(path, kept.as_bytes())?;
         Ok(Self {
             path: path.to_owned(),
             pending: String::new(),
@@ -84,7 +85,7 @@ impl MetricsLog {
             .append(true)
             .open(&self.path)
             .and_then(|mut file| file.write_all(self.pending.as_bytes()))
-            .map_err(TrainError::io("write", &self.path))?;
+            .map_err(FileError::of("write", &self.path))?;
         self.pending.clear();
         Ok(())
     }
@@ -103,7 +104,7 @@ pub fn read_metrics(path: &Path) -> Result<Vec<MetricsLine>, TrainError> {
     if !path.exists() {
         return Ok(Vec::new());
     }
-    let text = fs::read_to_string(path).map_err(TrainError::io("read", path))?;
+    let text = fs::read_to_string(path).map_err(FileError::of("read", path))?;
     Ok(text
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok())

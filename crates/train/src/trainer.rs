@@ -1,84 +1,21 @@
 //! The training loop of one stage.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
-    time::Instant,
-};
+use std::{path::Path, sync::atomic::Ordering, time::Instant};
 
-use burn::{module::AutodiffModule, tensor::DType};
-use serde::{Deserialize, Serialize};
+use burn::tensor::DType;
 use upcycle_data::Dataset;
 use upcycle_kernels::{MoeAutodiffBackend, MoeBackend, Precision};
-use upcycle_lm::{LmConfig, WeightSource};
 
 use crate::{
     checkpoint::{Checkpoint, StageCheckpoints},
-    config::TrainSpec,
-    engine::TrainJob,
+    config::{BatchConfig, TrainSpec},
     error::TrainError,
-    evaluate::{Evaluation, evaluate},
-    learner::{Learner, Settings, StepSums},
+    evaluate::Evaluation,
+    job::{Start, TrainEvent, TrainJob, TrainOutcome},
+    learner::Learner,
     metrics::{MetricsLine, MetricsLog, read_metrics},
     team::{Peer, team},
 };
-
-/// Where a stage starts.
-#[derive(Debug, Clone)]
-pub enum Start {
-    /// A new model.
-    Initial {
-        /// Its shape.
-        model: Box<LmConfig>,
-        /// Seed of its parameters.
-        seed: u64,
-    },
-    /// The checkpoint in this folder.
-    Checkpoint(PathBuf),
-    /// A model that was trained elsewhere; its optimizer starts anew.
-    Weights(Arc<dyn WeightSource>),
-}
-
-/// What a stage tells while it runs.
-#[derive(Debug, Clone, PartialEq)]
-pub enum TrainEvent {
-    /// The stage goes on from its own checkpoint.
-    Resumed {
-        /// Steps done before.
-        step: u64,
-    },
-    /// A step is done.
-    Step {
-        /// Steps done.
-        step: u64,
-        /// Training loss in nats.
-        loss: f64,
-        /// Tokens of the step.
-        tokens: u64,
-        /// Seconds of the step.
-        seconds: f64,
-    },
-    /// An evaluation is done.
-    Evaluated {
-        /// Steps done.
-        step: u64,
-        /// Validation loss in nats.
-        loss: f64,
-    },
-}
-
-/// Result of a training stage.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct TrainOutcome {
-    /// Steps done since the model was new.
-    pub step: u64,
-    /// Tokens seen since the model was new.
-    pub tokens: u64,
-    /// Validation at the end.
-    pub evaluation: Evaluation,
-    /// Seconds spent in training steps, over all attempts.
-    pub train_seconds: f64,
-}
 
 /// Training takes at least this many times as long as saving.
 const SAVING_SHARE: u32 = 20;
@@ -110,7 +47,7 @@ pub fn train<B: MoeAutodiffBackend>(
             Start::Weights(source) => Checkpoint::of_weights(source.as_ref(), device)?,
         },
     };
-    check_fits(&state, job.data, spec)?;
+    check_fits(&state, job)?;
     state.data = job.data.fingerprint().to_owned();
     state.tokenizer = job.data.tokenizer_json();
 
@@ -160,12 +97,12 @@ fn help<B: MoeAutodiffBackend>(
     let membership = peer.join::<B>(device)?;
     let state = Checkpoint::<B>::load(begin, device)?;
     let mut stepper = Stepper::<B>::new(job.spec, state, device, peer);
-    while stepper.step < job.spec.schedule.end {
+    while stepper.step() < job.spec.schedule.end {
         match stepper.train_step(job.data) {
-            Ok((next, _)) => stepper = next,
+            Ok(_) => {}
             // The first device finds the same and tells it.
-            Err(StepError::NotFinite(_)) => return Ok(()),
-            Err(StepError::Other(error)) => return Err(error),
+            Err(TrainError::NotFinite { .. }) => return Ok(()),
+            Err(error) => return Err(error),
         }
     }
     membership.leave();
@@ -188,34 +125,34 @@ fn lead<B: MoeAutodiffBackend>(
     let mut saved = Instant::now();
     let mut interval = job.checkpoint_interval;
     let cancelled = || job.cancelled.load(Ordering::Relaxed);
-    while stepper.step < spec.schedule.end {
+    while stepper.step() < spec.schedule.end {
         if cancelled() {
             return Err(TrainError::Cancelled);
         }
-        let step = stepper.step;
-        let line;
-        (stepper, line) = stepper.train_step(job.data).map_err(|error| match error {
-            StepError::NotFinite(what) => TrainError::NotFinite {
-                what,
-                step,
-                kept: kept(&own),
-            },
-            StepError::Other(error) => error,
-        })?;
+        if job.stop.load(Ordering::Relaxed) {
+            log.flush()?;
+            own.save(&stepper.checkpoint())?;
+            let step = stepper.step();
+            return Err(TrainError::Interrupted { step });
+        }
+        let line = stepper
+            .train_step(job.data)
+            .map_err(|error| stopped(error, &own))?;
         if let MetricsLine::Step { loss, seconds, .. } = line {
             events(TrainEvent::Step {
-                step: stepper.step,
+                step: stepper.step(),
                 loss,
                 tokens: spec.batch.tokens(),
                 seconds,
             });
         }
         log.push(&line);
-        if stepper.step.is_multiple_of(spec.evaluation.every) && stepper.step < spec.schedule.end {
-            let evaluation = stepper.evaluate(job.data)?;
+        let step = stepper.step();
+        if step.is_multiple_of(spec.evaluation.every) && step < spec.schedule.end {
+            let evaluation = (stepper.evaluate(job.data)).map_err(|error| stopped(error, &own))?;
             log.push(&stepper.evaluation_line(&evaluation));
             events(TrainEvent::Evaluated {
-                step: stepper.step,
+                step,
                 loss: evaluation.loss,
             });
         }
@@ -231,20 +168,20 @@ fn lead<B: MoeAutodiffBackend>(
         }
     }
     membership.leave();
-    let evaluation = stepper.evaluate(job.data)?;
+    let evaluation = (stepper.evaluate(job.data)).map_err(|error| stopped(error, &own))?;
     if cancelled() {
         return Err(TrainError::Cancelled);
     }
     log.push(&stepper.evaluation_line(&evaluation));
     log.flush()?;
     events(TrainEvent::Evaluated {
-        step: stepper.step,
+        step: stepper.step(),
         loss: evaluation.loss,
     });
     own.save(&stepper.checkpoint())?;
     Ok(TrainOutcome {
-        step: stepper.step,
-        tokens: stepper.tokens,
+        step: stepper.step(),
+        tokens: stepper.learner.tokens(),
         evaluation,
         train_seconds: train_seconds(&job.dir.join("metrics.jsonl"))?,
     })
@@ -261,20 +198,26 @@ fn train_seconds(metrics: &Path) -> Result<f64, TrainError> {
         .sum())
 }
 
-fn kept(own: &StageCheckpoints) -> String {
-    match own.latest() {
-        Some(path) => format!("the last good checkpoint is kept in {}", path.display()),
-        None => "the stage had no checkpoint yet".into(),
+/// An error that ends a stage, with what is kept of it.
+fn stopped(error: TrainError, own: &StageCheckpoints) -> TrainError {
+    if !matches!(error, TrainError::NotFinite { .. }) {
+        return error;
+    }
+    TrainError::Stopped {
+        source: Box::new(error),
+        kept: match own.latest() {
+            Some(path) => format!("the last good checkpoint is kept in {}", path.display()),
+            None => "the stage had no checkpoint yet".into(),
+        },
     }
 }
 
 /// The model must know every token of the data, and be trained on the data that it was trained on.
 fn check_fits<B: MoeAutodiffBackend>(
     state: &Checkpoint<B>,
-    data: &Dataset,
-    spec: &TrainSpec,
+    job: &TrainJob,
 ) -> Result<(), TrainError> {
-    let config = state.model.config();
+    let (config, data, spec) = (state.model.config(), job.data, job.spec);
     if data.vocab_size() > config.vocab {
         return Err(TrainError::Spec {
             field: "model.vocab",
@@ -294,118 +237,72 @@ fn check_fits<B: MoeAutodiffBackend>(
             ),
         });
     }
+    let is_other = !state.data.is_empty() && state.data != data.fingerprint();
+    if is_other && !job.other_data {
+        return Err(TrainError::OtherData {
+            data: data.label().to_owned(),
+        });
+    }
     Ok(())
 }
 
-/// Learner and position between two steps.
+/// A learner, the specification of its steps, and what its checkpoints carry besides.
 struct Stepper<'a, B: MoeAutodiffBackend> {
     spec: &'a TrainSpec,
-    learner: Learner<'a, B>,
-    step: u64,
-    tokens: u64,
-    peer: Peer,
-    rest: Rest,
-}
-
-/// What a checkpoint carries and training does not touch.
-struct Rest {
-    lineage: Vec<upcycle_moe::Lineage>,
+    learner: Learner<B>,
     data: String,
     tokenizer: Option<String>,
 }
 
-enum StepError {
-    NotFinite(&'static str),
-    Other(TrainError),
-}
-
 impl<'a, B: MoeAutodiffBackend> Stepper<'a, B> {
-    fn new(spec: &'a TrainSpec, state: Checkpoint<B>, device: &'a B::Device, peer: Peer) -> Self {
+    fn new(spec: &'a TrainSpec, state: Checkpoint<B>, device: &B::Device, peer: Peer) -> Self {
         Self {
             spec,
-            learner: Learner {
-                model: state.model,
-                optimizer: state.optimizer,
-                settings: Settings {
-                    optimizer: &spec.optimizer,
-                    balancing: &spec.balancing,
-                    precision: spec.precision,
-                },
-                device,
-            },
-            step: state.step,
-            tokens: state.tokens,
-            peer,
-            rest: Rest {
-                lineage: state.lineage,
-                data: state.data,
-                tokenizer: state.tokenizer,
-            },
+            data: state.data.clone(),
+            tokenizer: state.tokenizer.clone(),
+            learner: Learner::resume(state, spec.learner(), device).in_team(peer),
         }
     }
 
-    /// One optimizer step. Consumes the model, so that its parameters can be updated in place.
-    fn train_step(mut self, data: &Dataset) -> Result<(Self, MetricsLine), StepError> {
+    fn step(&self) -> u64 {
+        self.learner.step()
+    }
+
+    /// One optimizer step.
+    fn train_step(&mut self, data: &Dataset) -> Result<MetricsLine, TrainError> {
         let started = Instant::now();
         let spec = self.spec;
-        let passes = spec.batch.accumulation;
-        let mut sums = StepSums::new(passes);
-        for pass in 0..passes {
-            let (split, index) = spec.data.position(self.step, pass, passes);
-            let batch = data
-                .batch(
-                    split,
-                    spec.data.seed,
-                    index,
-                    spec.batch.rows,
-                    spec.batch.context,
-                )
-                .map_err(|error| StepError::Other(error.into()))?;
-            self.learner.accumulate(&batch, self.peer, &mut sums);
+        let BatchConfig {
+            rows,
+            context,
+            accumulation,
+        } = spec.batch;
+        for pass in 0..accumulation {
+            let (split, index) = spec.data.position(self.step(), pass, accumulation);
+            let batch = data.batch(split, spec.data.seed, index, rows, context)?;
+            self.learner.accumulate(&batch);
         }
-        let sums = sums.over_all(self.peer, self.learner.device);
-        let sums = sums.map_err(StepError::Other)?;
-        let loss = sums.loss();
-        if !loss.is_finite() {
-            return Err(StepError::NotFinite("the training loss"));
-        }
-        let gradients = sums.gradients(&self.learner.model);
-        if !gradients.norm.is_finite() {
-            return Err(StepError::NotFinite("the gradient norm"));
-        }
-        let gradient_norm = gradients.norm;
-        let lr = spec.schedule.lr(self.step);
-        self.learner = self.learner.update(gradients, lr);
-        self.step += 1;
-        self.learner.model = self.learner.model.at_step(self.step);
-        self.tokens += spec.batch.tokens();
-        let line = MetricsLine::Step {
-            step: self.step,
-            tokens: self.tokens,
-            loss,
-            gradient_norm,
+        let lr = spec.schedule.lr(self.step());
+        let update = self.learner.update(lr)?;
+        Ok(MetricsLine::Step {
+            step: self.step(),
+            tokens: self.learner.tokens(),
+            loss: update.loss,
+            gradient_norm: update.gradient_norm,
             lr,
             seconds: started.elapsed().as_secs_f64(),
-        };
-        Ok((self, line))
+        })
     }
 
     fn evaluate(&self, data: &Dataset) -> Result<Evaluation, TrainError> {
-        evaluate(
-            &self.learner.model.valid(),
-            data,
-            self.spec.batch.context,
-            self.spec.evaluation.rows,
-            &self.rest.lineage,
-            self.spec.precision,
-            self.learner.device,
-        )
+        let rows = self.spec.evaluation.rows;
+        self.learner.evaluate(data, self.spec.batch.context, rows)
     }
 
     fn evaluation_line(&self, evaluation: &Evaluation) -> MetricsLine {
         MetricsLine::Evaluation {
-            step: self.step,
-            tokens: self.tokens,
+            step: self.step(),
+            tokens: self.learner.tokens(),
             loss: evaluation.loss,
             twins: evaluation.twins,
         }
@@ -413,13 +310,9 @@ impl<'a, B: MoeAutodiffBackend> Stepper<'a, B> {
 
     fn checkpoint(&self) -> Checkpoint<B> {
         Checkpoint {
-            model: self.learner.model.clone(),
-            optimizer: self.learner.optimizer.clone(),
-            step: self.step,
-            tokens: self.tokens,
-            lineage: self.rest.lineage.clone(),
-            data: self.rest.data.clone(),
-            tokenizer: self.rest.tokenizer.clone(),
+            data: self.data.clone(),
+            tokenizer: self.tokenizer.clone(),
+            ..self.learner.checkpoint()
         }
     }
 }

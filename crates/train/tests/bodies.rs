@@ -58,8 +58,10 @@ fn losses(bodies: Bodies) -> Vec<f64> {
         start: &start,
         dir: dir.path(),
         data: &data,
+        other_data: false,
         checkpoint_interval: Duration::from_secs(3600),
         cancelled: &AtomicBool::new(false),
+        stop: &AtomicBool::new(false),
     };
     let engine = BurnEngine::<Autodiff<Flex>>::new("cpu", "test".into(), FlexDevice);
     engine.train(&job, &mut |_| ()).unwrap();

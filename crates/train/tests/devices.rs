@@ -59,7 +59,9 @@ fn train(
         dir,
         data: &data,
         checkpoint_interval: Duration::ZERO,
+        other_data: false,
         cancelled: &AtomicBool::new(false),
+        stop: &AtomicBool::new(false),
     };
     let mut losses = Vec::new();
     let outcome = engine.train(&job, &mut |event| {

@@ -10,11 +10,17 @@ use std::{
     time::Duration,
 };
 
-use burn::backend::Autodiff;
+use burn::{
+    backend::Autodiff,
+    module::{Module, ModuleVisitor, Param},
+    tensor::Tensor,
+};
 use burn_flex::{Flex, FlexDevice};
 use serde_json::json;
-use upcycle_data::{DataConfig, Dataset};
-use upcycle_lm::{LmConfig, QkNorm};
+use upcycle_data::{DataConfig, Dataset, SyntheticConfig};
+use upcycle_lm::{Lm, LmConfig, QkNorm};
+use upcycle_moe::MoeModel;
+use upcycle_operator::Upcycle;
 use upcycle_train::*;
 
 type B = Autodiff<Flex>;
@@ -87,8 +93,10 @@ fn train_until(
         start,
         dir,
         data: &data,
+        other_data: false,
         checkpoint_interval,
         cancelled: &AtomicBool::new(false),
+        stop: &AtomicBool::new(false),
     };
     engine().train(&job, &mut |event| {
         if let TrainEvent::Step { step, .. } = event {
@@ -268,7 +276,7 @@ fn recipes_grow_a_checkpoint_that_trains_on() {
         }
         let info = CheckpointInfo::read(&to).unwrap();
         assert_eq!(info.model.experts, 8);
-        assert_eq!(info.lineage[1].origins().count(), 4);
+        assert_eq!(info.growths[1].lineage.origins().count(), 4);
 
         let on = dir.path().join(format!("{name}-on"));
         train(&on, &spec(30), &Start::Checkpoint(to)).unwrap();
@@ -311,7 +319,7 @@ fn a_model_grows_twice_by_every_score() {
             "{score}"
         );
         let info = CheckpointInfo::read(&second).unwrap();
-        let lineage = &info.lineage[0];
+        let lineage = &info.growths[0].lineage;
         assert_eq!((lineage.growths().len(), lineage.experts()), (2, 12));
         assert_eq!(lineage.origins().count(), 4);
     }
@@ -361,12 +369,12 @@ fn a_release_frees_twins_and_resumes_exactly() {
     }));
     assert!(killed.is_err());
     let info = CheckpointInfo::read(&StageCheckpoints::new(&parts).latest().unwrap()).unwrap();
-    assert!(info.model.two_level.is_some());
+    assert!(info.growths[0].two_level.is_some());
     let resumed = train(&parts, &spec(24), &start).unwrap();
     assert_eq!(resumed.evaluation, outcome.evaluation);
     assert_eq!(step_losses(&parts), step_losses(&whole));
     let info = CheckpointInfo::read(&StageCheckpoints::new(&parts).latest().unwrap()).unwrap();
-    assert!(info.model.two_level.is_none());
+    assert!(info.growths[0].two_level.is_none());
     assert!(outcome.evaluation.routing[0].twin_coselection > 0.0);
 }
 
@@ -377,8 +385,140 @@ fn a_loss_that_is_not_finite_stops_the_stage_and_keeps_the_checkpoint() {
     wild.schedule.peak_lr = 1e30;
     wild.schedule.warmup_steps = 0;
     let error = train_until(dir.path(), &wild, &initial(), Duration::ZERO, u64::MAX).unwrap_err();
-    assert!(matches!(error, TrainError::NotFinite { .. }), "{error}");
+    assert!(matches!(error, TrainError::Stopped { .. }), "{error}");
     assert!(error.to_string().contains("checkpoint"), "{error}");
+}
+
+/// The last step breaks the model, whose loss is only seen by the evaluation at the end.
+#[test]
+fn an_evaluation_that_is_not_finite_does_not_finish_a_stage() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut wild = spec(1);
+    wild.schedule = Schedule {
+        peak_lr: 1e30,
+        warmup_from: 0,
+        warmup_steps: 0,
+        decay_from: None,
+        end: 1,
+    };
+    let error = train(dir.path(), &wild, &initial()).unwrap_err();
+    assert!(matches!(error, TrainError::Stopped { .. }), "{error}");
+    assert!(error.to_string().contains("validation loss"), "{error}");
+}
+
+#[test]
+fn other_data_has_to_be_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = Start::Checkpoint(parent(dir.path()));
+    let data = DataConfig::Synthetic(SyntheticConfig {
+        seed: 1,
+        ..SyntheticConfig::default()
+    });
+    let data = Dataset::open(&data, Path::new("unused")).unwrap();
+    let on = |name: &str, other_data| {
+        let job = TrainJob {
+            spec: &spec(16),
+            start: &start,
+            dir: &dir.path().join(name),
+            data: &data,
+            other_data,
+            checkpoint_interval: SELDOM,
+            cancelled: &AtomicBool::new(false),
+            stop: &AtomicBool::new(false),
+        };
+        engine().train(&job, &mut |_| ())
+    };
+    let error = on("silent", false).unwrap_err();
+    assert!(matches!(error, TrainError::OtherData { .. }), "{error}");
+    on("asked", true).unwrap();
+    // It is that data's model now.
+    on("asked", false).unwrap();
+}
+
+/// Trains in memory, grows in the middle and trains on.
+fn learn(model: Lm<B>, before: u64, operator: &Upcycle, after: u64) -> (Learner<B>, Vec<f64>) {
+    let (data, spec) = (data(), spec(after));
+    let mut learner = Learner::new(model, spec.learner(), &FlexDevice);
+    let mut losses = Vec::new();
+    for step in 0..after {
+        if step == before {
+            let config = MeasureConfig {
+                batches: 3,
+                data_seed: 0,
+                batch: spec.batch.clone(),
+            };
+            let evidence = learner.measure(&operator.recipe, &data, &config).unwrap();
+            learner.grow(operator, &evidence).unwrap();
+        }
+        let passes = spec.batch.accumulation;
+        for pass in 0..passes {
+            let (split, index) = spec.data.position(step, pass, passes);
+            let batch = data.batch(split, 0, index, spec.batch.rows, spec.batch.context);
+            learner.accumulate(&batch.unwrap());
+        }
+        losses.push(learner.update(spec.schedule.lr(step)).unwrap().loss);
+    }
+    (learner, losses)
+}
+
+#[test]
+fn growing_in_memory_is_growing_a_checkpoint_bit_for_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let parent = parent(dir.path());
+    for (name, selection, router, optimizer) in [
+        ("exact", json!({ "kind": "uniform" }), two_level(), "copy"),
+        (
+            "by-gradient",
+            json!({ "kind": "proportional", "score": "gradient-squared" }),
+            json!({ "kind": "hyperplane", "strength": 1.0 }),
+            "reset-new",
+        ),
+    ] {
+        let spec_of_growth = upcycle_spec(recipe(selection, router, optimizer), 8);
+        let to = dir.path().join(name);
+        upcycle(&spec_of_growth, &parent, &to);
+        let on = dir.path().join(format!("{name}-on"));
+        let outcome = train(&on, &spec(24), &Start::Checkpoint(to)).unwrap();
+
+        let operator = Upcycle::new(spec_of_growth.recipe, 8).with_seed(spec_of_growth.seed);
+        let (learner, losses) = learn(model().init(0, &FlexDevice).unwrap(), 15, &operator, 24);
+        assert_eq!(losses[15..], step_losses(&on));
+        let evaluation = learner.evaluate(&data(), 64, 8).unwrap();
+        assert_eq!(evaluation, outcome.evaluation);
+
+        // What is written is what is in memory.
+        let written =
+            Checkpoint::<B>::load(&StageCheckpoints::new(&on).latest().unwrap(), &FlexDevice);
+        let (written, learner) = (written.unwrap(), learner.checkpoint());
+        assert_eq!(parameters(&written.model), parameters(&learner.model));
+        assert_eq!(written.model.growth_states(), learner.model.growth_states());
+        assert_eq!(
+            (written.step, written.tokens),
+            (learner.step, learner.tokens)
+        );
+    }
+}
+
+/// All parameters, in order.
+fn parameters(model: &Lm<B>) -> Vec<f32> {
+    struct Values(Vec<f32>);
+    impl ModuleVisitor<B> for Values {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+            self.0.extend(param.val().into_data().iter::<f32>());
+        }
+    }
+    let mut values = Values(Vec::new());
+    model.visit(&mut values);
+    values.0
+}
+
+#[test]
+fn an_update_needs_a_batch() {
+    let model: Lm<B> = model().init(0, &FlexDevice).unwrap();
+    let mut learner = Learner::new(model, LearnerConfig::default(), &FlexDevice);
+    let error = learner.update(1e-3).unwrap_err();
+    assert!(matches!(error, TrainError::NothingAccumulated { step: 0 }));
+    assert_eq!(learner.step(), 0);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use upcycle_train::{
 
 use super::times::{Budget, Times, decay_steps};
 use crate::{
+    error::LabError,
     graph::{Stage, StageGraph},
     scale::Scale,
     stage::{Origin, StageKey, StageSpec},
@@ -123,21 +124,26 @@ impl<'a> Planner<'a> {
 
     /// A line as a protocol begins it: `annealed` ends pre-training with a decay of its own, and goes on from its end with
     /// a new warmup.
-    pub(super) fn begin<'b>(&mut self, mut line: Line<'b>, protocol: Protocol) -> Line<'b> {
+    pub(super) fn begin<'b>(
+        &mut self,
+        mut line: Line<'b>,
+        protocol: Protocol,
+    ) -> Result<Line<'b>, LabError> {
         if protocol == Protocol::Trunk {
-            return line;
+            return Ok(line);
         }
         let (tau, decay_from) = (line.tau, line.tau - decay_steps(line.tau, line.tau));
         let later = line.cuts.iter().copied().filter(|&cut| cut > tau).collect();
         line.cuts = vec![decay_from];
-        let parent = self.stable(&line, decay_from);
-        line.origin = Origin::Stage(self.train(&line, parent, decay_from, tau, Some(decay_from)));
+        let parent = self.stable(&line, decay_from)?;
+        line.origin =
+            Origin::Stage(self.train(&line, parent, decay_from, tau, Some(decay_from))?);
         (line.from, line.warmup_from, line.cuts) = (tau, tau, later);
-        line
+        Ok(line)
     }
 
     /// The trunk at `step`: the line's origin, or the end of a stage at the stable learning rate.
-    fn stable(&mut self, line: &Line, step: u64) -> Option<StageKey> {
+    fn stable(&mut self, line: &Line, step: u64) -> Result<Option<StageKey>, LabError> {
         let mut parent = match &line.origin {
             Origin::Stage(key) => Some(key.clone()),
             Origin::Initial { .. } => None,
@@ -148,16 +154,16 @@ impl<'a> Planner<'a> {
             .iter()
             .filter(|&&cut| cut > line.from && cut <= step)
         {
-            parent = Some(self.train(line, parent, from, cut, None));
+            parent = Some(self.train(line, parent, from, cut, None)?);
             from = cut;
         }
-        parent
+        Ok(parent)
     }
 
     /// The end of a budget, by a decay that branches off the trunk.
-    pub(super) fn decay(&mut self, line: &Line, budget: &Budget) -> StageKey {
+    pub(super) fn decay(&mut self, line: &Line, budget: &Budget) -> Result<StageKey, LabError> {
         let from = budget.decay_from;
-        let parent = self.stable(line, from);
+        let parent = self.stable(line, from)?;
         self.train(line, parent, from, budget.end, Some(from))
     }
 
@@ -168,7 +174,7 @@ impl<'a> Planner<'a> {
         from: u64,
         to: u64,
         decay_from: Option<u64>,
-    ) -> StageKey {
+    ) -> Result<StageKey, LabError> {
         let training = &line.scale.training;
         let spec = StageSpec::Train {
             origin: line.origin.clone(),
@@ -199,15 +205,16 @@ impl<'a> Planner<'a> {
         } else {
             "stable"
         };
-        self.add(Stage {
-            key: spec.key(self.backend, self.data.fingerprint()),
+        let key = spec.key(self.backend, self.data.fingerprint())?;
+        Ok(self.add(Stage {
+            key,
             spec,
             parent,
             label: format!("{} {phase} {from}..{to}", line.label),
             model: line.model.clone(),
             from,
             to,
-        })
+        }))
     }
 
     /// The operator on a line at step `at`.
@@ -217,10 +224,12 @@ impl<'a> Planner<'a> {
         at: u64,
         recipe: &Recipe,
         grown: &LmConfig,
-    ) -> StageKey {
+    ) -> Result<StageKey, LabError> {
         // `at` is behind the first step of the line, or the line begins with a stage.
-        let parent = self.stable(line, at);
-        let parent = parent.unwrap_or_else(|| self.train(line, None, 0, at, None));
+        let parent = match self.stable(line, at)? {
+            Some(parent) => parent,
+            None => self.train(line, None, 0, at, None)?,
+        };
         let target = grown.experts;
         let spec = StageSpec::Upcycle {
             parent: parent.clone(),
@@ -239,15 +248,16 @@ impl<'a> Planner<'a> {
                 evaluation_rows: line.scale.training.evaluation_rows,
             }),
         };
-        self.add(Stage {
-            key: spec.key(self.backend, self.data.fingerprint()),
+        let key = spec.key(self.backend, self.data.fingerprint())?;
+        Ok(self.add(Stage {
+            key,
             spec,
             parent: Some(parent),
             label: format!("{} upcycle to {target} by {}", line.label, recipe.name),
             model: grown.clone(),
             from: at,
             to: at,
-        })
+        }))
     }
 
     fn add(&mut self, stage: Stage) -> StageKey {

@@ -1,0 +1,51 @@
+//! What growing makes of a model's shape, before there is a model.
+
+use upcycle_lm::LmConfig;
+use upcycle_moe::GrowthState;
+use upcycle_operator::{OperatorError, Upcycle};
+
+use crate::error::TrainError;
+
+/// The shape of the model that an operator grows from one of the shape `config`.
+///
+/// # Errors
+/// If a dense model cannot become it, or it cannot be built.
+pub fn grown_shape(operator: &Upcycle, config: &LmConfig) -> Result<LmConfig, TrainError> {
+    let mut grown = config.clone();
+    let target = operator.target_experts;
+    if config.moe_layers() == 0 {
+        let dense = operator.recipe.dense.as_ref();
+        let dense = dense.ok_or(OperatorError::NoMoeLayer)?;
+        let layer = dense.layer(config.d_ffn, target, &config.router())?;
+        grown.pattern = dense.layers.clone();
+        grown.d_expert = layer.d_expert;
+        grown.top_k = layer.router.top_k;
+        grown.gate_scale = layer.router.scale;
+    }
+    grown.experts = target;
+    let invalid = |error: upcycle_lm::ConfigError| OperatorError::GrownModel(error.to_string());
+    grown.validate().map_err(invalid)?;
+    Ok(grown)
+}
+
+/// Checks all that can be said of growing a model without evidence. `growths` are those of its MoE layers; a model that was
+/// never grown may leave them empty.
+///
+/// # Errors
+/// The first thing that cannot be, with what would be right.
+pub fn check_growth(
+    operator: &Upcycle,
+    config: &LmConfig,
+    growths: &[GrowthState],
+) -> Result<(), TrainError> {
+    let grown = grown_shape(operator, config)?;
+    let layers = config.moe_layers();
+    if layers == 0 {
+        operator.check_dense(grown.moe_layers())?;
+    } else if growths.is_empty() {
+        operator.check(&vec![GrowthState::new(config.experts); layers])?;
+    } else {
+        operator.check(growths)?;
+    }
+    Ok(())
+}
