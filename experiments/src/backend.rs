@@ -5,6 +5,8 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use upcycle_train::{BurnEngine, Engine};
 
+use crate::bench::measure::{Bench, BurnBench};
+
 /// Where tensors are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
 pub enum BackendKind {
@@ -42,19 +44,50 @@ impl BackendKind {
     }
 }
 
+/// A device of a backend, to work with and to measure.
+pub struct Machine {
+    /// Runs stages.
+    pub engine: Box<dyn Engine>,
+    /// Measures.
+    pub meter: Box<dyn Bench>,
+}
+
+impl Machine {
+    fn new<B: upcycle_kernels::MoeAutodiffBackend>(
+        backend: &'static str,
+        description: String,
+        device: B::Device,
+        more: impl IntoIterator<Item = B::Device>,
+    ) -> Self {
+        let engine = BurnEngine::<B>::new(backend, description, device.clone());
+        Self {
+            engine: Box::new(engine.with_more_devices(more)),
+            meter: Box::new(BurnBench::<B>::new(device)),
+        }
+    }
+}
+
 /// The engine of a backend.
 ///
 /// # Errors
 /// If the backend is not compiled in, or has no device or driver.
 pub fn engine(kind: BackendKind) -> Result<Box<dyn Engine>> {
-    engine_on(kind, 1)
+    Ok(machine(kind)?.engine)
 }
 
-/// The engine of a backend, with several devices that train one model together.
+/// A device of a backend.
+///
+/// # Errors
+/// As [`engine`].
+pub fn machine(kind: BackendKind) -> Result<Machine> {
+    machine_on(kind, 1)
+}
+
+/// A device of a backend, with others that train one model together with it.
 ///
 /// # Errors
 /// As [`engine`], or if there are not as many devices.
-pub fn engine_on(kind: BackendKind, devices: usize) -> Result<Box<dyn Engine>> {
+pub fn machine_on(kind: BackendKind, devices: usize) -> Result<Machine> {
     if devices > 1 && !cfg!(feature = "multi-device") {
         bail!(
             "training on {devices} devices is not compiled in; add `--features multi-device` to `cargo run` or `cargo build`"
@@ -64,8 +97,8 @@ pub fn engine_on(kind: BackendKind, devices: usize) -> Result<Box<dyn Engine>> {
         BackendKind::Auto => auto(devices),
         BackendKind::Cpu => cpu(devices),
         BackendKind::Ndarray if devices == 1 => ndarray(),
-        BackendKind::Wgpu if devices == 1 => wgpu_backend::engine(wgpu_backend::Device::Any),
-        BackendKind::Cuda => cuda_backend::engine(devices),
+        BackendKind::Wgpu if devices == 1 => wgpu_backend::machine(wgpu_backend::Device::Any),
+        BackendKind::Cuda => cuda_backend::machine(devices),
         BackendKind::Ndarray | BackendKind::Wgpu => bail!(
             "backend `{}` trains on one device; several are for --backend cuda",
             kind.name()
@@ -74,12 +107,12 @@ pub fn engine_on(kind: BackendKind, devices: usize) -> Result<Box<dyn Engine>> {
 }
 
 /// CUDA, then a real GPU through WGPU, then the CPU; what is not compiled in or has no device is passed over.
-fn auto(devices: usize) -> Result<Box<dyn Engine>> {
+fn auto(devices: usize) -> Result<Machine> {
     if devices > 1 {
-        return cuda_backend::engine(devices);
+        return cuda_backend::machine(devices);
     }
-    cuda_backend::engine(1)
-        .or_else(|_| wgpu_backend::engine(wgpu_backend::Device::Gpu))
+    cuda_backend::machine(1)
+        .or_else(|_| wgpu_backend::machine(wgpu_backend::Device::Gpu))
         .or_else(|_| cpu(1))
         .or_else(|_| ndarray())
 }
@@ -90,7 +123,7 @@ fn auto(devices: usize) -> Result<Box<dyn Engine>> {
     feature = "wgpu",
     feature = "cuda"
 )))]
-fn not_compiled(name: &str) -> Result<Box<dyn Engine>> {
+fn not_compiled(name: &str) -> Result<Machine> {
     bail!(
         "backend `{name}` is not compiled in; build with it: add `--features {name}` to `cargo run` or `cargo build`"
     )
@@ -103,28 +136,28 @@ fn threads() -> String {
 }
 
 #[cfg(feature = "cpu")]
-fn cpu(devices: usize) -> Result<Box<dyn Engine>> {
+fn cpu(devices: usize) -> Result<Machine> {
     type B = burn::backend::Autodiff<burn_flex::Flex>;
-    let engine = BurnEngine::<B>::new("cpu", threads(), burn_flex::FlexDevice);
     // They are all this processor: slower than one, but the same arithmetic as on several GPUs.
     let more = vec![burn_flex::FlexDevice; devices - 1];
-    Ok(Box::new(engine.with_more_devices(more)))
+    let device = burn_flex::FlexDevice;
+    Ok(Machine::new::<B>("cpu", threads(), device, more))
 }
 
 #[cfg(not(feature = "cpu"))]
-fn cpu(_devices: usize) -> Result<Box<dyn Engine>> {
+fn cpu(_devices: usize) -> Result<Machine> {
     not_compiled("cpu")
 }
 
 #[cfg(feature = "ndarray")]
-fn ndarray() -> Result<Box<dyn Engine>> {
+fn ndarray() -> Result<Machine> {
     type B = burn::backend::Autodiff<burn_ndarray::NdArray>;
-    let engine = BurnEngine::<B>::new("ndarray", threads(), burn_ndarray::NdArrayDevice::Cpu);
-    Ok(Box::new(engine))
+    let device = burn_ndarray::NdArrayDevice::Cpu;
+    Ok(Machine::new::<B>("ndarray", threads(), device, []))
 }
 
 #[cfg(not(feature = "ndarray"))]
-fn ndarray() -> Result<Box<dyn Engine>> {
+fn ndarray() -> Result<Machine> {
     not_compiled("ndarray")
 }
 
@@ -141,7 +174,7 @@ mod wgpu_backend {
     }
 
     #[cfg(feature = "wgpu")]
-    pub fn engine(wanted: Device) -> Result<Box<dyn Engine>> {
+    pub fn machine(wanted: Device) -> Result<Machine> {
         use burn_wgpu::{Wgpu, WgpuDevice};
 
         type B = burn::backend::Autodiff<Wgpu>;
@@ -163,11 +196,11 @@ mod wgpu_backend {
             ),
         };
         let description = format!("{}, {:?}", info.name, info.backend);
-        Ok(Box::new(BurnEngine::<B>::new("wgpu", description, device)))
+        Ok(Machine::new::<B>("wgpu", description, device, []))
     }
 
     #[cfg(not(feature = "wgpu"))]
-    pub fn engine(_wanted: Device) -> Result<Box<dyn Engine>> {
+    pub fn machine(_wanted: Device) -> Result<Machine> {
         not_compiled("wgpu")
     }
 }
@@ -176,7 +209,7 @@ mod cuda_backend {
     use super::*;
 
     #[cfg(feature = "cuda")]
-    pub fn engine(devices: usize) -> Result<Box<dyn Engine>> {
+    pub fn machine(devices: usize) -> Result<Machine> {
         use burn_cuda::{Cuda, CudaDevice};
 
         type B = burn::backend::Autodiff<Cuda>;
@@ -185,10 +218,8 @@ mod cuda_backend {
         if devices > count {
             bail!("{devices} devices are asked for, and `cuda` finds {count}; lower --devices");
         }
-        let engine = BurnEngine::<B>::new("cuda", name, CudaDevice::new(0));
-        Ok(Box::new(
-            engine.with_more_devices((1..devices).map(CudaDevice::new)),
-        ))
+        let more = (1..devices).map(CudaDevice::new);
+        Ok(Machine::new::<B>("cuda", name, CudaDevice::new(0), more))
     }
 
     /// Name of the first GPU, and how many there are. Burn panics where driver, compiler library or headers are missing, so look first.
@@ -239,7 +270,7 @@ mod cuda_backend {
     }
 
     #[cfg(not(feature = "cuda"))]
-    pub fn engine(_devices: usize) -> Result<Box<dyn Engine>> {
+    pub fn machine(_devices: usize) -> Result<Machine> {
         not_compiled("cuda")
     }
 }

@@ -6,7 +6,8 @@ use anyhow::Result;
 use clap::Parser;
 use serde::Serialize;
 use upcycle_hf::{HfCheckpoint, Layout, RouterStats};
-use upcycle_lm::{CostModel, ParameterCount, TwoLevel};
+use upcycle_lm::{CostModel, ParameterCount};
+use upcycle_moe::TwoLevel;
 use upcycle_report::number;
 use upcycle_train::{CheckpointInfo, StageCheckpoints};
 
@@ -101,7 +102,11 @@ impl InspectArgs {
             ),
             (
                 "selection",
-                match &model.two_level {
+                match info
+                    .growths
+                    .first()
+                    .and_then(|state| state.two_level.as_ref())
+                {
                     Some(two_level) => two_level_text(two_level),
                     None => "top-K".into(),
                 },
@@ -126,8 +131,8 @@ impl InspectArgs {
                 format!("MoE layer {layer}: {}", router_text(stats)),
             ));
         }
-        for (layer, lineage) in info.lineage.iter().enumerate() {
-            for sources in lineage.growths() {
+        for (layer, state) in info.growths.iter().enumerate() {
+            for sources in state.lineage.growths() {
                 rows.push((
                     if layer == 0 { "copies" } else { "" },
                     format!("MoE layer {layer}: {:?} of each source", sources.replicas()),
@@ -223,11 +228,7 @@ fn two_level_text(two_level: &TwoLevel) -> String {
         .map(|growth| growth.strength.to_string())
         .collect();
     let release = match &two_level.release {
-        Some(release) => format!(
-            ", released from step {} to {}",
-            release.from,
-            release.from + release.steps
-        ),
+        Some(release) => format!(", released from step {} to {}", release.from, release.end()),
         None => String::new(),
     };
     format!("two-level, tie-break {}{release}", strengths.join(", "))

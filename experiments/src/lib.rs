@@ -3,8 +3,11 @@
 mod amount;
 mod backend;
 pub mod bench;
+#[cfg(feature = "tui")]
+mod dashboard;
 mod data_args;
 pub mod inspect;
+mod interrupt;
 mod limits;
 mod output;
 mod progress;
@@ -14,11 +17,12 @@ mod routers;
 mod sources;
 pub mod sweep;
 pub mod train;
+mod ui;
 pub mod upcycle;
 
 use std::process::ExitCode;
 
-pub use backend::{BackendKind, engine};
+pub use backend::{BackendKind, engine, machine};
 
 /// Tensors come and go every step; the system's allocator returns their pages each time, and every page costs a fault.
 #[global_allocator]

@@ -1,8 +1,9 @@
-//! Shows how a sweep goes: bars on a terminal, plain lines elsewhere.
+//! Shows how a sweep goes: bars, plain lines, or a dashboard.
 
+#[cfg(feature = "tui")]
+use std::sync::atomic::Ordering;
 use std::{
     collections::BTreeMap,
-    io::IsTerminal,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -12,7 +13,12 @@ use upcycle_lab::{Observer, RunEvent, Stage, StageKey, StageResult};
 use upcycle_report::number;
 use upcycle_train::TrainEvent;
 
-use crate::output;
+#[cfg(feature = "tui")]
+use crate::{
+    dashboard::{Dashboard, StageProgress},
+    interrupt,
+};
+use crate::{output, ui::Ui};
 
 /// Time between plain lines of one stage.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(30);
@@ -21,7 +27,7 @@ const PLAIN_INTERVAL: Duration = Duration::from_secs(30);
 pub struct Progress {
     bars: MultiProgress,
     total: ProgressBar,
-    plain: bool,
+    ui: Ui,
     state: Mutex<State>,
 }
 
@@ -33,6 +39,8 @@ struct State {
     count: usize,
     started: Option<Instant>,
     steps_done: u64,
+    #[cfg(feature = "tui")]
+    dashboard: Option<Dashboard>,
 }
 
 struct Running {
@@ -46,12 +54,10 @@ struct Running {
 
 impl Progress {
     /// Progress over `count` stages of `steps` steps in all.
-    pub fn new(count: usize, steps: u64) -> Self {
-        let plain = !std::io::stderr().is_terminal();
-        let target = if plain {
-            ProgressDrawTarget::hidden()
-        } else {
-            ProgressDrawTarget::stderr_with_hz(5)
+    pub fn new(ui: Ui, count: usize, steps: u64) -> Self {
+        let target = match ui {
+            Ui::Bars => ProgressDrawTarget::stderr_with_hz(5),
+            _ => ProgressDrawTarget::hidden(),
         };
         let bars = MultiProgress::with_draw_target(target);
         let total = bars.add(ProgressBar::new(steps));
@@ -61,7 +67,7 @@ impl Progress {
         Self {
             bars,
             total,
-            plain,
+            ui,
             state: Mutex::new(State {
                 count,
                 ..State::default()
@@ -69,24 +75,30 @@ impl Progress {
         }
     }
 
-    /// Removes the bars.
+    /// Removes what is shown, and gives the terminal back.
     pub fn finish(&self) {
         self.total.finish_and_clear();
+        #[cfg(feature = "tui")]
+        drop(self.lock().dashboard.take());
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn say(&self, line: &str) {
-        if self.plain {
-            output::note!("{line}");
-        } else {
+        match self.ui {
+            Ui::Plain => output::note!("{line}"),
             // A terminal that cannot be written to has nobody to tell.
-            let _ = self.bars.println(line);
+            Ui::Bars => _ = self.bars.println(line),
+            Ui::Tui | Ui::None => {}
         }
     }
 }
 
 impl Observer for Progress {
     fn event(&self, event: RunEvent) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         match event {
             RunEvent::Cached(stage) => {
                 state.cached += 1;
@@ -152,7 +164,7 @@ impl Progress {
                     .bar
                     .set_message(format!("loss {loss:.4}  {} tokens/s", number::count(rate)));
                 self.total.inc(1);
-                if self.plain && running.last_line.elapsed() >= PLAIN_INTERVAL {
+                if self.ui == Ui::Plain && running.last_line.elapsed() >= PLAIN_INTERVAL {
                     running.last_line = Instant::now();
                     let left = self.total.length().unwrap_or(0) - self.total.position();
                     let steps = (state.steps_done + 1) as f64;
@@ -165,8 +177,36 @@ impl Progress {
                     );
                 }
                 state.steps_done += 1;
+                #[cfg(feature = "tui")]
+                if self.ui == Ui::Tui {
+                    self.show(state, loss, rate);
+                }
             }
+            #[cfg(feature = "tui")]
+            TrainEvent::Evaluated { loss, .. } => {
+                if let Some(dashboard) = &mut state.dashboard {
+                    dashboard.evaluated(loss);
+                }
+            }
+            #[cfg(not(feature = "tui"))]
             TrainEvent::Evaluated { .. } => {}
+        }
+    }
+
+    /// Shows a step on the dashboard, and passes on that it was stopped.
+    #[cfg(feature = "tui")]
+    fn show(&self, state: &mut State, loss: f64, rate: f64) {
+        let stages = state.stages.values().map(|running| StageProgress {
+            label: running.bar.prefix(),
+            done: running.bar.position(),
+            steps: running.bar.length().unwrap_or(0),
+        });
+        let stages: Vec<_> = stages.collect();
+        let total = self.total.length().unwrap_or(0);
+        let dashboard = state.dashboard.get_or_insert_with(Dashboard::open);
+        dashboard.step(loss, rate, [self.total.position(), total], &stages);
+        if dashboard.is_stopped() {
+            interrupt::flag().store(true, Ordering::Relaxed);
         }
     }
 }

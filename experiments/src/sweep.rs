@@ -25,7 +25,8 @@ use upcycle_report::number;
 use upcycle_train::Engine;
 
 use crate::{
-    backend::{BackendKind, engine, engine_on},
+    backend::{BackendKind, Machine, machine, machine_on},
+    interrupt,
     limits::{self, on_cpu, refusal},
     output,
     progress::Progress,
@@ -78,6 +79,7 @@ impl SweepArgs {
         if self.list {
             return list(self.json);
         }
+        self.ui.choice()?;
         let config = self.sweep_config()?;
         config.validate()?;
         if self.devices.get() > 1 && self.jobs.is_some_and(|jobs| jobs.get() > 1) {
@@ -97,14 +99,14 @@ impl SweepArgs {
     }
 
     fn run_here(self, config: SweepConfig) -> Result<()> {
-        let engine = engine_on(self.backend, self.devices.get())?;
+        let Machine { engine, meter } = machine_on(self.backend, self.devices.get())?;
         output::note!("backend {}: {}", engine.backend(), engine.device());
         let data = Dataset::open(&config.data, &self.out.join("data"))?;
         let plan = SweepPlan::new(&config, &data, engine.backend())?;
         let known = Store::existing(&self.out);
         let available = self.available(engine.as_ref());
         let jobs = self.jobs(&plan, engine.as_ref(), available);
-        let calibration = Calibration::measure(engine.as_ref(), &plan.graph, known.as_ref(), jobs);
+        let calibration = Calibration::measure(meter.as_ref(), &plan.graph, known.as_ref(), jobs);
         let estimate = Estimate::new(
             &plan,
             known.as_ref(),
@@ -137,13 +139,15 @@ impl SweepArgs {
             expected.clone().unwrap_or_default(),
         );
         let begun = Instant::now();
-        let progress = Progress::new(plan.graph.len(), estimate.steps());
+        interrupt::listen()?;
+        let progress = Progress::new(self.ui.choice()?, plan.graph.len(), estimate.steps());
         let runner = Runner {
             engine: engine.as_ref(),
             data: &data,
             store: &store,
             checkpoint_interval: Duration::from_secs(self.checkpoint_seconds),
             observer: &progress,
+            stop: interrupt::flag(),
         };
         let outcome = runner.run(&plan.graph, jobs);
         progress.finish();
@@ -176,9 +180,9 @@ impl SweepArgs {
         let plan = SweepPlan::new(&config, &data, backend)?;
         let known = Store::existing(&self.out);
         // Nodes are taken to be like this machine where it has the device.
-        let calibration = engine(self.backend)
-            .ok()
-            .map(|engine| Calibration::measure(engine.as_ref(), &plan.graph, known.as_ref(), 1));
+        let calibration = machine(self.backend).ok().map(|machine| {
+            Calibration::measure(machine.meter.as_ref(), &plan.graph, known.as_ref(), 1)
+        });
         let estimate = Estimate::new(&plan, known.as_ref(), backend, calibration.as_ref(), 1);
         for note in repetitions(&plan, &data) {
             output::note!("note: {note}");

@@ -1,8 +1,9 @@
 //! `train`: trains one model.
 
+#[cfg(feature = "tui")]
+use std::sync::atomic::Ordering;
 use std::{
-    fs::{self, File},
-    io::IsTerminal,
+    fs,
     num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
@@ -14,26 +15,32 @@ use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde::{Deserialize, Serialize};
 use upcycle_data::Dataset;
+use upcycle_files::{Lock, LockError};
 use upcycle_hf::{Export, ExportType, HfCheckpoint, Import, RouterStats};
 use upcycle_lab::{Scale, peak_memory, presets, training_seconds};
 use upcycle_lm::{CostModel, LmConfig, WeightSource};
+use upcycle_moe::GrowthState;
 use upcycle_report::number;
 use upcycle_train::{
     BatchConfig, CheckpointInfo, DataSchedule, Engine, EvaluationConfig, Schedule, Start,
-    TrainEvent, TrainJob, TrainOutcome, TrainSpec, write_atomically,
+    TrainEvent, TrainJob, TrainOutcome, TrainSpec,
 };
 
+#[cfg(feature = "tui")]
+use crate::dashboard::{Dashboard, StageProgress};
 use crate::{
     amount,
-    backend::{BackendKind, engine_on},
+    backend::{BackendKind, Machine, machine_on},
     data_args::{DataArgs, check_vocabulary},
     inspect::checkpoint_of,
+    interrupt,
     limits::{Force, refusal},
     output,
     progress::style,
     routers::Routers,
     sources,
     sweep::PrecisionArg,
+    ui::{Ui, UiArg},
     upcycle::{HEADING, SHARD_BYTES},
 };
 
@@ -120,6 +127,9 @@ pub struct TrainArgs {
     seed: u64,
     #[command(flatten)]
     data: DataArgs,
+    /// Go on with --from on data that the checkpoint was not trained on.
+    #[arg(long, requires = "from", help_heading = "Data")]
+    other_data: bool,
     /// Folder of packed data.
     #[arg(
         long,
@@ -142,6 +152,8 @@ pub struct TrainArgs {
     checkpoint_seconds: u64,
     #[command(flatten)]
     force: Force,
+    #[command(flatten)]
+    ui: UiArg,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -193,6 +205,8 @@ impl TrainArgs {
     /// # Errors
     /// With a sentence on what is wrong and what to do.
     pub fn run(self) -> Result<()> {
+        // Said before models are loaded.
+        self.ui.choice()?;
         let init = self.import()?;
         let like = match &self.export_like {
             Some(like) => Some(HfCheckpoint::open(&sources::folder(like)?, None)?),
@@ -248,8 +262,9 @@ impl TrainArgs {
             spec.data.cpt_from = Some(0);
         }
         spec.validate()?;
-        self.check_export(&scale.model, like, &spec)?;
-        let engine = engine_on(self.backend, self.devices.get())?;
+        let growths = parent.as_ref().map_or(&[][..], |(_, info)| &info.growths);
+        self.check_export(&scale.model, growths, like, &spec)?;
+        let Machine { engine, meter } = machine_on(self.backend, self.devices.get())?;
         output::note!("backend {}: {}", engine.backend(), engine.device());
         if run_is_all_warmup(&spec.schedule, from_step) {
             bail!(
@@ -271,7 +286,7 @@ impl TrainArgs {
         let batch = &run.spec.batch;
         let flops = cost.train_flops_per_token(batch.context) + cost.head_flops_per_token();
         let tokens = scale.training.pretrain_steps * batch.tokens();
-        let seconds = training_seconds(flops * tokens as f64, engine.matmul_rate());
+        let seconds = training_seconds(flops * tokens as f64, meter.matmul_rate());
         let memory = peak_memory(&run.model, batch, engine.backend());
         if let Some(refusal) =
             refusal(engine.as_ref(), memory, seconds).filter(|_| !self.force.force)
@@ -302,7 +317,7 @@ impl TrainArgs {
         };
         let outcome = self.train(engine.as_ref(), &run.spec, &start, &data, from_step)?;
         let json = serde_json::to_string_pretty(&outcome)?;
-        write_atomically(&result, json.as_bytes())?;
+        upcycle_files::write(&result, json.as_bytes())?;
         self.print(&outcome)?;
         self.write_export(engine.as_ref(), like)
     }
@@ -329,6 +344,7 @@ impl TrainArgs {
     fn check_export(
         &self,
         model: &LmConfig,
+        growths: &[GrowthState],
         like: Option<&HfCheckpoint>,
         spec: &TrainSpec,
     ) -> Result<()> {
@@ -340,8 +356,9 @@ impl TrainArgs {
                 "--export: other programs do not know selection biases; balance with --auxiliary-loss 0.01"
             );
         }
-        let model = model.at_step(spec.schedule.end);
-        Export::check(&model, like, self.export_type.into(), to)?;
+        let end = spec.schedule.end;
+        let growths: Vec<_> = growths.iter().map(|state| state.at_step(end)).collect();
+        Export::check(model, &growths, like, self.export_type.into(), to)?;
         Ok(())
     }
 
@@ -363,10 +380,10 @@ impl TrainArgs {
         };
         let from = checkpoint_of(&self.out);
         let info = CheckpointInfo::read(&from)?;
-        let model = info.model.at_step(info.step);
+        let (model, growths) = (&info.model, &info.growths);
         let tokenizer = fs::read_to_string(from.join("tokenizer.json")).ok();
         let dtype = self.export_type.into();
-        let mut export = Export::new(&model, like, tokenizer, dtype, self.shard_size, to)?;
+        let mut export = Export::new(model, growths, like, tokenizer, dtype, self.shard_size, to)?;
         let family = export.family().to_owned();
         engine.export(&from, &mut export)?;
         export.finish()?;
@@ -449,12 +466,16 @@ impl TrainArgs {
             start,
             dir: &self.out,
             data,
+            other_data: self.other_data,
             cancelled: &AtomicBool::new(false),
+            stop: interrupt::flag(),
             checkpoint_interval: Duration::from_secs(self.checkpoint_seconds),
         };
-        let mut display = Display::new(from, spec.schedule.end);
+        interrupt::listen()?;
+        let mut display = Display::new(self.ui.choice()?, from, spec.schedule.end);
         let outcome = engine.train(&job, &mut |event| display.event(&event));
         display.bar.finish_and_clear();
+        drop(display);
         Ok(outcome?)
     }
 }
@@ -465,7 +486,7 @@ fn run_is_all_warmup(schedule: &Schedule, from: u64) -> bool {
 }
 
 /// Takes a folder for a run and locks it, or checks that it is this run's.
-fn claim(dir: &Path, run: &RunFile) -> Result<File> {
+fn claim(dir: &Path, run: &RunFile) -> Result<Lock> {
     let path = dir.join("run.json");
     let begun = dir.join("metrics.jsonl").exists();
     if begun {
@@ -484,28 +505,36 @@ fn claim(dir: &Path, run: &RunFile) -> Result<File> {
             dir.display()
         );
     }
-    write_atomically(&path, serde_json::to_string_pretty(run)?.as_bytes())?;
-    let lock = File::create(dir.join("lock"))
-        .with_context(|| format!("cannot write to {}", dir.display()))?;
-    if lock.try_lock().is_err() {
-        bail!("another process is training in {}", dir.display());
+    upcycle_files::write(&path, serde_json::to_string_pretty(run)?.as_bytes())?;
+    match Lock::take(&dir.join("lock")) {
+        Ok(lock) => Ok(lock),
+        Err(LockError::File(error)) => Err(error.into()),
+        Err(LockError::Busy) => bail!("another process is training in {}", dir.display()),
+        Err(LockError::Unsupported) => bail!(
+            "{} lies on a file system without locks, so that two processes could train in it; choose another folder for --out",
+            dir.display()
+        ),
     }
-    Ok(lock)
 }
 
-/// A bar on a terminal, plain lines elsewhere.
+/// A bar, plain lines, or a dashboard.
 struct Display {
     bar: ProgressBar,
     from: u64,
     end: u64,
-    plain: bool,
+    ui: Ui,
     last_line: Instant,
+    #[cfg(feature = "tui")]
+    dashboard: Option<Dashboard>,
 }
 
 impl Display {
-    fn new(from: u64, end: u64) -> Self {
-        let plain = !std::io::stderr().is_terminal();
-        let bar = ProgressBar::with_draw_target(Some(end - from), ProgressDrawTarget::stderr());
+    fn new(ui: Ui, from: u64, end: u64) -> Self {
+        let target = match ui {
+            Ui::Bars => ProgressDrawTarget::stderr(),
+            _ => ProgressDrawTarget::hidden(),
+        };
+        let bar = ProgressBar::with_draw_target(Some(end - from), target);
         bar.set_style(style(
             "{bar:30.cyan/black} {pos}/{len} steps  {msg}  {elapsed_precise} elapsed, {eta} left",
         ));
@@ -513,8 +542,10 @@ impl Display {
             bar,
             from,
             end,
-            plain,
+            ui,
             last_line: Instant::now(),
+            #[cfg(feature = "tui")]
+            dashboard: None,
         }
     }
 
@@ -535,7 +566,12 @@ impl Display {
                 self.bar.set_position(step - self.from);
                 self.bar
                     .set_message(format!("loss {loss:.4}  {rate} tokens/s"));
-                if self.plain && self.last_line.elapsed() >= Duration::from_secs(10) {
+                #[cfg(feature = "tui")]
+                if self.ui == Ui::Tui {
+                    let seconds = seconds.max(1e-9);
+                    self.show(loss, tokens as f64 / seconds);
+                }
+                if self.ui == Ui::Plain && self.last_line.elapsed() >= Duration::from_secs(10) {
                     self.last_line = Instant::now();
                     let left = self.bar.eta().as_secs_f64();
                     output::note!(
@@ -546,16 +582,36 @@ impl Display {
                 }
             }
             TrainEvent::Evaluated { step, loss } => {
+                #[cfg(feature = "tui")]
+                if let Some(dashboard) = &mut self.dashboard {
+                    dashboard.evaluated(loss);
+                }
                 self.say(&format!("step {step}  validation loss {loss:.4}"));
             }
         }
     }
 
     fn say(&self, line: &str) {
-        if self.plain {
-            output::note!("{line}");
-        } else {
-            self.bar.println(line);
+        match self.ui {
+            Ui::Plain => output::note!("{line}"),
+            Ui::Bars => self.bar.println(line),
+            Ui::Tui | Ui::None => {}
+        }
+    }
+
+    /// Shows a step on the dashboard, and passes on that it was stopped.
+    #[cfg(feature = "tui")]
+    fn show(&mut self, loss: f64, rate: f64) {
+        let steps = self.end - self.from;
+        let stage = StageProgress {
+            label: "steps".into(),
+            done: self.bar.position(),
+            steps,
+        };
+        let dashboard = self.dashboard.get_or_insert_with(Dashboard::open);
+        dashboard.step(loss, rate, [stage.done, steps], &[stage]);
+        if dashboard.is_stopped() {
+            interrupt::flag().store(true, Ordering::Relaxed);
         }
     }
 }

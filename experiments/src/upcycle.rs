@@ -12,7 +12,9 @@ use upcycle_data::Dataset;
 use upcycle_lab::intermediates;
 use upcycle_lm::CostModel;
 use upcycle_operator::{LayerPlan, Upcycle, Verification};
-use upcycle_train::{BatchConfig, CheckpointInfo, UpcycleJob, UpcycleOutcome, UpcycleSpec};
+use upcycle_train::{
+    BatchConfig, CheckpointInfo, UpcycleJob, UpcycleOutcome, UpcycleSpec, check_growth, grown_shape,
+};
 
 use crate::{
     backend::{BackendKind, engine},
@@ -116,13 +118,9 @@ impl UpcycleArgs {
             ),
             None => 2 * info.model.experts,
         };
-        let operator = Upcycle {
-            recipe,
-            target_experts,
-            seed: self.seed,
-        };
-        operator.check(&info.model, info.step)?;
-        let grown = operator.shape(&info.model)?;
+        let operator = Upcycle::new(recipe, target_experts).at_step(info.step);
+        check_growth(&operator, &info.model, &info.growths)?;
+        let grown = grown_shape(&operator, &info.model)?;
         let data = self.data.config().unwrap_or_default();
         let data = Dataset::open(&data, &self.data_cache)?;
         let model = format!("the model in {}", from.display());
@@ -182,6 +180,9 @@ impl UpcycleArgs {
 }
 
 fn print_outcome(outcome: &UpcycleOutcome, tables: bool) -> Result<()> {
+    for deviation in &outcome.deviations {
+        output::note!("note: {deviation}");
+    }
     for (index, layer) in outcome.plan.layers.iter().enumerate() {
         output::line(format!(
             "MoE layer {index}: {} -> {} experts, copies of each {:?}",

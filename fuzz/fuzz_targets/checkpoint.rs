@@ -41,17 +41,14 @@ fn folder() -> &'static Path {
 fn grow(checkpoint: &HfCheckpoint, experts: ExpertInit) {
     let recipe = Recipe {
         name: "fuzz".into(),
+        of_paper: false,
         selection: Selection::Uniform {},
         experts,
         router: RouterExtension::Hyperplane { strength: 1.0 },
         optimizer: OptimizerPolicy::Reset {},
         dense: None,
     };
-    let operator = Upcycle {
-        recipe,
-        target_experts: 4,
-        seed: 0,
-    };
+    let operator = Upcycle::new(recipe, 4);
     let request = GrowthRequest {
         operator,
         top_k: None,

@@ -1,5 +1,7 @@
 //! `bench`: speed and memory of training steps and operations, against the machine's own rates and PyTorch.
 
+pub mod cases;
+pub mod measure;
 mod model;
 mod operations;
 mod operator;
@@ -13,9 +15,11 @@ use std::{num::NonZeroUsize, path::PathBuf};
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
+use upcycle_lab::Workload;
 
 use crate::{
-    backend::{BackendKind, engine},
+    backend::{BackendKind, Machine, machine},
+    limits::on_cpu,
     output,
     sweep::PrecisionArg,
 };
@@ -125,7 +129,7 @@ impl BenchArgs {
             let job: process::Job = serde_json::from_str(job)?;
             return Ok(output::line(serde_json::to_string(&job.here()?)?)?);
         }
-        let engine = engine(self.backend)?;
+        let Machine { engine, meter } = machine(self.backend)?;
         output::note!("backend {}: {}", engine.backend(), engine.device());
         let mut figures = Figures {
             backend: engine.backend().to_owned(),
@@ -143,7 +147,8 @@ impl BenchArgs {
                 }
                 What::Operations => {
                     for &model in &self.models {
-                        let table = operations::measure(model, engine.as_ref());
+                        let table =
+                            operations::measure(model, meter.as_ref(), on_cpu(engine.as_ref()));
                         self.show(|| table.lines())?;
                         figures.operations.push(table);
                     }
@@ -154,7 +159,7 @@ impl BenchArgs {
                     figures.scaling = Some(table);
                 }
                 What::Operator => {
-                    let table = operator::measure(self.rounds.into(), engine.as_ref())?;
+                    let table = operator::measure(self.rounds.into(), meter.as_ref())?;
                     self.show(|| table.lines())?;
                     figures.operator = Some(table);
                 }
@@ -187,7 +192,7 @@ impl BenchArgs {
         process::Job {
             backend: self.backend,
             reference: false,
-            workload: upcycle_train::Workload {
+            workload: Workload {
                 model: model.config(),
                 batch: model.batch(),
                 precision: self.precision.map(Into::into).unwrap_or_default(),

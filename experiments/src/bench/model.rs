@@ -3,7 +3,9 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use upcycle_lm::{CostModel, LmConfig};
-use upcycle_train::{BatchConfig, Sizes};
+use upcycle_train::BatchConfig;
+
+use super::cases::Sizes;
 
 /// A model of the benchmark; all layers are MoE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -97,7 +99,6 @@ impl Model {
             rope_theta: 10_000.0,
             norm_eps: 1e-5,
             embedding_std: 0.5,
-            two_level: None,
         }
     }
 

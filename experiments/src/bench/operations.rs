@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
+use super::{
+    measure::{Bench, OperationTimes},
+    model::Model,
+};
 use serde::Serialize;
-use upcycle_train::{Engine, OperationTimes};
-
-use super::model::Model;
-use crate::limits::on_cpu;
 
 /// The operations at the sizes of one model.
 #[derive(Debug, Serialize)]
@@ -20,18 +20,17 @@ pub struct Table {
 }
 
 /// Measures every operation at the sizes of a model.
-pub fn measure(model: Model, engine: &dyn Engine) -> Table {
-    let on_host = on_cpu(engine);
+pub fn measure(model: Model, meter: &dyn Bench, on_host: bool) -> Table {
     let (_, sizes) = model.sizes();
     Table {
         model,
-        matmul_rate: engine.matmul_rate(),
+        matmul_rate: meter.matmul_rate(),
         copy_rate: if on_host {
             host_copy_rate()
         } else {
-            engine.copy_rate()
+            meter.copy_rate()
         },
-        operations: engine.measure_operations(sizes),
+        operations: meter.operations(sizes),
     }
 }
 

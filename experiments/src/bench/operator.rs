@@ -5,9 +5,12 @@ use serde::Serialize;
 use upcycle_lab::presets;
 use upcycle_lm::LmConfig;
 use upcycle_operator::{ExpertInit, RouterExtension, TieBreakKind, Upcycle};
-use upcycle_train::{Engine, OperatorTimes};
 
-use super::{median, model::Model};
+use super::{
+    measure::{Bench, OperatorTimes},
+    median,
+    model::Model,
+};
 
 /// Recipes on one model.
 #[derive(Debug, Serialize)]
@@ -39,7 +42,7 @@ fn model() -> LmConfig {
 }
 
 /// Measures all recipes.
-pub fn measure(rounds: usize, engine: &dyn Engine) -> Result<Table> {
+pub fn measure(rounds: usize, meter: &dyn Bench) -> Result<Table> {
     let model = model();
     let target = 2 * model.experts;
     let mut rows = Vec::new();
@@ -73,15 +76,11 @@ pub fn measure(rounds: usize, engine: &dyn Engine) -> Result<Table> {
         let mut recipe = uniform.clone();
         recipe.experts = experts;
         recipe.router = router;
-        let operator = Upcycle {
-            recipe,
-            target_experts: target,
-            seed: 0,
-        };
+        let operator = Upcycle::new(recipe, target);
         // A decomposition takes so long that noise does not matter.
         let decomposes = matches!(operator.recipe.experts, ExpertInit::SvdPerturb { .. });
         let rounds = if decomposes { 1 } else { rounds };
-        let times = engine.measure_operator(&model, &operator, rounds)?;
+        let times = meter.operator(&model, &operator, rounds)?;
         let ratios = times.seconds.iter().zip(&times.copy_seconds);
         rows.push(Row {
             recipe: name,

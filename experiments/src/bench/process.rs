@@ -8,9 +8,9 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
-use upcycle_train::{StepTimes, Workload};
+use upcycle_lab::{StepTimes, Workload};
 
-use crate::backend::{BackendKind, engine};
+use crate::backend::{BackendKind, machine};
 
 /// Training steps for a process to measure.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -35,13 +35,13 @@ pub struct Measured {
 impl Job {
     /// Measures in this process.
     pub fn here(&self) -> Result<Measured> {
-        let engine = engine(self.backend)?;
+        let meter = machine(self.backend)?.meter;
         if self.reference {
             upcycle_kernels::Bodies::Reference.select();
         }
         Ok(Measured {
-            times: engine.measure(&self.workload)?,
-            matmul_rate: engine.matmul_rate(),
+            times: meter.steps(&self.workload)?,
+            matmul_rate: meter.matmul_rate(),
         })
     }
 

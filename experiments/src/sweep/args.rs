@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use upcycle_kernels::Precision;
 use upcycle_lab::{Growth, Protocol, SweepConfig, presets};
 
-use crate::{amount, backend::BackendKind, data_args::DataArgs, limits::Force};
+use crate::{amount, backend::BackendKind, data_args::DataArgs, limits::Force, ui::UiArg};
 
 #[derive(Debug, Args)]
 pub(super) struct SweepArgs {
@@ -166,6 +166,8 @@ pub(super) struct SweepArgs {
     pub(super) dry_run: bool,
     #[command(flatten)]
     pub(super) force: Force,
+    #[command(flatten)]
+    pub(super) ui: UiArg,
     /// Print results (or with --dry-run the estimate) as JSON.
     #[arg(long, help_heading = "Running")]
     pub(super) json: bool,
@@ -268,7 +270,7 @@ impl SweepArgs {
             config.name = name.clone();
         } else if config != file {
             // Another sweep must not overwrite the report of the one in the file.
-            config.name = format!("{}-{}", file.name, config.short_hash());
+            config.name = format!("{}-{}", file.name, config.short_hash()?);
         }
         Ok(config)
     }

@@ -6,7 +6,6 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use upcycle_data::Dataset;
 use upcycle_lab::{Store, SweepConfig, SweepPlan};
-use upcycle_train::write_atomically;
 
 use crate::backend::BackendKind;
 
@@ -45,7 +44,7 @@ impl PlanFile {
     /// Writes the file into a sweep's folder.
     pub fn write(&self, folder: &Path) -> Result<()> {
         let text = toml::to_string_pretty(self)?;
-        write_atomically(&folder.join(FILE), text.as_bytes())?;
+        upcycle_files::write(&folder.join(FILE), text.as_bytes())?;
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use upcycle_lab::Runner;
 
 use super::plan_file::Started;
-use crate::{backend::engine_on, output, progress::Progress};
+use crate::{backend::machine_on, interrupt, output, progress::Progress, ui::Ui};
 
 /// Compute one stage of a sweep that was started; what jobs of a cluster do.
 #[derive(Debug, Args)]
@@ -44,15 +44,17 @@ impl StageArgs {
                 stage.label
             );
         }
-        let engine = engine_on(file.backend, file.devices)?;
+        let engine = machine_on(file.backend, file.devices)?.engine;
         output::note!("backend {}: {}", engine.backend(), engine.device());
-        let progress = Progress::new(1, stage.steps());
+        interrupt::listen()?;
+        let progress = Progress::new(Ui::Plain, 1, stage.steps());
         let runner = Runner {
             engine: engine.as_ref(),
             data: &data,
             store: &store,
             checkpoint_interval: Duration::from_secs(file.checkpoint_seconds),
             observer: &progress,
+            stop: interrupt::flag(),
         };
         let outcome = runner.run_stage(stage);
         progress.finish();

@@ -14,10 +14,13 @@ use serde::Serialize;
 use upcycle_data::Dataset;
 use upcycle_hf::{
     GivenScores, Growth, GrowthRequest, HfCheckpoint, Import, Layout, Moe, MoeLayer, Progress,
-    RoutingForecast, Score, WriteOptions, Written, check_free,
+    WriteOptions, Written, check_free,
 };
 use upcycle_lm::{CostModel, LmConfig, WeightSource};
-use upcycle_operator::{ExpertInit, Recipe, ReplicationPlan, Selection, Upcycle, Verification};
+use upcycle_moe::ScoreFunction;
+use upcycle_operator::{
+    ExpertInit, Recipe, ReplicationPlan, RoutingForecast, Selection, Upcycle, Verification,
+};
 use upcycle_report::number;
 use upcycle_train::{CompareJob, Engine};
 
@@ -132,11 +135,8 @@ impl UpcycleArgs {
         }
         let moe = checkpoint.moe()?;
         let target_experts = self.experts.unwrap_or(2 * moe.experts);
-        let operator = Upcycle {
-            recipe: self.hf_recipe(&checkpoint, &moe, target_experts)?,
-            target_experts,
-            seed: self.seed,
-        };
+        let recipe = self.hf_recipe(&checkpoint, &moe, target_experts)?;
+        let operator = Upcycle::new(recipe, target_experts).with_seed(self.seed);
         let request = GrowthRequest {
             operator,
             top_k: self.hf.top_k,
@@ -217,6 +217,9 @@ impl UpcycleArgs {
             }
             None => growth.preview(shard_bytes)?,
         };
+        for deviation in &written.deviations {
+            output::note!("note: {deviation}");
+        }
         if !written.left_out.is_empty() {
             output::note!(
                 "left out, as not of the checkpoint: {}",
@@ -306,7 +309,7 @@ impl UpcycleArgs {
         if !self.recipe.router_is_open() {
             return self.recipe.recipe("hyperplane");
         }
-        let own_gates = moe.routing.renormalize || moe.routing.score == Score::Sigmoid;
+        let own_gates = moe.routing.renormalize || moe.routing.score == ScoreFunction::Sigmoid;
         let selects = moe.routing.selection_bias && moe.layers.iter().all(MoeLayer::has_bias);
         if moe.top_k == 1 && own_gates {
             // Twins compute the same: any difference of their logits parts them.
