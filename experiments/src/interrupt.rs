@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
+use upcycle_lab::LabError;
+use upcycle_train::TrainError;
 
 use crate::output;
 
@@ -28,4 +30,14 @@ pub fn listen() -> Result<()> {
         output::note!("\nstopping after this step, with a checkpoint; Ctrl-C again stops at once");
     })
     .context("Ctrl-C cannot be listened to")
+}
+
+/// Whether an error is that a run was stopped.
+pub fn is_one(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let trained = cause.downcast_ref::<TrainError>();
+        let swept = cause.downcast_ref::<LabError>();
+        matches!(trained, Some(TrainError::Interrupted { .. }))
+            || matches!(swept, Some(LabError::Interrupted))
+    })
 }

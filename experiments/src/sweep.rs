@@ -3,6 +3,7 @@
 mod args;
 mod cluster;
 mod cost;
+mod jobs;
 mod plan_file;
 mod stage;
 mod status;
@@ -200,7 +201,7 @@ impl SweepArgs {
         }
         let folder = self.folder(&config)?;
         let file = self.plan_file(self.backend, &config);
-        let slurm = cluster::slurm(&folder, &file, &self.slurm_args)?;
+        let slurm = jobs::slurm(&folder, &file, &self.slurm_args)?;
         // A cluster that does not answer is told before anything is written.
         slurm.queue()?;
         let store = Store::open(&self.out)?;

@@ -1,85 +1,27 @@
 //! `upcycle`: grows the experts of a checkpoint.
 
+mod args;
 mod hf;
+mod verification;
 
-pub(crate) use hf::{HEADING, SHARD_BYTES};
+pub use args::UpcycleArgs;
+pub(crate) use args::{HEADING, SHARD_BYTES};
 
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::num::NonZeroUsize;
 
 use anyhow::{Result, bail};
-use clap::Parser;
 use upcycle_data::Dataset;
 use upcycle_lab::intermediates;
 use upcycle_lm::CostModel;
-use upcycle_operator::{LayerPlan, Upcycle, Verification};
+use upcycle_operator::{LayerPlan, Upcycle};
 use upcycle_train::{
     BatchConfig, CheckpointInfo, UpcycleJob, UpcycleOutcome, UpcycleSpec, check_growth, grown_shape,
 };
 
 use crate::{
-    backend::{BackendKind, engine},
-    data_args::{DataArgs, check_vocabulary},
-    inspect::checkpoint_of,
-    limits::{Force, refusal},
-    output,
-    recipe_args::RecipeArgs,
+    backend::engine, data_args::check_vocabulary, inspect::checkpoint_of, limits::refusal, output,
     sources,
 };
-
-/// Grow the experts of a checkpoint: a bigger model at the same compute per token, ready for continued pre-training.
-///
-/// The checkpoint is one of this program's or a public one in the layout of Hugging Face's transformers, which is
-/// copied shard by shard in little memory.
-#[derive(Debug, Parser)]
-#[command(name = "upcycle", version)]
-pub struct UpcycleArgs {
-    /// The checkpoint to grow, the folder of a training run, or a model of the Hugging Face hub.
-    #[arg(long, value_name = "DIR|hf:ORG/NAME[@REVISION]")]
-    from: String,
-    /// Folder for the new checkpoint; must not exist.
-    #[arg(long, value_name = "DIR", required_unless_present = "dry_run")]
-    to: Option<PathBuf>,
-    /// Experts a layer afterwards; any number above the model's. [default: twice as many]
-    #[arg(long, value_name = "N")]
-    experts: Option<usize>,
-    #[command(flatten)]
-    recipe: RecipeArgs,
-    #[command(flatten)]
-    hf: hf::HfArgs,
-    /// Seed of every random choice.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
-    /// Batches over which gradients are averaged and tokens collected, where the recipe needs them. [default: 10]
-    #[arg(long, value_name = "N")]
-    batches: Option<NonZeroUsize>,
-    /// Sequences of such a batch. [default: 16]
-    #[arg(long, value_name = "N")]
-    rows: Option<NonZeroUsize>,
-    #[command(flatten)]
-    data: DataArgs,
-    /// Allow data that the checkpoint was not trained on.
-    #[arg(long, help_heading = "Data")]
-    other_data: bool,
-    /// Folder of packed data.
-    #[arg(
-        long,
-        value_name = "DIR",
-        default_value = "runs/data",
-        help_heading = "Data"
-    )]
-    data_cache: PathBuf,
-    /// Where to compute.
-    #[arg(long, value_enum, default_value_t)]
-    backend: BackendKind,
-    /// Print what would be copied and what that would change; write nothing.
-    #[arg(long)]
-    dry_run: bool,
-    #[command(flatten)]
-    force: Force,
-    /// Print the outcome as JSON.
-    #[arg(long)]
-    json: bool,
-}
 
 /// Batches for evidence, and sequences of each.
 const EVIDENCE_BATCHES: usize = 10;
@@ -199,31 +141,7 @@ fn print_outcome(outcome: &UpcycleOutcome, tables: bool) -> Result<()> {
         "validation loss {:.6} before, {:.6} after",
         outcome.before.loss, outcome.after.loss
     ))?;
-    print_verification(&outcome.verification)
-}
-
-fn print_verification(verified: &Verification) -> Result<()> {
-    output::line(format!(
-        "on {} tokens: loss {:+.2e} nats, logits {:.2e} relative and {:.2e} at most",
-        verified.tokens,
-        verified.loss_difference(),
-        verified.relative_logit_difference,
-        verified.largest_logit_difference
-    ))?;
-    for (index, layer) in verified.layers.iter().enumerate() {
-        let routing = &layer.routing;
-        let changed = match layer.changed_sources {
-            Some(share) => format!(", {:.1} % of tokens with other sources", 100.0 * share),
-            None => String::new(),
-        };
-        output::line(format!(
-            "MoE layer {index}: {:.2} distinct sources a token, twins together in {:.1} % of tokens{changed}, largest load {:.2} of the mean",
-            routing.distinct_sources,
-            100.0 * routing.twin_coselection,
-            routing.max_violation + 1.0
-        ))?;
-    }
-    Ok(())
+    verification::print(&outcome.verification)
 }
 
 /// A line for every source: its score, its copies, and the experts that it becomes.

@@ -1,7 +1,5 @@
 //! Shows what a checkpoint holds.
 
-use clap::Parser;
-
 fn main() -> std::process::ExitCode {
-    upcycle_experiments::run(|| upcycle_experiments::inspect::InspectArgs::parse().run())
+    upcycle_experiments::run(upcycle_experiments::inspect::InspectArgs::run)
 }

@@ -1,7 +1,5 @@
 //! Runs a sweep of upcycling experiments and writes its report.
 
-use clap::Parser;
-
 fn main() -> std::process::ExitCode {
-    upcycle_experiments::run(|| upcycle_experiments::sweep::SweepCommand::parse().run())
+    upcycle_experiments::run(upcycle_experiments::sweep::SweepCommand::run)
 }

@@ -1,7 +1,5 @@
 //! Grows the experts of a checkpoint.
 
-use clap::Parser;
-
 fn main() -> std::process::ExitCode {
-    upcycle_experiments::run(|| upcycle_experiments::upcycle::UpcycleArgs::parse().run())
+    upcycle_experiments::run(upcycle_experiments::upcycle::UpcycleArgs::run)
 }

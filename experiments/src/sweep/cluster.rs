@@ -2,65 +2,25 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
     thread,
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
-use upcycle_lab::{Estimate, Jobs, Queue, Slurm, Stage, StageKey, Store, SweepPlan};
+use anyhow::{Result, bail};
+use upcycle_lab::{Estimate, Slurm, Stage, StageKey, Store, SweepPlan};
 use upcycle_report::number;
 
-use super::{
-    plan_file::PlanFile,
-    status::{State, Status},
-};
-use crate::{backend::BackendKind, output};
+use super::status::{State, Status};
+use crate::output;
 
 /// Time between two looks at store and queue.
 const POLL: Duration = Duration::from_secs(5);
 /// A job that leaves the queue may be seen before its result, on a shared file system.
 const IDLE_LOOKS: usize = 3;
-/// Cores of a job that computes on a GPU.
-const CORES_BESIDE_GPU: usize = 4;
 /// Looks in a row at which the queue may not answer.
 const SILENT_LOOKS: usize = 20;
 /// Times that a stage is submitted again before something must be wrong with it.
 const ATTEMPTS: u32 = 3;
-
-/// Slurm for the sweep in a folder.
-pub fn slurm(folder: &Path, file: &PlanFile, args: &[String]) -> Result<Slurm> {
-    Ok(Slurm {
-        program: std::env::current_exe().context("where is this program?")?,
-        folder: folder.to_owned(),
-        name: format!("upcycle-{}", file.sweep.name),
-        cores: match file.backend {
-            BackendKind::Cuda | BackendKind::Wgpu => CORES_BESIDE_GPU,
-            _ => thread::available_parallelism().map_or(1, usize::from),
-        },
-        gpus: match file.backend {
-            BackendKind::Cuda | BackendKind::Wgpu => file.devices,
-            _ => 0,
-        },
-        args: args.to_vec(),
-    })
-}
-
-/// Jobs and queue of a sweep that was submitted; none of others, and where nobody can be asked.
-pub fn jobs(folder: &Path, file: &PlanFile) -> Result<Option<(Jobs, Queue)>> {
-    let slurm = slurm(folder, file, &[])?;
-    let jobs = slurm.jobs()?;
-    if jobs == Jobs::default() {
-        return Ok(None);
-    }
-    match slurm.queue() {
-        Ok(queue) => Ok(Some((jobs, queue))),
-        Err(error) => {
-            output::note!("note: the queue is not known here ({error})");
-            Ok(None)
-        }
-    }
-}
 
 /// Submits what is left of a sweep.
 pub fn submit(slurm: &Slurm, plan: &SweepPlan, estimate: &Estimate, store: &Store) -> Result<()> {

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use upcycle_lab::{Jobs, Queue, Stage, StageKey, Store, SweepPlan};
 
-use super::{cluster, plan_file::Started};
+use super::{jobs, plan_file::Started};
 use crate::output;
 
 /// Show how far a sweep is that was started here, on other machines, or on a cluster.
@@ -31,7 +31,7 @@ impl StatusArgs {
     pub fn run(&self) -> Result<()> {
         let started = Started::open(&self.folder)?;
         loop {
-            let jobs = cluster::jobs(&self.folder, &started.file)?;
+            let jobs = jobs::jobs(&self.folder, &started.file)?;
             let status = Status::of(&started.plan, &started.store, jobs.as_ref())?;
             if self.json {
                 output::line(serde_json::to_string_pretty(&status)?)?;

@@ -3,12 +3,11 @@
 use std::{
     fs,
     io::IsTerminal,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde::Serialize;
 use upcycle_data::Dataset;
@@ -24,40 +23,14 @@ use upcycle_operator::{
 use upcycle_report::number;
 use upcycle_train::{CompareJob, Engine};
 
-use super::UpcycleArgs;
+use super::{
+    args::{HfArgs, SHARD_BYTES, UpcycleArgs},
+    verification,
+};
 use crate::{
-    amount, backend::engine, data_args::check_vocabulary, limits::refusal, output, progress::style,
+    backend::engine, data_args::check_vocabulary, limits::refusal, output, progress::style,
     recipe_args::in_words,
 };
-
-/// Heading of these flags.
-pub const HEADING: &str = "Hugging Face checkpoints";
-
-/// Flags for checkpoints of Hugging Face's transformers.
-#[derive(Debug, Args)]
-pub struct HfArgs {
-    /// Experts of a token afterwards, for routers that are to choose more. [default: as before]
-    #[arg(long, value_name = "K", help_heading = HEADING)]
-    top_k: Option<usize>,
-    /// Utility scores of experts, recorded elsewhere: a JSON file {"score": "load", "layers": [[0.01, ..], ..]}.
-    #[arg(long, value_name = "FILE", help_heading = HEADING)]
-    scores: Option<PathBuf>,
-    /// Largest size of an output file, such as 500M or 5GB.
-    #[arg(long, value_name = "BYTES", value_parser = amount::parse_bytes, help_heading = HEADING)]
-    shard_size: Option<u64>,
-    /// Go on with a copy that was stopped.
-    #[arg(long, help_heading = HEADING)]
-    resume: bool,
-    /// Compare logits and losses before and after, on --data or on random tokens; for OLMoE, Mixtral and Qwen3-MoE.
-    #[arg(long, conflicts_with = "dry_run", help_heading = HEADING)]
-    verify: bool,
-    /// Layout of a family that is not built in: a TOML file, see docs/huggingface.md.
-    #[arg(long, value_name = "FILE", help_heading = HEADING)]
-    layout: Option<PathBuf>,
-}
-
-/// As `save_pretrained` of transformers.
-pub const SHARD_BYTES: u64 = 5_000_000_000;
 
 /// Tokens of a sequence, and sequences, on which logits are compared.
 const VERIFICATION_CONTEXT: usize = 256;
@@ -187,7 +160,7 @@ impl UpcycleArgs {
                 number::plural(written.shards, "file")
             ))?;
             if let Some(verification) = &verification {
-                super::print_verification(verification)?;
+                verification::print(verification)?;
             }
         }
         if let Some(to) = to {

@@ -1,0 +1,82 @@
+//! Flags that set the fields which errors of the libraries name.
+
+/// Fields, or the beginnings of their names, and the flags that set them.
+const FLAGS: [(&str, &str); 34] = [
+    ("selection.", "selection"),
+    ("experts.kind", "expert-init"),
+    ("experts.", "expert-init"),
+    ("router.", "router"),
+    ("optimizer.kind", "optimizer"),
+    ("optimizer.weight", "optimizer"),
+    ("dense.", "dense"),
+    ("layout", "layout"),
+    ("scores", "scores"),
+    ("resume", "resume"),
+    ("top_k", "top-k"),
+    ("experts", "experts"),
+    ("scales", "scales"),
+    ("multipliers", "multipliers"),
+    ("cpt", "cpt"),
+    ("transitions", "transitions"),
+    ("recipes", "recipes"),
+    ("seeds", "seeds"),
+    ("growth", "growth"),
+    ("protocols", "protocol"),
+    ("tokens", "tokens"),
+    ("vocab", "vocab"),
+    ("model.vocab", "vocab"),
+    ("context", "context"),
+    ("batch.context", "context"),
+    ("name", "name"),
+    ("peak_lr", "peak-lr"),
+    ("warmup_steps", "warmup"),
+    ("precision", "precision"),
+    ("batch.rows", "devices"),
+    ("peak learning rate", "peak-lr"),
+    ("longer warmup", "warmup"),
+    ("other data is meant", "other-data"),
+    ("layout file", "layout"),
+];
+
+/// What a command that has these flags can add to an error; empty if the error names no field that it has a flag for, or
+/// names the flag itself.
+pub fn hint(error: &str, has: impl Fn(&str) -> bool) -> String {
+    let named: Vec<&str> = error.split('`').skip(1).step_by(2).collect();
+    let mut flags: Vec<&str> = Vec::new();
+    for (field, flag) in FLAGS {
+        let of_field = |name: &&str| match field.ends_with('.') {
+            true => name.starts_with(field),
+            false => *name == field,
+        };
+        let is_named = named.iter().any(of_field) || (field.contains(' ') && error.contains(field));
+        let is_told = error.contains(&format!("--{flag}")) || flags.contains(&flag);
+        if is_named && !is_told && has(flag) {
+            flags.push(flag);
+        }
+    }
+    match flags.is_empty() {
+        true => String::new(),
+        false => format!(" (on the command line: --{})", flags.join(", --")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_fields_get_the_flags_that_a_command_has() {
+        let all = |_: &str| true;
+        let error = "recipe field `router.strength`: must be zero or a positive number";
+        assert_eq!(hint(error, all), " (on the command line: --router)");
+        assert_eq!(hint(error, |_| false), "");
+        assert_eq!(hint("--router x: field `router.strength`", all), "");
+        assert_eq!(hint("`cpt` is empty", all), " (on the command line: --cpt)");
+        assert_eq!(hint("nothing is named", all), "");
+        let diverged = "a lower peak learning rate or a longer warmup usually helps";
+        assert_eq!(
+            hint(diverged, all),
+            " (on the command line: --peak-lr, --warmup)"
+        );
+    }
+}

@@ -1,0 +1,93 @@
+//! Flags of `upcycle`.
+
+use std::{num::NonZeroUsize, path::PathBuf};
+
+use clap::{Args, Parser};
+
+use crate::{
+    amount, backend::BackendKind, data_args::DataArgs, limits::Force, recipe_args::RecipeArgs,
+};
+
+/// Grow the experts of a checkpoint: a bigger model at the same compute per token, ready for continued pre-training.
+///
+/// The checkpoint is one of this program's or a public one in the layout of Hugging Face's transformers, which is
+/// copied shard by shard in little memory.
+#[derive(Debug, Parser)]
+#[command(name = "upcycle", version)]
+pub struct UpcycleArgs {
+    /// The checkpoint to grow, the folder of a training run, or a model of the Hugging Face hub.
+    #[arg(long, value_name = "DIR|hf:ORG/NAME[@REVISION]")]
+    pub(super) from: String,
+    /// Folder for the new checkpoint; must not exist.
+    #[arg(long, value_name = "DIR", required_unless_present = "dry_run")]
+    pub(super) to: Option<PathBuf>,
+    /// Experts a layer afterwards; any number above the model's. [default: twice as many]
+    #[arg(long, value_name = "N")]
+    pub(super) experts: Option<usize>,
+    #[command(flatten)]
+    pub(super) recipe: RecipeArgs,
+    #[command(flatten)]
+    pub(super) hf: HfArgs,
+    /// Seed of every random choice.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) seed: u64,
+    /// Batches over which gradients are averaged and tokens collected, where the recipe needs them. [default: 10]
+    #[arg(long, value_name = "N")]
+    pub(super) batches: Option<NonZeroUsize>,
+    /// Sequences of such a batch. [default: 16]
+    #[arg(long, value_name = "N")]
+    pub(super) rows: Option<NonZeroUsize>,
+    #[command(flatten)]
+    pub(super) data: DataArgs,
+    /// Allow data that the checkpoint was not trained on.
+    #[arg(long, help_heading = "Data")]
+    pub(super) other_data: bool,
+    /// Folder of packed data.
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "runs/data",
+        help_heading = "Data"
+    )]
+    pub(super) data_cache: PathBuf,
+    /// Where to compute.
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) backend: BackendKind,
+    /// Print what would be copied and what that would change; write nothing.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    #[command(flatten)]
+    pub(super) force: Force,
+    /// Print the outcome as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Heading of these flags.
+pub const HEADING: &str = "Hugging Face checkpoints";
+
+/// Flags for checkpoints of Hugging Face's transformers.
+#[derive(Debug, Args)]
+pub struct HfArgs {
+    /// Experts of a token afterwards, for routers that are to choose more. [default: as before]
+    #[arg(long, value_name = "K", help_heading = HEADING)]
+    pub(super) top_k: Option<usize>,
+    /// Utility scores of experts, recorded elsewhere: a JSON file {"score": "load", "layers": [[0.01, ..], ..]}.
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    pub(super) scores: Option<PathBuf>,
+    /// Largest size of an output file, such as 500M or 5GB.
+    #[arg(long, value_name = "BYTES", value_parser = amount::parse_bytes, help_heading = HEADING)]
+    pub(super) shard_size: Option<u64>,
+    /// Go on with a copy that was stopped.
+    #[arg(long, help_heading = HEADING)]
+    pub(super) resume: bool,
+    /// Compare logits and losses before and after, on --data or on random tokens; for OLMoE, Mixtral and Qwen3-MoE.
+    #[arg(long, conflicts_with = "dry_run", help_heading = HEADING)]
+    pub(super) verify: bool,
+    /// Layout of a family that is not built in: a TOML file, see docs/huggingface.md.
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    pub(super) layout: Option<PathBuf>,
+}
+
+/// As `save_pretrained` of transformers.
+pub const SHARD_BYTES: u64 = 5_000_000_000;
