@@ -2,11 +2,10 @@
 
 use std::{collections::HashMap, fs, io::Write, path::Path};
 
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 use safetensors::Dtype;
 use serde_json::{Value, json};
+use upcycle_digest::Digest;
 use upcycle_files::{FileError, write_with};
 
 use crate::{
@@ -71,7 +70,7 @@ impl Synthetic {
         let tensors = self.tensors(&layout);
         let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
         let plan = ShardPlan::new(&tensors, self.shard_bytes, Some(&metadata))?;
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut rng = Digest::new("synthetic checkpoint").number(seed).rng();
         let drawn: Vec<f32> = (0..DRAWN)
             .map(|_| StandardNormal.sample(&mut rng))
             .collect();

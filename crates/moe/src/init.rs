@@ -4,9 +4,9 @@ use burn::{
     module::Param,
     tensor::{Shape, Tensor, TensorData, backend::Backend},
 };
-use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
+use upcycle_digest::Digest;
 
 /// Draws parameters from a seed and the parameter's name.
 ///
@@ -58,15 +58,11 @@ impl Initializer {
         Param::from_tensor(Tensor::zeros(shape, device)).set_require_grad(false)
     }
 
-    /// The generator of the parameter `name`.
+    /// The stream of the parameter `name`.
     fn rng(&self, name: &str) -> ChaCha8Rng {
-        // FNV-1a: stable across platforms and releases, unlike the standard library's hasher.
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        let mut seed = [0; 32];
-        seed[..8].copy_from_slice(&self.seed.to_le_bytes());
-        seed[8..16].copy_from_slice(&hash.to_le_bytes());
-        ChaCha8Rng::from_seed(seed)
+        Digest::new("parameter")
+            .number(self.seed)
+            .bytes(name.as_bytes())
+            .rng()
     }
 }

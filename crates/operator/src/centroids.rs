@@ -1,14 +1,13 @@
 //! Clusters of the tokens routed to one source (Lloyd's algorithm).
 
-use rand::{SeedableRng, seq::index::sample};
+use rand::seq::index::sample;
 use rand_chacha::ChaCha8Rng;
 
 /// Rounds of Lloyd's algorithm: the clusters only start the replicas off, they need not be optimal.
 const ROUNDS: usize = 10;
 
 /// `count` centroids `[count][D]` of at least as many points `[n][D]`.
-pub fn centroids(points: &[&[f32]], count: usize, d: usize, seed: u64) -> Vec<Vec<f32>> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+pub fn centroids(points: &[&[f32]], count: usize, d: usize, mut rng: ChaCha8Rng) -> Vec<Vec<f32>> {
     let mut centroids: Vec<Vec<f32>> = sample(&mut rng, points.len(), count)
         .into_iter()
         .map(|index| points[index].to_vec())

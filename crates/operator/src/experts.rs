@@ -7,7 +7,6 @@ mod orthogonal;
 mod sparse_code;
 mod svd;
 
-use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -25,6 +24,7 @@ use crate::{
     check::{Fault, at_least_one, below_one, not_negative, positive, share},
     experts::sparse_code::Dictionary,
     plan::LayerPlan,
+    seed,
 };
 
 /// How the weights of a replica come from its source. The originals keep theirs.
@@ -193,7 +193,7 @@ impl ExpertInit {
             .enumerate()
             .skip(first);
         let copied = replicas.filter_map(|(expert, ((gate, up), down))| {
-            let mut rng = replica_rng(seed, expert);
+            let mut rng = seed::part(seed, expert);
             let own = plan.source_of()[expert];
             let neighbour = source.expert((own + 1) % source.experts());
             let matrices = [source.expert(own), neighbour];
@@ -216,7 +216,7 @@ impl ExpertInit {
     ) -> ([Vec<f32>; 3], bool) {
         let mut replica = [source.gate, source.up, source.down].map(<[f32]>::to_vec);
         let [gate, up, down] = &mut replica;
-        let mut rng = replica_rng(seed, expert);
+        let mut rng = seed::part(seed, expert);
         let matrices = [source.expert(0), neighbour.expert(0)];
         let made = self.change([gate, up, down], matrices, None, &mut rng);
         (replica, made)
@@ -279,11 +279,4 @@ impl ExpertInit {
         }
         made
     }
-}
-
-/// Every replica has random numbers of its own.
-fn replica_rng(seed: u64, expert: usize) -> ChaCha8Rng {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    rng.set_stream(expert as u64 + 1);
-    rng
 }

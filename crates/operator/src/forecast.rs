@@ -1,8 +1,7 @@
 //! What growing does to the routers, told from their rows alone.
 
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
+use upcycle_digest::Digest;
 use upcycle_moe::{RouterConfig, ScoreFunction};
 
 use crate::{experts::normal, router::RouterRows};
@@ -120,7 +119,7 @@ impl Forecaster {
         [old_k, new_k]: [usize; 2],
     ) {
         let identity: Vec<usize> = (0..before.bias.len()).collect();
-        let mut rng = ChaCha8Rng::seed_from_u64(layer as u64);
+        let mut rng = Digest::new("forecast").number(layer as u64).rng();
         self.layers += 1;
         for _ in 0..INPUTS {
             let input: Vec<f32> = scale.iter().map(|scale| scale * normal(&mut rng)).collect();

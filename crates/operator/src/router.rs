@@ -1,7 +1,6 @@
 //! Router rows and selection biases of replicas.
 
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use rand::Rng;
 use serde::{Deserialize, Serialize};
 use upcycle_moe::ReleaseShape;
 
@@ -9,6 +8,7 @@ use crate::{
     check::{Fault, not_negative, positive, share, that},
     experts::{Matrix, blend, normal, orthogonal, perturb, rms},
     plan::LayerPlan,
+    seed,
 };
 
 /// What the router does with replicas: rows `w` of its weight and selection biases `b`. Biases are always copied,
@@ -222,7 +222,7 @@ impl RouterExtension {
             grown.weight.extend_from_slice(source.row(expert));
             grown.bias.push(source.bias[expert]);
         }
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut rng = seed::rng(seed);
         let first = plan.first_replica();
         let new = first..plan.source_of().len();
         let weight = &mut grown.weight;

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use rand::{Rng, SeedableRng, seq::SliceRandom};
+use rand::{Rng, RngCore, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     check::Fault,
     error::OperatorError,
+    seed,
     utility::{Projections, Score, Utility},
 };
 
@@ -144,7 +145,7 @@ impl Selection {
             check_scores(layer, experts, scores)?;
         }
         let extra = target - experts;
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut rng = seed::rng(seed);
         match self {
             Self::Uniform {} => Ok(uniform(experts, target, &mut rng)),
             Self::Greedy { cap, .. } => greedy(experts, target, *cap, scores),
@@ -197,7 +198,7 @@ impl Selection {
         }
         let group_counts = (0..groups).map(|group| {
             let scores = scores.chunks(size).nth(group).unwrap_or_default();
-            let seed = seed.wrapping_add(group as u64);
+            let seed = seed::part(seed, group).next_u64();
             let counts = self.counts(layer, size, target_size, scores, seed);
             counts.map_err(|error| OperatorError::InGroup {
                 group,

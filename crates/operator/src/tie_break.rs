@@ -1,9 +1,6 @@
 //! Directions and offsets by which the replicas of a source share its tokens.
 
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
-
-use crate::{centroids::centroids, evidence::RoutedTokens, experts::normal, plan::LayerPlan};
+use crate::{centroids::centroids, evidence::RoutedTokens, experts::normal, plan::LayerPlan, seed};
 
 /// Tie-break of one layer: replica e of a source prefers tokens with large `v_e . x + b_e`.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,7 +14,7 @@ pub struct Directions {
 impl Directions {
     /// Random directions from `N(0, 1 / D)`: inputs of a router have unit variance, so `v . x` has as well.
     pub fn random(plan: &LayerPlan, d: usize, seed: u64) -> Self {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut rng = seed::rng(seed);
         let std = (d as f32).powf(-0.5);
         let experts = plan.source_of().len();
         let direction = (0..experts * d).map(|_| normal(&mut rng) * std).collect();
@@ -63,7 +60,7 @@ impl Directions {
                 random.push(source);
                 continue;
             }
-            let centres = centroids(&points, replicas.len(), d, seed.wrapping_add(source as u64));
+            let centres = centroids(&points, replicas.len(), d, seed::part(seed, source));
             let mean: Vec<f32> = (0..d)
                 .map(|i| centres.iter().map(|c| c[i]).sum::<f32>() / centres.len() as f32)
                 .collect();

@@ -1,10 +1,9 @@
 //! Utility scores: how much an expert deserves to be copied.
 
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::{evidence::LayerEvidence, measurement::Measurement};
+use crate::{evidence::LayerEvidence, measurement::Measurement, seed};
 
 /// A score of every expert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,7 +123,7 @@ impl Utility {
             Score::GateMass => routing()?.gate_mass.clone(),
             Score::OutputNorm => routing()?.output_norm.clone(),
             Score::Random => {
-                let mut rng = ChaCha8Rng::seed_from_u64(seed);
+                let mut rng = seed::rng(seed);
                 (0..experts).map(|_| rng.random()).collect()
             }
         })

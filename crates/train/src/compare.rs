@@ -1,8 +1,8 @@
 //! A model and the one that it was grown to, on the same tokens.
 
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use rand::Rng;
 use upcycle_data::Batch;
+use upcycle_digest::Digest;
 use upcycle_kernels::MoeBackend;
 use upcycle_lm::{Lm, WeightSource};
 use upcycle_operator::{Verification, verify};
@@ -40,7 +40,7 @@ pub fn compare<B: MoeBackend>(
 
 /// A sequence of random tokens, of which each is to predict the next.
 fn random(seed: u64, context: usize, vocab: usize) -> Batch {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut rng = Digest::new("random tokens").number(seed).rng();
     let tokens: Vec<u32> = (0..=context)
         .map(|_| rng.random_range(0..vocab as u32))
         .collect();

@@ -3,10 +3,10 @@
 //! A neuron is the vector of its gate and up columns and its down row, of length `3 D`.
 
 use faer::{Mat, MatRef};
-use rand::{SeedableRng, seq::index::sample};
-use rand_chacha::ChaCha8Rng;
+use rand::seq::index::sample;
 
 use super::matrix::{ExpertMatrices, Matrix, Replica};
+use crate::seed;
 
 /// Neurons that a dictionary is learned from.
 const SAMPLE: usize = 4096;
@@ -30,7 +30,7 @@ impl Dictionary {
         iterations: usize,
         seed: u64,
     ) -> Self {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut rng = seed::rng(seed);
         let total = layer.experts() * layer.f;
         let drawn = sample(&mut rng, total, SAMPLE.min(total)).into_vec();
         let mut neurons = Mat::<f32>::zeros(drawn.len(), 3 * layer.d);
