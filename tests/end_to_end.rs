@@ -237,7 +237,7 @@ fn every_part_of_the_operator_has_a_flag() {
     assert!(difference(&first) < 1e-4 && difference(&second) < 1e-4);
     let inspected = lab.ok("inspect", &["twice", "--json"]);
     let inspected: serde_json::Value = serde_json::from_str(&inspected).unwrap();
-    let growths = &inspected["lineage"][0]["growths"];
+    let growths = &inspected["growths"][0]["lineage"]["growths"];
     assert_eq!(growths[0], serde_json::json!([0, 1, 2, 3, 1, 3]));
     assert_eq!(growths[1].as_array().unwrap().len(), 12);
 
@@ -407,6 +407,85 @@ fn mistakes_are_named_with_their_fix() {
         !lab.path("runs/stages").exists(),
         "a mistake left stages behind"
     );
+}
+
+#[test]
+fn other_data_than_the_models_own_has_to_be_asked_for() {
+    let lab = Lab::new();
+    lab.ok(
+        "train",
+        &["--out", "small", "--scale", "micro.toml", "--no-decay"],
+    );
+    fs::write(lab.path("text.txt"), "so it goes ".repeat(2000)).unwrap();
+    // A model of the built-in corpus knows fewer tokens than bytes, so its own corpus of another seed would do; text does not.
+    let scale = SCALE.replace("[model]", "[model]\nvocab = 300");
+    fs::write(lab.path("wide.toml"), scale).unwrap();
+    let text = ["--scale", "wide.toml", "--data", "text.txt"];
+    lab.ok(
+        "train",
+        &[&text[..], &["--out", "text", "--no-decay"]].concat(),
+    );
+    let on = ["--from", "text", "--out", "on", "--scale", "wide.toml"];
+    let error = lab.fails("train", &on);
+    assert!(error.contains("not trained on the data"), "{error}");
+    assert!(error.contains("--other-data"), "{error}");
+    lab.ok("train", &[&on[..], &["--other-data"]].concat());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_run_that_is_interrupted_writes_a_checkpoint_and_goes_on() {
+    let lab = Lab::new();
+    let args = [
+        "--out",
+        "run",
+        "--scale",
+        "micro.toml",
+        "--tokens",
+        "2M",
+        "--ui",
+        "plain",
+    ];
+    let mut child = lab
+        .command("train", &args)
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    // It listens once it trains.
+    lines.find(|line| {
+        line.as_ref()
+            .is_ok_and(|line| line.contains("validation loss"))
+    });
+    let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]);
+    assert!({ interrupt }.status().unwrap().success());
+    let rest: Vec<String> = lines.map_while(Result::ok).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
+    let told = rest.iter().any(|line| line.contains("with a checkpoint"));
+    assert!(told, "{rest:?}");
+    let checkpoints = fs::read_dir(lab.path("run/checkpoints")).unwrap();
+    assert_eq!(checkpoints.count(), 1);
+    let inspected = lab.ok("inspect", &["run"]);
+    assert!(inspected.contains("step"), "{inspected}");
+}
+
+#[test]
+fn progress_is_shown_as_asked_for() {
+    let lab = Lab::new();
+    let errors = |ui: &str, out: &str| {
+        let args = ["--out", out, "--scale", "micro.toml", "--ui", ui];
+        let output = lab.run("train", &args);
+        assert!(output.status.success() || ui == "tui", "{ui}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(errors("plain", "a").contains("validation loss"));
+    assert!(!errors("none", "b").contains("step 10"));
+    let tui = errors("tui", "c");
+    #[cfg(not(feature = "tui"))]
+    assert!(tui.contains("--features tui"), "{tui}");
+    #[cfg(feature = "tui")]
+    assert!(tui.contains("needs a terminal"), "{tui}");
 }
 
 #[test]

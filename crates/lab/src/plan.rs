@@ -314,7 +314,7 @@ fn check_equal_compute(recipe: &Recipe, grown: &LmConfig, big: &LmConfig) -> Res
     };
     if grown.top_k != big.top_k {
         return fail(format!(
-            "with K = {}, and here K = {}; give --top-k {}, or a recipe with another `dense.top_k`",
+            "with K = {}, and here K = {}; give `top_k` = {}, or a recipe with another `dense.top_k`",
             grown.top_k, big.top_k, grown.top_k
         ));
     }

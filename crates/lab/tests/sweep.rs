@@ -239,7 +239,7 @@ fn axes_that_cannot_be_are_named() {
     });
     assert!(crowded.contains("do not fit"), "{crowded}");
     let dense = error(&|c| c.recipes = vec!["sparse-upcycling".into()]);
-    assert!(dense.contains("--top-k 1"), "{dense}");
+    assert!(dense.contains("`top_k` = 1"), "{dense}");
 }
 
 #[test]
@@ -263,6 +263,8 @@ fn unknown_keys_of_a_file_are_named_with_their_line() {
 struct Fake {
     steps: AtomicU64,
     fail_at: Option<u64>,
+    /// Stages that end here break off with a panic, as where a device fails.
+    panic_at: Option<u64>,
     running: AtomicUsize,
     most_running: AtomicUsize,
 }
@@ -304,6 +306,7 @@ impl Engine for Fake {
         if self.fail_at == Some(end) {
             return Err(TrainError::NoBf16);
         }
+        assert!(self.panic_at != Some(end), "the device is gone");
         self.steps.fetch_add(end - from, Ordering::SeqCst);
         events(TrainEvent::Step {
             step: end,
@@ -460,6 +463,43 @@ fn budgets_are_trained_as_one_trunk_and_their_decays() {
     let decays = 100 + 120 + 125 + 150 + 200;
     let each_seed = (1800 + decays) + (1800 + decays) + (800 + decays);
     assert_eq!(engine.steps.load(Ordering::SeqCst), 2 * each_seed);
+}
+
+#[test]
+fn a_panic_ends_its_stage_and_no_other_waits_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (plan, store) = (plan(&quick()), Store::open(dir.path()).unwrap());
+    let engine = Fake {
+        panic_at: Some(1100),
+        ..Fake::default()
+    };
+    let events = Events::default();
+    let error = run(&plan.graph, &engine, &data(), &store, &events).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("1100") && text.contains("the device is gone"),
+        "{text}"
+    );
+    // The stage is nobody's any more, and the next run finishes it.
+    let again = Fake::default();
+    run(&plan.graph, &again, &data(), &store, &Events::default()).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_path_that_cannot_be_written_is_an_error_and_no_key() {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::PathBuf};
+
+    let mut config = quick();
+    config.data = DataConfig::Text(upcycle_data::TextConfig {
+        paths: vec![PathBuf::from(OsStr::from_bytes(b"caf\xe9.txt"))],
+        ..Default::default()
+    });
+    let error = config.short_hash().unwrap_err().to_string();
+    assert!(
+        error.contains("UTF-8") && error.contains("quick"),
+        "{error}"
+    );
 }
 
 #[test]
