@@ -11,7 +11,7 @@ cargo build --release --bins --quiet
 bin=${CARGO_TARGET_DIR:-target}/release
 
 for kind in dense moe; do
-    sed -e 's/^top_k = .*/top_k = 1/' configs/scales/tiny.toml >"$out/$kind.toml"
+    sed -e 's/^top_k = .*/top_k = 1/' crates/lab/configs/scales/tiny.toml >"$out/$kind.toml"
 done
 sed -i -e 's/^name = .*/name = "dense"/' -e 's/^pattern = .*/pattern = "all-dense"/' \
     -e 's/^d_expert = \(.*\)/d_expert = \1\nd_ffn = \1/' "$out/dense.toml"

@@ -17,7 +17,7 @@ const RECIPES: [(&str, f64, [f64; 4]); 2] = [
 pub(crate) fn empty() -> Results {
     Results {
         name: "quick".into(),
-        command: "cargo run --release --bin sweep -- --config configs/sweeps/quick.toml".into(),
+        command: "cargo run --release --bin sweep -- --config quick".into(),
         config: "[sweep]\nscales = [\"tiny\"] # <&>\n".into(),
         overrides: Overrides::default(),
         environment: Environment {
