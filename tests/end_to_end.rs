@@ -458,8 +458,9 @@ fn a_run_that_is_interrupted_writes_a_checkpoint_and_goes_on() {
         line.as_ref()
             .is_ok_and(|line| line.contains("validation loss"))
     });
-    let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]);
-    assert!({ interrupt }.status().unwrap().success());
+    let pid = child.id().to_string();
+    let interrupt = Command::new("kill").args(["-INT", &pid]).status();
+    assert!(interrupt.unwrap().success());
     let rest: Vec<String> = lines.map_while(Result::ok).collect();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
     let told = rest.iter().any(|line| line.contains("with a checkpoint"));

@@ -1,7 +1,7 @@
 //! Flags that set the fields which errors of the libraries name.
 
 /// Fields, or the beginnings of their names, and the flags that set them.
-const FLAGS: [(&str, &str); 34] = [
+const FLAGS: [(&str, &str); 30] = [
     ("selection.", "selection"),
     ("experts.kind", "expert-init"),
     ("experts.", "expert-init"),
@@ -31,11 +31,7 @@ const FLAGS: [(&str, &str); 34] = [
     ("peak_lr", "peak-lr"),
     ("warmup_steps", "warmup"),
     ("precision", "precision"),
-    ("batch.rows", "devices"),
-    ("peak learning rate", "peak-lr"),
-    ("longer warmup", "warmup"),
-    ("other data is meant", "other-data"),
-    ("layout file", "layout"),
+    ("other_data", "other-data"),
 ];
 
 /// What a command that has these flags can add to an error; empty if the error names no field that it has a flag for, or
@@ -48,9 +44,8 @@ pub fn hint(error: &str, has: impl Fn(&str) -> bool) -> String {
             true => name.starts_with(field),
             false => *name == field,
         };
-        let is_named = named.iter().any(of_field) || (field.contains(' ') && error.contains(field));
         let is_told = error.contains(&format!("--{flag}")) || flags.contains(&flag);
-        if is_named && !is_told && has(flag) {
+        if named.iter().any(of_field) && !is_told && has(flag) {
             flags.push(flag);
         }
     }
@@ -73,7 +68,7 @@ mod tests {
         assert_eq!(hint("--router x: field `router.strength`", all), "");
         assert_eq!(hint("`cpt` is empty", all), " (on the command line: --cpt)");
         assert_eq!(hint("nothing is named", all), "");
-        let diverged = "a lower peak learning rate or a longer warmup usually helps";
+        let diverged = "a lower `peak_lr` or a longer `warmup_steps` usually helps";
         assert_eq!(
             hint(diverged, all),
             " (on the command line: --peak-lr, --warmup)"

@@ -12,24 +12,29 @@ use crate::output;
 pub const EXIT_CODE: u8 = 130;
 
 static STOP: AtomicBool = AtomicBool::new(false);
+static RUNNING: AtomicBool = AtomicBool::new(false);
 
 /// Becomes true when the run is to end.
 pub fn flag() -> &'static AtomicBool {
     &STOP
 }
 
-/// Listens to Ctrl-C from here on: the first asks the run to end, the second ends the process.
+/// Does a run, which the first Ctrl-C asks to end. A second one ends the process at once, and so does the first after the run.
 ///
 /// # Errors
-/// If the system does not let it.
-pub fn listen() -> Result<()> {
+/// If the system does not let Ctrl-C be listened to.
+pub fn during<T>(run: impl FnOnce() -> T) -> Result<T> {
+    RUNNING.store(true, Ordering::Relaxed);
     ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
+        if !RUNNING.load(Ordering::Relaxed) || STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(EXIT_CODE.into());
         }
         output::note!("\nstopping after this step, with a checkpoint; Ctrl-C again stops at once");
     })
-    .context("Ctrl-C cannot be listened to")
+    .context("Ctrl-C cannot be listened to")?;
+    let outcome = run();
+    RUNNING.store(false, Ordering::Relaxed);
+    Ok(outcome)
 }
 
 /// Whether an error is that a run was stopped.

@@ -129,6 +129,11 @@ impl Observer for Progress {
                 let news = news(result);
                 let line = format!("[{done}/{}] {}  {news}", state.count, stage.label);
                 self.say(&line);
+                if let StageResult::Upcycle(outcome) = result {
+                    for deviation in &outcome.deviations {
+                        self.say(&format!("note: {}: {deviation}", stage.label));
+                    }
+                }
             }
         }
     }

@@ -63,7 +63,7 @@ impl RecipeArgs {
             recipe.name.push_str("-changed");
             recipe.of_paper = false;
         }
-        presets::read_counts(&mut recipe, Path::new(""))?;
+        recipe.read_counts(Path::new(""))?;
         recipe.validate()?;
         Ok(recipe)
     }

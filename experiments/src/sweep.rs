@@ -140,7 +140,6 @@ impl SweepArgs {
             expected.clone().unwrap_or_default(),
         );
         let begun = Instant::now();
-        interrupt::listen()?;
         let progress = Progress::new(self.ui.choice()?, plan.graph.len(), estimate.steps());
         let runner = Runner {
             engine: engine.as_ref(),
@@ -150,7 +149,7 @@ impl SweepArgs {
             observer: &progress,
             stop: interrupt::flag(),
         };
-        let outcome = runner.run(&plan.graph, jobs);
+        let outcome = interrupt::during(|| runner.run(&plan.graph, jobs))?;
         progress.finish();
         outcome.context("the sweep stopped; what is finished is kept for the next start")?;
         if estimate.remaining().next().is_some() {

@@ -295,7 +295,11 @@ impl TrainArgs {
         }
         data.check_shape(batch.context)?;
         check_vocabulary(&data, "the model", run.model.vocab)?;
-        if let Some((path, _)) = &parent {
+        if let Some((path, info)) = &parent {
+            if !self.other_data {
+                let checked = info.check_data(&data);
+                checked.with_context(|| path.display().to_string())?;
+            }
             self.check_biases(engine.as_ref(), path)?;
         }
         let _lock = claim(&self.out, &run)?;
@@ -471,9 +475,8 @@ impl TrainArgs {
             stop: interrupt::flag(),
             checkpoint_interval: Duration::from_secs(self.checkpoint_seconds),
         };
-        interrupt::listen()?;
         let mut display = Display::new(self.ui.choice()?, from, spec.schedule.end);
-        let outcome = engine.train(&job, &mut |event| display.event(&event));
+        let outcome = interrupt::during(|| engine.train(&job, &mut |event| display.event(&event)))?;
         display.bar.finish_and_clear();
         drop(display);
         Ok(outcome?)

@@ -9,7 +9,7 @@ pub(crate) use args::{HEADING, SHARD_BYTES};
 
 use std::num::NonZeroUsize;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use upcycle_data::Dataset;
 use upcycle_lab::intermediates;
 use upcycle_lm::CostModel;
@@ -67,12 +67,9 @@ impl UpcycleArgs {
         let data = Dataset::open(&data, &self.data_cache)?;
         let model = format!("the model in {}", from.display());
         check_vocabulary(&data, &model, info.model.vocab)?;
-        if data.fingerprint() != info.data && !self.other_data {
-            bail!(
-                "{} was not trained on the data `{}`; give the --data and --tokenizer that it was trained with, or --other-data if that is meant",
-                from.display(),
-                data.label()
-            );
+        if !self.other_data {
+            let checked = info.check_data(&data);
+            checked.with_context(|| from.display().to_string())?;
         }
         data.check_shape(info.model.context)?;
         let rows = self.rows.map_or(EVIDENCE_ROWS, NonZeroUsize::get);

@@ -7,34 +7,24 @@ use std::{error::Error, path::Path, sync::Arc};
 use burn_upcycle::{
     burn::{
         data::{
-            dataloader::{DataLoader, DataLoaderBuilder, batcher::Batcher},
+            dataloader::{DataLoader, DataLoaderBuilder},
             dataset::InMemDataset,
         },
         module::{AutodiffModule, Module},
         optim::AdamWConfig,
         record::{BinBytesRecorder, FullPrecisionSettings, Recorder},
-        tensor::backend::Backend,
         train::{
             InferenceStep, ItemLazy, Learner, SupervisedTraining, logger::InMemoryMetricLogger,
             metric::LossMetric,
         },
     },
-    lm::burn_train::{LmBatch, NoRenderer},
+    lm::burn_train::{LmBatch, NextTokens, NoRenderer},
     moe::metric::RoutingMetric,
     prelude::*,
 };
 
 type B = Autodiff<Flex>;
 const CONTEXT: usize = 64;
-
-/// Sequences of tokens into batches.
-struct Sequences;
-
-impl<B: Backend> Batcher<B, Vec<u32>, LmBatch<B>> for Sequences {
-    fn batch(&self, sequences: Vec<Vec<u32>>, device: &B::Device) -> LmBatch<B> {
-        LmBatch::next_tokens(&sequences, device)
-    }
-}
 
 fn sequences(data: &Dataset, split: Split, count: usize) -> Result<Vec<Vec<u32>>, TrainError> {
     let tokens = data.batch(split, 0, 0, count, CONTEXT + 1)?.inputs;
@@ -44,11 +34,11 @@ fn sequences(data: &Dataset, split: Split, count: usize) -> Result<Vec<Vec<u32>>
 /// Trains for two epochs with Burn's AdamW, as any Burn model is trained.
 fn train(model: Lm<B>, data: &Dataset, split: Split) -> Result<Lm<Flex>, TrainError> {
     let held_out = sequences(data, Split::Cpt, 64)?;
-    let train: Arc<dyn DataLoader<B, LmBatch<B>>> = DataLoaderBuilder::new(Sequences)
+    let train: Arc<dyn DataLoader<B, LmBatch<B>>> = DataLoaderBuilder::new(NextTokens)
         .batch_size(16)
         .shuffle(1)
         .build(InMemDataset::new(sequences(data, split, 2400)?));
-    let valid: Arc<dyn DataLoader<Flex, LmBatch<Flex>>> = DataLoaderBuilder::new(Sequences)
+    let valid: Arc<dyn DataLoader<Flex, LmBatch<Flex>>> = DataLoaderBuilder::new(NextTokens)
         .batch_size(16)
         .build(InMemDataset::new(held_out));
     // Nothing is written to this folder: neither checkpoints nor logs are asked for. Leave `renderer` out to see how it goes.

@@ -1,6 +1,6 @@
 //! Grows the experts of a Hugging Face checkpoint, from folder to folder in little memory.
 //!
-//! `cargo run --release --example grow_checkpoint --features hf -- FROM TO`, or without folders on a tiny one that it makes.
+//! `cargo run --release --example grow_checkpoint -- FROM TO`, or without folders on a tiny one that it makes.
 
 use std::{env, error::Error, path::PathBuf};
 

@@ -8,6 +8,7 @@ use burn_upcycle::prelude::*;
 
 const BEFORE: u64 = 300;
 const AFTER: u64 = 300;
+const ROWS: usize = 16;
 const LEARNING_RATE: f64 = 5e-3;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -20,11 +21,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let model: Lm<Autodiff<Flex>> = config.init(0, &device)?;
     let mut learner = Learner::new(model, LearnerConfig::default(), &device);
-    let batch = BatchConfig {
-        rows: 16,
-        context: config.context,
-        accumulation: 1,
-    };
     let tell = |learner: &Learner<_>, when: &str| -> Result<(), TrainError> {
         let loss = learner.evaluate(&data, config.context, 64)?.loss;
         let experts = learner.model().config().experts;
@@ -39,13 +35,14 @@ fn main() -> Result<(), Box<dyn Error>> {
             let measure = MeasureConfig {
                 batches: 10,
                 data_seed: 0,
-                batch: batch.clone(),
+                rows: ROWS,
+                context: config.context,
             };
             let evidence = learner.measure(&recipe, &data, &measure)?;
             learner.grow(&Upcycle::new(recipe, 2 * config.experts), &evidence)?;
             tell(&learner, "right after growing")?;
         }
-        let batch = data.batch(Split::Pretrain, 0, step, batch.rows, batch.context)?;
+        let batch = data.batch(Split::Pretrain, 0, step, ROWS, config.context)?;
         learner.accumulate(&batch);
         learner.update(LEARNING_RATE)?;
     }

@@ -56,8 +56,8 @@
 //!
 //! # Grow a language model
 //!
-//! [`lm::Lm`] is a decoder-only language model with dense and MoE layers, [`train::Learner`] trains it in memory, and grows
-//! it between two steps (example `grow_mid_training`). Behind the feature `burn-train` Burn's own trainer trains it, with
+//! [`lm::Lm`] is a decoder-only language model with dense and MoE layers. With the feature `train`, `train::Learner` trains
+//! it in memory and grows it between two steps (example `grow_mid_training`). Behind the feature `burn-train` Burn's own trainer trains it, with
 //! routing measures among its metrics (example `burn_train`).
 //!
 //! # Grow a checkpoint
@@ -114,12 +114,17 @@ pub mod prelude {
         backend::*,
         kernels::{AdamWRecord, MoeAutodiffBackend, MoeBackend, Precision},
         lm::{Lm, LmConfig},
-        moe::{BalancingConfig, Initializer, MoeLayer, MoeLayerConfig, MoeModel, MoeSite, Routing},
-        operator::{Evidence, ForwardPass, Grown, OperatorError, Recipe, Upcycle},
+        moe::{
+            BalancingConfig, DenseModel, DenseNetwork, GrowthState, Initializer, LayerPattern,
+            MoeLayer, MoeLayerConfig, MoeModel, MoeSite, Routing,
+        },
+        operator::{
+            AdamState, Evidence, ForwardPass, Grown, OperatorError, Recipe, Upcycle, verify,
+        },
     };
     #[cfg(feature = "train")]
     pub use crate::{
         data::{DataConfig, Dataset, Split},
-        train::{BatchConfig, Learner, LearnerConfig, MeasureConfig, TrainError},
+        train::{Learner, LearnerConfig, MeasureConfig, TrainError},
     };
 }

@@ -128,7 +128,9 @@ impl NewFolder {
     /// Remembers what did not go as the recipe says.
     pub fn note(&mut self, deviations: Vec<Deviation>) -> Result<(), HfError> {
         if let Some(state) = &mut self.state {
-            state.deviations.extend(deviations);
+            for deviation in deviations {
+                deviation.add_to(&mut state.deviations);
+            }
             let json = serde_json::json!(state).to_string();
             upcycle_files::write(&self.path.join(STATE), json.as_bytes())?;
         }

@@ -1,8 +1,9 @@
 //! Growing the experts of a checkpoint: what every tensor of the grown one is made of.
 
-use std::fs;
+use std::{fs, io::ErrorKind, path::Path};
 
 use serde_json::{Value, json};
+use upcycle_files::FileError;
 use upcycle_operator::{
     Choice, Deviation, ExpertInit, ExpertMatrices, LayerGrowth, LayerPlan, OperatorError,
     RouterExtension, RouterRows, Upcycle,
@@ -50,6 +51,8 @@ pub struct Growth<'a> {
     order: Vec<Vec<usize>>,
     /// The configuration afterwards.
     pub config: ConfigFile,
+    /// The record of the growth that the checkpoint comes from, or null.
+    before: Value,
 }
 
 /// A tensor of the grown checkpoint.
@@ -128,6 +131,7 @@ impl<'a> Growth<'a> {
             choice,
             order,
             config,
+            before: record_of(&checkpoint.dir)?,
         };
         growth.check_tensors()?;
         Ok(growth)
@@ -169,10 +173,6 @@ impl<'a> Growth<'a> {
     /// What was done, for people and programs that find the checkpoint: `upcycle.json` in its folder. A source that was
     /// grown itself has one, which becomes part of it.
     pub(crate) fn record(&self, deviations: &[Deviation]) -> Value {
-        let before = fs::read_to_string(self.checkpoint.dir.join(RECORD));
-        let before = before
-            .ok()
-            .and_then(|text| serde_json::from_str(&text).ok());
         let layers = self.moe.layers.iter().enumerate().map(|(index, layer)| {
             let source_of: Vec<usize> = self.source_of(index).collect();
             json!({ "layer": layer.layer, "source_of": source_of })
@@ -188,7 +188,7 @@ impl<'a> Growth<'a> {
             "layers": layers.collect::<Vec<_>>(),
             "scores": self.choice.scores,
             "deviations": deviations,
-            "before": before.unwrap_or(Value::Null),
+            "before": self.before,
         })
     }
 
@@ -422,6 +422,21 @@ impl<'a> Growth<'a> {
             parts,
         })
     }
+}
+
+/// The record in a checkpoint's folder; null without one.
+fn record_of(dir: &Path) -> Result<Value, HfError> {
+    let path = dir.join(RECORD);
+    let text = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Value::Null),
+        text => text.map_err(FileError::of("read", &path))?,
+    };
+    serde_json::from_str(&text).map_err(|error| {
+        let problem = format!(
+            "is not JSON ({error}); mend it, or remove it to lose what it says of earlier growths"
+        );
+        HfError::file(&path, problem)
+    })
 }
 
 impl Part {

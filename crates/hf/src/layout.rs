@@ -214,7 +214,7 @@ impl Layout {
         Err(HfError::file(
             config,
             format!(
-                "model_type `{model_type}` is not known; known are {}; for another family give a layout file, see docs/huggingface.md",
+                "model_type `{model_type}` is not known; known are {}; for another family give a `layout` file, see docs/huggingface.md",
                 known.join(", ")
             ),
         ))
@@ -290,7 +290,7 @@ mod tests {
             "gpt2",
             "mixtral",
             "llama4_text",
-            "layout file",
+            "`layout` file",
         ] {
             assert!(text.contains(word), "{text}");
         }

@@ -10,7 +10,7 @@ impl Growth<'_> {
     /// # Errors
     /// If the rows cannot be read, or there is no MoE layer.
     pub fn forecast(&self) -> Result<RoutingForecast, HfError> {
-        let mut forecaster = Forecaster::new(self.moe.routing);
+        let mut forecaster = Forecaster::default();
         for layer in Forecaster::layers(self.moe.layers.len()) {
             let rows = [&self.rows_before(layer)?, &self.rounded_rows(layer)?];
             let source_of: Vec<usize> = self.source_of(layer).collect();
@@ -18,6 +18,7 @@ impl Growth<'_> {
                 .checkpoint
                 .input_scale(&self.moe, &self.moe.layers[layer])?;
             forecaster.add(
+                &self.moe.routing,
                 layer,
                 rows,
                 &source_of,

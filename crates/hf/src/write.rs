@@ -138,12 +138,13 @@ impl Growth<'_> {
                 continue;
             }
             write_with(&path, |file| {
-                writer.shard(file, &path, shard, &output.tensors)
+                writer.shard(file, &path, shard, &output.tensors)?;
+                // Noted before the shard has its name: one that is there is not written again.
+                match std::mem::take(&mut writer.deviations) {
+                    none if none.is_empty() => Ok(()),
+                    deviations => folder.note(deviations),
+                }
             })?;
-            let deviations = std::mem::take(&mut writer.deviations);
-            if !deviations.is_empty() {
-                folder.note(deviations)?;
-            }
         }
         if let Some(index) = output.plan.index(&output.metas) {
             write_text(&folder.path.join(INDEX), &index)?;

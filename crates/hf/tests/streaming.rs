@@ -17,8 +17,8 @@ use upcycle_hf::{
     Written,
 };
 use upcycle_operator::{
-    ExpertInit, ExpertMatrices, Initialization, OptimizerPolicy, Recipe, RouterExtension,
-    Selection, Upcycle,
+    Deviation, ExpertInit, ExpertMatrices, Initialization, OptimizerPolicy, Recipe,
+    RouterExtension, Selection, Upcycle,
 };
 
 /// A tensor as it is on disk.
@@ -479,7 +479,7 @@ fn a_copy_that_was_killed_is_resumed() {
         .write(&to, other, &mut |_| ())
         .unwrap_err()
         .to_string();
-    assert!(differs.contains("other flags"), "{differs}");
+    assert!(differs.contains("begun otherwise"), "{differs}");
     let mut seed = request(uniform(hyperplane()), 12);
     seed.operator.seed = 2;
     let seed = Growth::new(&checkpoint, seed).unwrap();
@@ -487,7 +487,7 @@ fn a_copy_that_was_killed_is_resumed() {
         .write(&to, resume, &mut |_| ())
         .unwrap_err()
         .to_string();
-    assert!(differs.contains("other flags"), "{differs}");
+    assert!(differs.contains("begun otherwise"), "{differs}");
     let state = dir.path().join("to.partial/upcycle.partial.json");
     let text = fs::read_to_string(&state).unwrap();
     fs::remove_file(&state).unwrap();
@@ -510,6 +510,61 @@ fn a_copy_that_was_killed_is_resumed() {
         names
     };
     assert_eq!(names(&whole), names(&to));
+}
+
+#[test]
+fn deviations_are_told_also_by_a_resumed_copy() {
+    let (dir, from) = damaged("olmoe");
+    // Nothing is orthogonal to an expert of zeros.
+    let file = from.join("model-00001-of-00004.safetensors");
+    let mut bytes = fs::read(&file).unwrap();
+    let weight = {
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let weight = tensors.tensor("model.layers.0.mlp.experts.2.down_proj.weight");
+        let weight = weight.unwrap().data().as_ptr_range();
+        let at = |pointer: *const u8| pointer as usize - bytes.as_ptr() as usize;
+        at(weight.start)..at(weight.end)
+    };
+    bytes[weight].fill(0);
+    fs::write(&file, bytes).unwrap();
+
+    let mut request = request(uniform(hyperplane()), 16);
+    request.operator.recipe.experts = ExpertInit::Orthogonal {};
+    let checkpoint = HfCheckpoint::open(&from, None).unwrap();
+    let growth = Growth::new(&checkpoint, request).unwrap();
+    let (whole, to) = (dir.path().join("whole"), dir.path().join("to"));
+    let written = growth.write(&whole, options(20_000), &mut |_| ()).unwrap();
+    let [Deviation::CopiedExperts { layer: 0, experts }] = &written.deviations[..] else {
+        panic!("{:?}", written.deviations);
+    };
+    let copies = growth.source_of(0).enumerate().skip(6);
+    let copies: Vec<usize> = copies.filter(|&(_, it)| it == 2).map(|it| it.0).collect();
+    assert_eq!(experts, &copies);
+
+    let mut run = || {
+        growth.write(&to, options(20_000), &mut |progress| {
+            assert!(progress.bytes < 150_000, "killed");
+        })
+    };
+    catch_unwind(AssertUnwindSafe(&mut run)).unwrap_err();
+    let resume = WriteOptions {
+        resume: true,
+        ..options(20_000)
+    };
+    let resumed = growth.write(&to, resume, &mut |_| ()).unwrap();
+    assert!(resumed.resumed > 2);
+    assert_eq!(resumed.deviations, written.deviations);
+    let record: Value =
+        serde_json::from_slice(&fs::read(to.join("upcycle.json")).unwrap()).unwrap();
+    assert_eq!(
+        record["deviations"],
+        serde_json::to_value(&written.deviations).unwrap()
+    );
+
+    // The record of a growth is part of the next one's, so a damaged one is not passed over.
+    fs::write(to.join("upcycle.json"), "{").unwrap();
+    let text = error(&to, self::request(uniform(hyperplane()), 32));
+    assert!(text.contains("upcycle.json"), "{text}");
 }
 
 /// A copy of a fixture that can be damaged.

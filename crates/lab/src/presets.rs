@@ -2,9 +2,9 @@
 
 use std::{fs, path::Path};
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 use upcycle_files::FileError;
-use upcycle_operator::{Recipe, Selection};
+use upcycle_operator::Recipe;
 
 use crate::{error::LabError, scale::Scale, sweep::SweepConfig};
 
@@ -22,6 +22,7 @@ const SWEEPS: &[(&str, &str)] = presets!(
     "sweeps":
     "quick", "table1", "table2a", "table2b", "table3", "table4", "table7", "table8", "multipliers", "topk", "exact", "softmax",
 );
+
 /// Names of the presets of one kind, with what the first lines of their files say.
 #[derive(Debug, Clone, Serialize)]
 pub struct Catalogue {
@@ -87,37 +88,9 @@ pub fn sweep(name: &str) -> Result<SweepConfig, LabError> {
 pub fn recipe(name: &str) -> Result<Recipe, LabError> {
     let mut recipe: Recipe = read("recipe", Recipe::all_named(), name)?;
     let folder = Path::new(name).parent().unwrap_or(Path::new(""));
-    read_counts(&mut recipe, folder)?;
+    recipe.read_counts(folder)?;
     recipe.validate()?;
     Ok(recipe)
-}
-
-/// Reads the counts that a recipe names a file for; a relative path is one from `folder`.
-///
-/// The file is JSON: `{"counts": [[2, 1, ...], ...]}`, one list for all MoE layers or one for each.
-///
-/// # Errors
-/// If the file cannot be read or is something else.
-pub fn read_counts(recipe: &mut Recipe, folder: &Path) -> Result<(), LabError> {
-    let Selection::Explicit { counts, file } = &mut recipe.selection else {
-        return Ok(());
-    };
-    let Some(path) = file.take().map(|path| folder.join(path)) else {
-        return Ok(());
-    };
-    let text = fs::read_to_string(&path).map_err(FileError::of("read", &path))?;
-    let read: Counts = serde_json::from_str(&text).map_err(|error| LabError::Parse {
-        place: path.display().to_string(),
-        problem: format!("{error}; it should be {{\"counts\": [[2, 1, ...], ...]}}"),
-    })?;
-    *counts = read.counts;
-    Ok(())
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Counts {
-    counts: Vec<Vec<usize>>,
 }
 
 fn read<T: DeserializeOwned>(

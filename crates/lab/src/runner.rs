@@ -121,7 +121,7 @@ impl Runner<'_> {
             Err(LabError::Stage {
                 stage: stage.label.clone(),
                 dir: self.store.stage_dir(&stage.key),
-                source: Box::new(TrainError::Device(problem)),
+                source: Box::new(TrainError::Panicked(problem)),
             })
         })
     }

@@ -113,7 +113,17 @@ impl Store {
     /// # Errors
     /// If it cannot be written.
     pub fn finish(&self, key: &StageKey, result: &StageResult) -> Result<(), LabError> {
-        self.write(&self.stage_dir(key).join(RESULT), result)
+        let dir = self.stage_dir(key);
+        // JSON has no word for what is not a number; better said now than at the next start.
+        let problem = match serde_json::to_string(result) {
+            Ok(json) => serde_json::from_str::<StageResult>(&json).err(),
+            Err(error) => Some(error),
+        };
+        if let Some(error) = problem {
+            let problem = format!("its result cannot be written: a figure is no number ({error})");
+            return Err(LabError::Store { dir, problem });
+        }
+        self.write(&dir.join(RESULT), result)
     }
 
     fn write(&self, path: &Path, value: &impl Serialize) -> Result<(), LabError> {

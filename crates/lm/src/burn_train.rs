@@ -2,11 +2,13 @@
 //!
 //! burn-train has no place for loss-free balancing beside the optimizer, so the steps of the selection biases travel with
 //! the gradients, under the biases' own ids, and are taken out before the optimizer sees them. Two-level selection that is
-//! released needs the number of the step, which burn-train does not give: train such models with `upcycle-train`.
+//! released needs the number of the step, which burn-train does not give: train such models with `upcycle-train`. With
+//! gradient accumulation burn-train adds up what the passes register, so biases move by the sum of the passes' steps.
 
 use std::error::Error;
 
 use burn::{
+    data::dataloader::batcher::Batcher,
     module::{AutodiffModule, Param},
     optim::{GradientsParams, Optimizer},
     tensor::{Int, Tensor, TensorData, Transaction, backend::AutodiffBackend, backend::Backend},
@@ -66,6 +68,16 @@ impl<B: Backend> LmBatch<B> {
             balancing: BalancingConfig::default(),
             precision: Precision::default(),
         }
+    }
+}
+
+/// Makes batches of sequences of tokens: [`LmBatch::next_tokens`] as burn-train's data loaders want it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NextTokens;
+
+impl<B: Backend> Batcher<B, Vec<u32>, LmBatch<B>> for NextTokens {
+    fn batch(&self, sequences: Vec<Vec<u32>>, device: &B::Device) -> LmBatch<B> {
+        LmBatch::next_tokens(&sequences, device)
     }
 }
 

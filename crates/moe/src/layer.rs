@@ -5,6 +5,7 @@ use burn::{
     tensor::{Tensor, backend::Backend},
 };
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 use upcycle_kernels::{MoeBackend, Precision};
 
 use crate::{
@@ -50,6 +51,11 @@ pub struct GrowthState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub two_level: Option<TwoLevel>,
 }
+
+/// What a layer is said to know of its growths and cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct GrowthError(pub String);
 
 impl MoeLayerConfig {
     /// A layer of `experts` experts of hidden width `d_expert`, `top_k` a token, for tokens of width `d_model`: sigmoid
@@ -122,11 +128,15 @@ impl GrowthState {
     /// before.
     ///
     /// # Errors
-    /// What is wrong, as a sentence.
-    pub fn check(&self, top_k: usize) -> Result<(), String> {
+    /// What is wrong.
+    pub fn check(&self, top_k: usize) -> Result<(), GrowthError> {
         let experts = self.experts();
+        let fail = |problem| Err(GrowthError(problem));
+        if !self.lineage.is_whole() {
+            return fail("its lineage does not lead from each growth to the next".into());
+        }
         if top_k > experts {
-            return Err(format!("top-{top_k} of {experts} experts"));
+            return fail(format!("top-{top_k} of {experts} experts"));
         }
         let Some(two_level) = &self.two_level else {
             return Ok(());
@@ -139,7 +149,7 @@ impl GrowthState {
         if last == Some(experts) && first >= top_k && first > 0 {
             return Ok(());
         }
-        Err(format!(
+        fail(format!(
             "the growths of its two-level selection do not lead from at least top-K = {top_k} to {experts} experts"
         ))
     }

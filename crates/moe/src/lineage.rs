@@ -30,6 +30,16 @@ impl Lineage {
         fits.then_some(self)
     }
 
+    /// Whether every growth starts from the experts of the one before.
+    pub fn is_whole(&self) -> bool {
+        let mut experts = self.experts;
+        self.growths.iter().all(|growth| {
+            let fits = growth.count() == experts;
+            experts = growth.experts();
+            fits
+        })
+    }
+
     /// Number of experts now, E.
     pub fn experts(&self) -> usize {
         self.growths

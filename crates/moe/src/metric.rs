@@ -33,7 +33,7 @@ pub struct RoutingMetric {
     name: MetricName,
     unit: Option<&'static str>,
     measure: fn(&[RoutingStats]) -> f64,
-    epoch: Vec<RoutingCounter>,
+    epoch: Vec<(ExpertSources, RoutingCounter)>,
     batch: f64,
     running: f64,
     tokens: usize,
@@ -73,8 +73,8 @@ impl RoutingMetric {
         }
     }
 
-    fn of(&self, counters: &[RoutingCounter]) -> f64 {
-        let stats: Vec<_> = counters.iter().map(RoutingCounter::stats).collect();
+    fn of(&self, counters: &[(ExpertSources, RoutingCounter)]) -> f64 {
+        let stats: Vec<_> = counters.iter().map(|(_, it)| it.stats()).collect();
         (self.measure)(&stats)
     }
 }
@@ -100,19 +100,21 @@ impl Metric for RoutingMetric {
     }
 
     fn update(&mut self, routed: &RoutedBatch, _metadata: &MetricMetadata) -> SerializedEntry {
+        let sources = |layer: &RoutedLayer| layer.sources.clone();
         let counters = || -> Vec<_> {
-            let layers = routed.0.iter();
+            let layers = routed.0.iter().map(sources);
             layers
-                .map(|layer| RoutingCounter::new(layer.sources.clone()))
+                .map(|sources| (sources.clone(), RoutingCounter::new(sources)))
                 .collect()
         };
         let mut batch = counters();
-        // Another number of experts is another model.
-        if self.epoch.len() != batch.len() {
+        // A model that has been grown meanwhile is another one.
+        let known = self.epoch.iter().map(|(sources, _)| sources);
+        if !known.eq(routed.0.iter().map(|layer| &layer.sources)) {
             self.epoch = counters();
         }
         let counted = batch.iter_mut().zip(&mut self.epoch);
-        for (layer, (batch, epoch)) in routed.0.iter().zip(counted) {
+        for (layer, ((_, batch), (_, epoch))) in routed.0.iter().zip(counted) {
             batch.add(&layer.experts, layer.top_k);
             epoch.add(&layer.experts, layer.top_k);
         }
@@ -178,5 +180,27 @@ mod tests {
             metric.clear();
             assert_eq!(metric.running_value().current(), 0.0);
         }
+    }
+
+    #[test]
+    fn a_model_that_is_grown_within_an_epoch_is_counted_anew() {
+        let metadata = MetricMetadata {
+            progress: Progress::new(0, 1),
+            global_progress: Progress::new(1, 1),
+            iteration: None,
+            lr: None,
+        };
+        let routed = |experts: usize| {
+            let layer = RoutedLayer {
+                experts: (0..experts).collect(),
+                top_k: 1,
+                sources: ExpertSources::identity(experts),
+            };
+            RoutedBatch(Arc::new([layer]))
+        };
+        let mut metric = RoutingMetric::dead_experts();
+        metric.update(&routed(4), &metadata);
+        metric.update(&routed(8), &metadata);
+        assert_eq!(metric.running_value().current(), 0.0);
     }
 }

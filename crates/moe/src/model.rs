@@ -8,7 +8,7 @@ use upcycle_kernels::MoeBackend;
 
 use crate::{
     balancing::BalancingConfig,
-    layer::{GrowthState, MoeLayer},
+    layer::{GrowthError, GrowthState, MoeLayer},
     router::Routing,
 };
 
@@ -62,18 +62,18 @@ pub trait MoeModel<B: MoeBackend> {
     ///
     /// # Errors
     /// If there are not as many states as layers, or one cannot be; the model is then as it was.
-    fn restore(&mut self, states: Vec<GrowthState>, device: &B::Device) -> Result<(), String> {
+    fn restore(&mut self, states: Vec<GrowthState>, device: &B::Device) -> Result<(), GrowthError> {
         let layers = self.moe_layers_mut();
         if layers.len() != states.len() {
-            return Err(format!(
-                "it names growths of {} MoE layers, the model has {}",
+            return Err(GrowthError(format!(
+                "there are growths of {} MoE layers, the model has {}",
                 states.len(),
                 layers.len()
-            ));
+            )));
         }
         for (index, (layer, state)) in layers.iter().zip(&states).enumerate() {
             let checked = state.check(layer.router.config().top_k);
-            checked.map_err(|problem| format!("MoE layer {index}: {problem}"))?;
+            checked.map_err(|error| GrowthError(format!("MoE layer {index}: {error}")))?;
         }
         for (layer, state) in layers.into_iter().zip(states) {
             layer.restore(state, device);
@@ -82,11 +82,16 @@ pub trait MoeModel<B: MoeBackend> {
     }
 
     /// One step of loss-free balancing of every layer, from the tokens `[E]` that each of its experts got.
+    ///
+    /// # Panics
+    /// If there are not as many loads as layers.
     fn balance(&mut self, loads: &[Tensor<B, 1>], config: &BalancingConfig) {
         if config.bias_rate <= 0.0 {
             return;
         }
-        for (layer, load_e) in self.moe_layers_mut().into_iter().zip(loads) {
+        let layers = self.moe_layers_mut();
+        assert_eq!(layers.len(), loads.len(), "a load for each MoE layer");
+        for (layer, load_e) in layers.into_iter().zip(loads) {
             layer.router.balance(load_e.clone(), config.bias_rate);
         }
     }
@@ -100,13 +105,18 @@ pub trait MoeModel<B: MoeBackend> {
 
     /// What the routing of a forward pass adds to the loss, `[1]`: auxiliary, z- and separation loss, weighted, each a mean
     /// over the layers; none if all are off.
+    ///
+    /// # Panics
+    /// If there are not as many routings as layers.
     fn routing_loss(
         &self,
         routing: &[Routing<B>],
         balancing: &BalancingConfig,
     ) -> Option<Tensor<B, 1>> {
+        let sites = self.moe_sites();
+        assert_eq!(sites.len(), routing.len(), "a routing for each MoE layer");
         let share = 1.0 / routing.len() as f32;
-        let layers = self.moe_sites().into_iter().zip(routing);
+        let layers = sites.into_iter().zip(routing);
         let losses = layers.flat_map(|(site, routing)| {
             let config = site.layer.router.config();
             let balance = balancing.loss(routing, config.score);

@@ -4,14 +4,14 @@
 
 use burn::{
     backend::Autodiff,
-    module::Param,
+    module::{Module, Param},
     tensor::{Distribution, Tensor, TensorData, backend::Backend},
 };
 use burn_flex::{Flex, FlexDevice};
-use upcycle_kernels::Precision;
+use upcycle_kernels::{MoeBackend, Precision};
 use upcycle_moe::{
-    BalancingConfig, ExpertSources, Growth, Initializer, MoeLayer, MoeLayerConfig, Router,
-    RouterConfig, RoutingCounter, ScoreFunction, TwoLevel,
+    BalancingConfig, ExpertSources, Growth, Initializer, MoeLayer, MoeLayerConfig, MoeModel,
+    MoeSite, Router, RouterConfig, RoutingCounter, ScoreFunction, TwoLevel,
 };
 
 type B = Flex;
@@ -475,4 +475,42 @@ fn gradients_match_finite_differences() {
         moved(direction.clone()),
         moved(-direction),
     );
+}
+
+/// MoE layers and nothing else.
+#[derive(Module, Debug)]
+struct Stack<B: Backend> {
+    layers: Vec<MoeLayer<B>>,
+}
+
+impl<B: MoeBackend> MoeModel<B> for Stack<B> {
+    fn moe_sites(&self) -> Vec<MoeSite<'_, B>> {
+        self.layers.iter().map(MoeSite::without_norm).collect()
+    }
+
+    fn moe_layers_mut(&mut self) -> Vec<&mut MoeLayer<B>> {
+        self.layers.iter_mut().collect()
+    }
+}
+
+/// So a weight means the same in models of any depth.
+#[test]
+fn losses_of_routing_are_means_over_layers() {
+    let layer: MoeLayer<B> =
+        MoeLayerConfig::new(D, E, K, 5).init("layer", &Initializer::new(1), &Default::default());
+    let (_, routing) = layer.forward(tokens(40), Precision::F32);
+    let balancing = BalancingConfig {
+        auxiliary_loss: 0.5,
+        z_loss: 0.1,
+        ..BalancingConfig::default()
+    };
+    let loss = |depth: usize| -> f32 {
+        let stack = Stack {
+            layers: vec![layer.clone(); depth],
+        };
+        let loss = stack.routing_loss(&vec![routing.clone(); depth], &balancing);
+        loss.unwrap().into_scalar()
+    };
+    assert!(loss(1) > 0.1);
+    assert!((loss(4) - loss(1)).abs() < 1e-5);
 }

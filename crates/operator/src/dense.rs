@@ -8,8 +8,7 @@ use burn::{
 use serde::{Deserialize, Serialize};
 use upcycle_kernels::MoeAutodiffBackend;
 use upcycle_moe::{
-    DenseModel, DenseNetwork, Experts, Initializer, LayerPattern, MoeLayer, Router, RouterConfig,
-    ScoreFunction,
+    DenseNetwork, Experts, Initializer, LayerPattern, MoeLayer, Router, RouterConfig, ScoreFunction,
 };
 
 use crate::{
@@ -118,39 +117,40 @@ impl DenseSource {
         })
     }
 
-    /// Turns the networks of the layers that are to be MoE into such layers of shards, and their moments with them.
-    pub(crate) fn cut<B, M, O>(
+    /// [`layer`](Self::layer) of a network, whose matrices must fit each other.
+    pub(crate) fn layer_of<B: MoeAutodiffBackend>(
         &self,
-        model: &mut M,
-        optimizer: &mut O,
+        network: &DenseNetwork<B>,
         target: usize,
-    ) -> Result<(), OperatorError>
-    where
-        B: MoeAutodiffBackend,
-        M: DenseModel<B>,
-        O: AdamState<B>,
-    {
-        let router = model.router_config();
-        let networks = model.dense_networks(&self.layers);
-        let mut layers = Vec::with_capacity(networks.len());
-        for network in &networks {
-            let layer = self.layer(network.gate_df.dims()[1], target, &router)?;
-            for weight in [&network.gate_df, &network.up_df, &network.down_fd] {
-                if !optimizer.is_empty() {
-                    optimizer.moments_of(weight.id, weight.dims())?;
-                }
-            }
-            layers.push(layer);
+        router: &RouterConfig,
+    ) -> Result<DenseLayer, OperatorError> {
+        let [d, f] = network.gate_df.dims();
+        if network.up_df.dims() != [d, f] || network.down_fd.dims() != [f, d] {
+            return Err(OperatorError::ModelMismatch(format!(
+                "a dense network has matrices of shapes {:?}, {:?} and {:?}",
+                network.gate_df.dims(),
+                network.up_df.dims(),
+                network.down_fd.dims()
+            )));
         }
-        // Nothing fails from here on.
-        let layers = (networks.into_iter().zip(layers))
-            .map(|(network, layer)| self.moe_layer(network, layer, optimizer))
-            .collect::<Result<Vec<_>, _>>()?;
-        model.replace_dense(&self.layers, layers);
+        self.layer(f, target, router)
+    }
+
+    /// What the optimizer remembers of a network must be of its shape.
+    pub(crate) fn check_moments<B: MoeAutodiffBackend, O: AdamState<B>>(
+        network: &DenseNetwork<B>,
+        optimizer: &O,
+    ) -> Result<(), OperatorError> {
+        for weight in [&network.gate_df, &network.up_df, &network.down_fd] {
+            if !optimizer.is_empty() {
+                optimizer.moments_of(weight.id, weight.dims())?;
+            }
+        }
         Ok(())
     }
 
-    fn moe_layer<B: MoeAutodiffBackend, O: AdamState<B>>(
+    /// A network as a MoE layer of shards, and its moments with it.
+    pub(crate) fn moe_layer<B: MoeAutodiffBackend, O: AdamState<B>>(
         &self,
         network: DenseNetwork<B>,
         layer: DenseLayer,
@@ -175,8 +175,10 @@ impl DenseSource {
                 };
                 Moments::<B, 3>::set_moments(optimizer, weight.id, moments);
             }
+            let trained = weight.is_require_grad();
             let value = self.shard(weight.val().inner(), hidden);
-            let value = Tensor::<B, 3>::from_inner(value).require_grad();
+            let value = Tensor::<B, 3>::from_inner(value);
+            let value = value.set_require_grad(trained);
             Ok::<_, OperatorError>(Param::initialized(weight.id, value))
         };
         let experts = Experts {

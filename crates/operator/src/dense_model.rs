@@ -1,7 +1,7 @@
 //! Growing a dense model: its networks become experts, which are then grown.
 
 use upcycle_kernels::MoeAutodiffBackend;
-use upcycle_moe::DenseModel;
+use upcycle_moe::{DenseModel, GrowthState};
 
 use crate::{
     dense::DenseSource,
@@ -29,16 +29,31 @@ impl Upcycle {
         M: DenseModel<B>,
         O: AdamState<B>,
     {
-        let dense = self.check_dense(model.dense_networks(self.dense_layers()?).len())?;
-        let router = model.router_config();
-        for network in model.dense_networks(&dense.layers) {
-            dense.layer(network.gate_df.dims()[1], self.target_experts, &router)?;
+        if !model.moe_sites().is_empty() {
+            let problem = "it has MoE layers already; grow these by `Upcycle::grow`";
+            return Err(OperatorError::Dense(problem.into()));
         }
-        let choice = self.plan_dense(model.dense_networks(&dense.layers).len(), dense.shards)?;
-        if matches!(self.recipe.optimizer, OptimizerPolicy::Reset {}) {
+        let networks = model.dense_networks(self.dense_layers()?);
+        let dense = self.check_dense(networks.len())?;
+        let choice = self.plan_dense(networks.len(), dense.shards)?;
+        let resets = matches!(self.recipe.optimizer, OptimizerPolicy::Reset {});
+        let router = model.router_config();
+        let layers = networks.iter().map(|network| {
+            if !resets {
+                DenseSource::check_moments(network, optimizer)?;
+            }
+            dense.layer_of(network, self.target_experts, &router)
+        });
+        let layers = layers.collect::<Result<Vec<_>, _>>()?;
+
+        // All has been checked: nothing fails from here on.
+        if resets {
             optimizer.clear();
         }
-        dense.cut(model, optimizer, self.target_experts)?;
+        let cut = (networks.into_iter().zip(layers))
+            .map(|(network, layer)| dense.moe_layer(network, layer, optimizer))
+            .collect::<Result<Vec<_>, _>>()?;
+        model.replace_dense(&dense.layers, cut);
         self.carry_out(model, optimizer, &Evidence::default(), choice)
     }
 
@@ -71,7 +86,13 @@ impl Upcycle {
             return fail("`dense.layers` names no layer");
         }
         dense.experts_of_a_token(self.target_experts)?;
-        self.plan_dense(layers, dense.shards)?;
+        if matches!(self.recipe.router, RouterExtension::TwoLevel { .. }) && dense.top_k > 1 {
+            return fail(
+                "two-level selection gives a token different sources, and all networks are copies of one; take `dense.top_k` = 1, or `router.kind` = `hyperplane`",
+            );
+        }
+        let choice = self.plan_dense(layers, dense.shards)?;
+        self.two_levels(&vec![GrowthState::new(dense.shards); layers], &choice.plan)?;
         Ok(dense)
     }
 

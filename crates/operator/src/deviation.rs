@@ -1,6 +1,6 @@
 //! What did not go as the recipe says.
 
-use std::fmt;
+use std::{fmt, mem::discriminant};
 
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +30,49 @@ pub enum Deviation {
         /// The sources.
         sources: Vec<usize>,
     },
+}
+
+impl Deviation {
+    /// Adds it to others: what is of one kind and layer is one deviation, and experts and sources are named once.
+    pub fn add_to(self, others: &mut Vec<Self>) {
+        let same = |other: &&mut Self| {
+            discriminant(*other) == discriminant(&self) && other.layer() == self.layer()
+        };
+        let Some(other) = others.iter_mut().find(same) else {
+            others.push(self);
+            return;
+        };
+        let of = other.of_mut();
+        of.extend(self.of());
+        of.sort_unstable();
+        of.dedup();
+    }
+
+    /// The MoE layer.
+    pub fn layer(&self) -> usize {
+        match self {
+            Self::CopiedExperts { layer, .. }
+            | Self::CopiedRows { layer, .. }
+            | Self::RandomDirections { layer, .. } => *layer,
+        }
+    }
+
+    /// Experts or sources.
+    pub(crate) fn of(&self) -> &[usize] {
+        match self {
+            Self::CopiedExperts { experts: of, .. }
+            | Self::CopiedRows { experts: of, .. }
+            | Self::RandomDirections { sources: of, .. } => of,
+        }
+    }
+
+    fn of_mut(&mut self) -> &mut Vec<usize> {
+        match self {
+            Self::CopiedExperts { experts: of, .. }
+            | Self::CopiedRows { experts: of, .. }
+            | Self::RandomDirections { sources: of, .. } => of,
+        }
+    }
 }
 
 impl fmt::Display for Deviation {

@@ -15,7 +15,7 @@ pub enum OperatorError {
     },
     /// The model has no experts.
     #[error(
-        "the model has no MoE layer, so there is no expert to copy; a recipe with a `[dense]` section makes experts of its feed-forward layers"
+        "the model has no MoE layer, so there is no expert to copy; a recipe with a `[dense]` section makes experts of its feed-forward layers (`Upcycle::grow_dense`)"
     )]
     NoMoeLayer,
     /// MoE layers of different sizes.

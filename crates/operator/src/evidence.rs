@@ -2,6 +2,8 @@
 
 use burn::tensor::{Tensor, backend::Backend};
 
+use crate::error::OperatorError;
+
 /// Measurements of the source model, for all MoE layers in order.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Evidence {
@@ -82,6 +84,50 @@ fn squares<B: Backend>(matrix: Tensor<B, 3>) -> Vec<f64> {
     sums.chunks(rows.max(1))
         .map(|rows| rows.iter().sum())
         .collect()
+}
+
+impl Evidence {
+    /// Evidence of one MoE layer; nothing where nothing at all was measured.
+    pub(crate) fn layer(&self, layer: usize) -> &LayerEvidence {
+        static NOTHING: LayerEvidence = LayerEvidence::NOTHING;
+        self.layers.get(layer).unwrap_or(&NOTHING)
+    }
+
+    /// Evidence must be of a model of so many MoE layers and experts a layer, as it is now and not before an earlier growth.
+    pub(crate) fn check(&self, layers: usize, experts: usize) -> Result<(), OperatorError> {
+        let equal = |what, found, expected| match found == expected {
+            true => Ok(()),
+            false => Err(OperatorError::EvidenceMismatch {
+                what,
+                found,
+                expected,
+            }),
+        };
+        if self.layers.is_empty() {
+            return Ok(());
+        }
+        equal("MoE layers with evidence", self.layers.len(), layers)?;
+        for layer in &self.layers {
+            let norms = [&layer.weights, &layer.gradients, &layer.second_moments];
+            for norms in norms.into_iter().flatten() {
+                equal("experts with norms", norms.fc1.len(), experts)?;
+                equal("experts with norms", norms.fc2.len(), experts)?;
+            }
+            if let Some(routing) = &layer.routing {
+                equal("experts with a load", routing.load.len(), experts)?;
+            }
+            if let Some(tokens) = &layer.tokens {
+                let most = tokens.experts.iter().max().map_or(0, |most| most + 1);
+                let known = most <= experts && tokens.top_k > 0;
+                equal(
+                    "experts of tokens",
+                    if known { experts } else { most },
+                    experts,
+                )?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl LayerEvidence {

@@ -271,11 +271,10 @@ impl ExpertInit {
                     made &= svd::mix(to, own, neighbour, weight);
                 }
             }
-            Self::SparseCode { mix, .. } => {
-                if let Some(dictionary) = dictionary {
-                    dictionary.mix(replica, own, neighbour, mix);
-                }
-            }
+            Self::SparseCode { mix, .. } => match dictionary {
+                Some(dictionary) => dictionary.mix(replica, own, neighbour, mix),
+                None => made = false,
+            },
         }
         made
     }

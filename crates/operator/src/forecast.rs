@@ -1,5 +1,6 @@
 //! What growing does to the routers, told from their rows alone.
 
+use rayon::prelude::*;
 use serde::Serialize;
 use upcycle_digest::Digest;
 use upcycle_moe::{RouterConfig, ScoreFunction};
@@ -78,70 +79,6 @@ impl RoutingRule {
             top_groups: 1,
         }
     }
-}
-
-/// Looks at layers one by one.
-#[derive(Debug, Clone)]
-pub struct Forecaster {
-    rule: RoutingRule,
-    layers: usize,
-    changed: usize,
-    moved: f64,
-}
-
-impl Forecaster {
-    /// A forecast for routers that choose by `rule`.
-    pub fn new(rule: RoutingRule) -> Self {
-        Self {
-            rule,
-            layers: 0,
-            changed: 0,
-            moved: 0.0,
-        }
-    }
-
-    /// The layers of `count` that are worth a look, evenly spread.
-    pub fn layers(count: usize) -> Vec<usize> {
-        let looked_at = count.min(LAYERS);
-        (0..looked_at)
-            .map(|index| index * count / looked_at)
-            .collect()
-    }
-
-    /// Routes random inputs, scaled by the norm before the router, `[D]`, by the rows before and after. `source_of` says
-    /// which expert before each of the rows after belongs to, `top_k` how many experts a token has before and after.
-    pub fn add(
-        &mut self,
-        layer: usize,
-        [before, after]: [&RouterRows; 2],
-        source_of: &[usize],
-        scale: &[f32],
-        [old_k, new_k]: [usize; 2],
-    ) {
-        let identity: Vec<usize> = (0..before.bias.len()).collect();
-        let mut rng = Digest::new("forecast").number(layer as u64).rng();
-        self.layers += 1;
-        for _ in 0..INPUTS {
-            let input: Vec<f32> = scale.iter().map(|scale| scale * normal(&mut rng)).collect();
-            let old = self.gates(before, &identity, &input, old_k);
-            let new = self.gates(after, source_of, &input, new_k);
-            let chosen = |gates: &[f64]| -> Vec<bool> { gates.iter().map(|&g| g > 0.0).collect() };
-            self.changed += usize::from(chosen(&old) != chosen(&new));
-            let distance: f64 = old.iter().zip(&new).map(|(a, b)| (a - b).abs()).sum();
-            self.moved += distance / old.iter().sum::<f64>().max(1e-20);
-        }
-    }
-
-    /// What was seen; none without a layer.
-    pub fn finish(self) -> Option<RoutingForecast> {
-        let inputs = (self.layers * INPUTS) as f64;
-        (self.layers > 0).then(|| RoutingForecast {
-            layers: self.layers,
-            inputs: INPUTS,
-            changed_sources: self.changed as f64 / inputs,
-            gate_change: self.moved / inputs,
-        })
-    }
 
     /// Gate of every source for an input: the sum over its replicas that are chosen.
     fn gates(
@@ -151,19 +88,18 @@ impl Forecaster {
         input: &[f32],
         top_k: usize,
     ) -> Vec<f64> {
-        let rule = &self.rule;
         let dot =
             |row: &[f32]| -> f64 { row.iter().zip(input).map(|(w, x)| f64::from(w * x)).sum() };
         let mut logits: Vec<f64> = rows.weight.chunks_exact(rows.d).map(dot).collect();
         let biases = rows.bias.iter().map(|&bias| f64::from(bias));
-        if !rule.selection_bias {
+        if !self.selection_bias {
             logits
                 .iter_mut()
                 .zip(biases.clone())
                 .for_each(|(logit, bias)| *logit += bias);
         }
         let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let scores: Vec<f64> = match rule.score {
+        let scores: Vec<f64> = match self.score {
             ScoreFunction::Sigmoid => logits
                 .iter()
                 .map(|logit| 1.0 / (1.0 + (-logit).exp()))
@@ -175,8 +111,8 @@ impl Forecaster {
             }
         };
         // A softmax over the selected is one over all, divided by its sum over the selected.
-        let over_selected = rule.score == ScoreFunction::TopKSoftmax;
-        let by: Vec<f64> = match (rule.selection_bias, over_selected) {
+        let over_selected = self.score == ScoreFunction::TopKSoftmax;
+        let by: Vec<f64> = match (self.selection_bias, over_selected) {
             (true, false) => scores
                 .iter()
                 .zip(biases)
@@ -192,7 +128,7 @@ impl Forecaster {
         let mut open: Vec<usize> = self.in_top_groups(&by);
         open.sort_by(|&a, &b| by[b].total_cmp(&by[a]));
         open.truncate(top_k);
-        let total: f64 = match rule.renormalize || over_selected {
+        let total: f64 = match self.renormalize || over_selected {
             true => open
                 .iter()
                 .map(|&expert| scores[expert])
@@ -210,9 +146,8 @@ impl Forecaster {
 
     /// Experts of the groups with the largest sums of their two best (DeepSeek-V3).
     fn in_top_groups(&self, by: &[f64]) -> Vec<usize> {
-        let rule = &self.rule;
-        let size = by.len() / rule.groups;
-        if rule.groups == 1 || size == 0 {
+        let size = by.len() / self.groups;
+        if self.groups == 1 || size == 0 {
             return (0..by.len()).collect();
         }
         let strength = |group: usize| {
@@ -220,14 +155,75 @@ impl Forecaster {
             values.sort_by(|a, b| b.total_cmp(a));
             values.iter().take(2).sum::<f64>()
         };
-        let mut groups: Vec<(usize, f64)> = (0..rule.groups)
+        let mut groups: Vec<(usize, f64)> = (0..self.groups)
             .map(|group| (group, strength(group)))
             .collect();
         groups.sort_by(|(_, a), (_, b)| b.total_cmp(a));
-        groups.truncate(rule.top_groups.max(1));
+        groups.truncate(self.top_groups.max(1));
         groups
             .into_iter()
             .flat_map(|(group, _)| group * size..(group + 1) * size)
             .collect()
+    }
+}
+
+/// Looks at layers one by one.
+#[derive(Debug, Clone, Default)]
+pub struct Forecaster {
+    layers: usize,
+    changed: usize,
+    moved: f64,
+}
+
+impl Forecaster {
+    /// The layers of `count` that are worth a look, evenly spread.
+    pub fn layers(count: usize) -> Vec<usize> {
+        let looked_at = count.min(LAYERS);
+        (0..looked_at)
+            .map(|index| index * count / looked_at)
+            .collect()
+    }
+
+    /// Routes random inputs, scaled by the norm before the router, `[D]`, by the rows before and after. `source_of` says
+    /// which expert before each of the rows after belongs to, `top_k` how many experts a token has before and after.
+    pub fn add(
+        &mut self,
+        rule: &RoutingRule,
+        layer: usize,
+        [before, after]: [&RouterRows; 2],
+        source_of: &[usize],
+        scale: &[f32],
+        [old_k, new_k]: [usize; 2],
+    ) {
+        let identity: Vec<usize> = (0..before.bias.len()).collect();
+        let seen = (0..INPUTS).into_par_iter().map(|index| {
+            let mut rng = Digest::new("forecast")
+                .number(layer as u64)
+                .number(index as u64)
+                .rng();
+            let input: Vec<f32> = scale.iter().map(|scale| scale * normal(&mut rng)).collect();
+            let old = rule.gates(before, &identity, &input, old_k);
+            let new = rule.gates(after, source_of, &input, new_k);
+            let chosen = |gates: &[f64]| -> Vec<bool> { gates.iter().map(|&g| g > 0.0).collect() };
+            let distance: f64 = old.iter().zip(&new).map(|(a, b)| (a - b).abs()).sum();
+            let moved = distance / old.iter().sum::<f64>().max(1e-20);
+            (chosen(&old) != chosen(&new), moved)
+        });
+        // Added up in order, so that the sum is the same for any number of threads.
+        let seen: Vec<(bool, f64)> = seen.collect();
+        self.layers += 1;
+        self.changed += seen.iter().filter(|(changed, _)| *changed).count();
+        self.moved += seen.iter().map(|(_, moved)| moved).sum::<f64>();
+    }
+
+    /// What was seen; none without a layer.
+    pub fn finish(self) -> Option<RoutingForecast> {
+        let inputs = (self.layers * INPUTS) as f64;
+        (self.layers > 0).then(|| RoutingForecast {
+            layers: self.layers,
+            inputs: INPUTS,
+            changed_sources: self.changed as f64 / inputs,
+            gate_change: self.moved / inputs,
+        })
     }
 }

@@ -92,26 +92,25 @@ impl Upcycle {
         let resets = matches!(self.recipe.optimizer, OptimizerPolicy::Reset {});
         let mut deviations = Vec::new();
         let mut prepared = Vec::new();
-        let mut forecaster = None;
+        let mut forecaster = Forecaster::default();
         let sampled = Forecaster::layers(choice.plan.layers.len());
+        check_order(model)?;
         let sites = model.moe_sites();
         for ((site, growth), two_level) in sites.iter().zip(layers()).zip(two_levels) {
             check_shapes(site, &growth)?;
             if !resets && !optimizer.is_empty() {
-                check_moments::<B, O>(site.layer, optimizer)?;
+                check_moments::<B, O>(site.layer, growth.index, optimizer)?;
             }
             let plain = two_level.is_none();
             let layer = self.prepare(site, &growth, evidence, two_level, &mut deviations)?;
             let config = site.layer.router.config();
-            let top_k = config.top_k;
-            let forecaster =
-                forecaster.get_or_insert_with(|| Forecaster::new(RoutingRule::of(config)));
+            let (rule, top_k) = (RoutingRule::of(config), config.top_k);
             if plain && sampled.contains(&growth.index) {
                 let scale = site.norm_d.map(|norm| host(norm.val().inner()));
                 let scale = scale.unwrap_or_else(|| vec![1.0; layer.before.d]);
                 let source_of = growth.plan.source_of();
                 let rows = [&layer.before, &layer.after];
-                forecaster.add(growth.index, rows, source_of, &scale, [top_k; 2]);
+                forecaster.add(&rule, growth.index, rows, source_of, &scale, [top_k; 2]);
             }
             prepared.push(layer);
         }
@@ -133,7 +132,7 @@ impl Upcycle {
             grow_router(layer, optimizer, policy, &growth, prepared)?;
         }
         Ok(Grown {
-            forecast: forecaster.and_then(Forecaster::finish),
+            forecast: forecaster.finish(),
             choice,
             deviations,
         })
@@ -158,7 +157,7 @@ impl Upcycle {
             input_rms: rms.filter(|&rms| rms > 0.0).unwrap_or(1.0),
         };
         let (after, copied) = growth.rows(&before);
-        let directions = growth.directions(evidence.layer(growth.index)?, d)?;
+        let directions = growth.directions(evidence.layer(growth.index), d)?;
         let (directions, random) = directions.unzip();
         deviations.extend(copied.into_iter().chain(random.flatten()));
         let lineage = site.layer.lineage().clone();
@@ -170,15 +169,37 @@ impl Upcycle {
             );
             OperatorError::ModelMismatch(problem)
         };
+        let state = GrowthState {
+            lineage: lineage.ok_or_else(mismatch)?,
+            two_level,
+        };
+        (state.check(router.config().top_k)).map_err(|error| {
+            OperatorError::GrownModel(format!("MoE layer {}: {error}", growth.index))
+        })?;
         Ok(Prepared {
             before,
             after,
             directions,
-            state: GrowthState {
-                lineage: lineage.ok_or_else(mismatch)?,
-                two_level,
-            },
+            state,
         })
+    }
+}
+
+/// A model must show the same layers in the same order to be read and to be changed, each once.
+fn check_order<B: MoeAutodiffBackend, M: MoeModel<B>>(model: &mut M) -> Result<(), OperatorError> {
+    let read = model.moe_sites().into_iter();
+    let read: Vec<ParamId> = read.map(|site| site.layer.router.weight_ed.id).collect();
+    let changed = model.moe_layers_mut().into_iter();
+    let changed: Vec<ParamId> = changed.map(|layer| layer.router.weight_ed.id).collect();
+    if read != changed {
+        let problem = "`moe_sites` and `moe_layers_mut` show other layers, or in another order";
+        return Err(OperatorError::ModelMismatch(problem.into()));
+    }
+    match (1..read.len()).find(|&index| read[..index].contains(&read[index])) {
+        Some(index) => Err(OperatorError::ModelMismatch(format!(
+            "MoE layer {index} is shown twice"
+        ))),
+        None => Ok(()),
     }
 }
 
@@ -209,16 +230,28 @@ fn check_shapes<B: MoeAutodiffBackend>(
     )))
 }
 
-/// Every parameter that grows must have moments of its shape.
+/// Moments of a trained parameter must be of its shape; frozen ones have none.
 fn check_moments<B: MoeAutodiffBackend, O: AdamState<B>>(
     layer: &MoeLayer<B>,
+    index: usize,
     optimizer: &O,
 ) -> Result<(), OperatorError> {
+    let in_layer = |error| match error {
+        OperatorError::OptimizerMismatch(problem) => {
+            OperatorError::OptimizerMismatch(format!("MoE layer {index}: {problem}"))
+        }
+        other => other,
+    };
     let router = &layer.router.weight_ed;
-    optimizer.moments_of(router.id, router.dims())?;
     let experts = &layer.experts;
-    for weight in [&experts.gate_edf, &experts.up_edf, &experts.down_efd] {
-        optimizer.moments_of(weight.id, weight.dims())?;
+    let trained = [&experts.gate_edf, &experts.up_edf, &experts.down_efd];
+    if router.is_require_grad() {
+        let moments = optimizer.moments_of(router.id, router.dims());
+        moments.map_err(in_layer)?;
+    }
+    for weight in trained.into_iter().filter(|it| it.is_require_grad()) {
+        let moments = optimizer.moments_of(weight.id, weight.dims());
+        moments.map_err(in_layer)?;
     }
     Ok(())
 }
@@ -263,7 +296,9 @@ fn grow_experts<B: MoeAutodiffBackend, O: AdamState<B>>(
         ]
     };
     for ((weight, before), after) in weights.into_iter().zip(before).zip(after) {
-        policy.grow(optimizer, weight.id, &before, &after, growth.plan)?;
+        if weight.is_require_grad() {
+            policy.grow(optimizer, weight.id, &before, &after, growth.plan)?;
+        }
         replace(weight, after);
     }
     Ok(deviation)
@@ -288,7 +323,10 @@ fn grow_router<B: MoeAutodiffBackend, O: AdamState<B>>(
     let device = before.device();
     let (e, d) = (rows.bias.len(), rows.d);
     let after = on_device(rows.weight, [e, d], &device);
-    policy.grow(optimizer, router.weight_ed.id, &before, &after, growth.plan)?;
+    if router.weight_ed.is_require_grad() {
+        let id = router.weight_ed.id;
+        policy.grow(optimizer, id, &before, &after, growth.plan)?;
+    }
     replace(&mut router.weight_ed, after);
     let bias = on_device(rows.bias, [e], &device);
     replace(&mut router.selection_bias_e, bias);

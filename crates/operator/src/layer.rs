@@ -82,6 +82,14 @@ impl LayerGrowth<'_> {
                 let tokens = evidence.tokens.as_ref();
                 let tokens =
                     tokens.ok_or_else(|| self.recipe.missing(Measurement::RoutedTokens))?;
+                let width = tokens.inputs.len() * tokens.top_k;
+                if width != tokens.experts.len() * d {
+                    return Err(OperatorError::EvidenceMismatch {
+                        what: "width of measured tokens",
+                        found: width / tokens.experts.len().max(1),
+                        expected: d,
+                    });
+                }
                 let (directions, sources) = Directions::centroids(self.plan, tokens, d, seed);
                 let layer = self.index;
                 let deviation = Deviation::RandomDirections { layer, sources };
@@ -93,9 +101,5 @@ impl LayerGrowth<'_> {
 
 /// A deviation that concerns nobody is none.
 fn some(deviation: Deviation) -> Option<Deviation> {
-    match &deviation {
-        Deviation::CopiedExperts { experts: of, .. }
-        | Deviation::CopiedRows { experts: of, .. }
-        | Deviation::RandomDirections { sources: of, .. } => (!of.is_empty()).then_some(deviation),
-    }
+    (!deviation.of().is_empty()).then_some(deviation)
 }

@@ -1,6 +1,10 @@
 //! Recipes by name, compiled in.
 
-use crate::{error::OperatorError, recipe::Recipe};
+use std::{fs, path::Path};
+
+use serde::Deserialize;
+
+use crate::{error::OperatorError, recipe::Recipe, selection::Selection};
 
 macro_rules! recipes {
     ($($name:literal),+ $(,)?) => {
@@ -112,15 +116,51 @@ impl Recipe {
         Self::from_toml(text)
     }
 
-    /// A recipe as it stands in a TOML file.
+    /// A recipe as it stands in a TOML file. A file of counts that it names is not read, see
+    /// [`read_counts`](Self::read_counts).
     ///
     /// # Errors
     /// With line and field, if it is none, or a field has an impossible value.
     pub fn from_toml(text: &str) -> Result<Self, OperatorError> {
         let recipe: Self = toml::from_str(text)
             .map_err(|error| OperatorError::RecipeFile(error.to_string().trim_end().to_owned()))?;
-        recipe.validate()?;
+        match recipe.selection {
+            // Counts are still to come.
+            Selection::Explicit { file: Some(_), .. } => {}
+            _ => recipe.validate()?,
+        }
         Ok(recipe)
+    }
+
+    /// Reads the counts that the recipe names a file for; a relative path is one from `folder`.
+    ///
+    /// The file is JSON: `{"counts": [[2, 1, ...], ...]}`, one list for all MoE layers or one for each.
+    ///
+    /// # Errors
+    /// If the file cannot be read or is something else.
+    pub fn read_counts(&mut self, folder: &Path) -> Result<(), OperatorError> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Counts {
+            counts: Vec<Vec<usize>>,
+        }
+        let Selection::Explicit { counts, file } = &mut self.selection else {
+            return Ok(());
+        };
+        let Some(path) = file.take().map(|path| folder.join(path)) else {
+            return Ok(());
+        };
+        let fail = |problem: String| {
+            OperatorError::RecipeFile(format!("counts in {}: {problem}", path.display()))
+        };
+        let text = fs::read_to_string(&path).map_err(|error| fail(error.to_string()))?;
+        let read: Counts = serde_json::from_str(&text).map_err(|error| {
+            fail(format!(
+                "{error}; it should be {{\"counts\": [[2, 1, ...], ...]}}"
+            ))
+        })?;
+        *counts = read.counts;
+        Ok(())
     }
 }
 

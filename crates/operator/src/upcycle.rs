@@ -87,8 +87,9 @@ impl Upcycle {
         evidence: &Evidence,
     ) -> Result<Choice, OperatorError> {
         let experts = self.checked(layers)?;
+        evidence.check(layers.len(), experts)?;
         self.choose(layers.len(), experts, 1, |layer| {
-            let scores = self.scores(evidence.layer(layer)?, layer, experts);
+            let scores = self.scores(evidence.layer(layer), layer, experts);
             scores.map_err(|missing| self.recipe.missing(missing))
         })
     }
@@ -253,22 +254,5 @@ impl Upcycle {
             });
         }
         Ok(Some(two_level))
-    }
-}
-
-impl Evidence {
-    /// Evidence of one MoE layer; nothing where nothing at all was measured.
-    pub(crate) fn layer(&self, layer: usize) -> Result<&LayerEvidence, OperatorError> {
-        static NOTHING: LayerEvidence = LayerEvidence::NOTHING;
-        if self.layers.is_empty() {
-            return Ok(&NOTHING);
-        }
-        self.layers
-            .get(layer)
-            .ok_or(OperatorError::EvidenceMismatch {
-                what: "MoE layers with evidence",
-                found: self.layers.len(),
-                expected: layer + 1,
-            })
     }
 }

@@ -439,6 +439,55 @@ fn verification_says_what_changed() {
     assert_eq!(plain.layers[0].routing.twin_coselection, 1.0);
 }
 
+/// What a growth changes: the function, and all that the optimizer remembers of it.
+fn state((model, optimizer): &(Lm<B>, AdamWRecord<B>)) -> (Vec<f32>, usize, Vec<Vec<f32>>) {
+    let layers = model.moe_layers().flat_map(|layer| {
+        let id = layer.experts.up_edf.id;
+        let found = Moments::<B, 3>::moments(optimizer, id).is_some();
+        let of_layer = found.then(|| moments(optimizer, id));
+        of_layer.into_iter().flat_map(|(_, m1, m2)| [m1, m2])
+    });
+    (logits(model), optimizer.len(), layers.collect())
+}
+
+#[test]
+fn rows_and_experts_that_cannot_be_made_are_told() {
+    let mut parent = trained(&default_config());
+    for (index, layer) in parent.0.moe_layers_mut().into_iter().enumerate() {
+        // Nothing is orthogonal to zero: row 3 of the first layer, all experts of the second.
+        if index == 0 {
+            let zero = |row_ed: Tensor<B, 2>| {
+                row_ed.slice_assign([3..4, 0..16], Tensor::zeros([1, 16], &FlexDevice))
+            };
+            layer.router.weight_ed = layer.router.weight_ed.clone().map(zero);
+        } else {
+            let up_edf = &mut layer.experts.up_edf;
+            *up_edf = up_edf.clone().map(|up_edf| up_edf.zeros_like());
+        }
+    }
+    let recipe = Recipe {
+        experts: ExpertInit::Orthogonal {},
+        ..recipe(
+            Selection::Uniform {},
+            RouterExtension::Orthogonal {},
+            OptimizerPolicy::Reset {},
+        )
+    };
+    let grown = try_grow(&mut parent, &operator(recipe, 16), &Evidence::default());
+    let deviations = grown.unwrap().deviations;
+    let expected = [
+        Deviation::CopiedRows {
+            layer: 0,
+            experts: vec![11],
+        },
+        Deviation::CopiedExperts {
+            layer: 1,
+            experts: (8..16).collect(),
+        },
+    ];
+    assert_eq!(deviations, expected);
+}
+
 #[test]
 fn what_cannot_be_done_is_said() {
     let config = default_config();
@@ -447,10 +496,10 @@ fn what_cannot_be_done_is_said() {
         if let Some(record) = record {
             parent.1 = record;
         }
-        let before = (logits(&parent.0), parent.1.len());
+        let before = state(&parent);
         let operator = operator(recipe, target);
         let error = try_grow(&mut parent, &operator, &Evidence::default()).unwrap_err();
-        assert_eq!((logits(&parent.0), parent.1.len()), before, "{error}");
+        assert!(state(&parent) == before, "{error}");
         error
     };
     let uniform = |router| recipe(Selection::Uniform {}, router, OptimizerPolicy::Copy {});
@@ -528,27 +577,27 @@ fn what_cannot_be_done_is_said() {
     let dense = |selection, router, experts: usize| {
         let recipe = Recipe {
             dense: Some(DenseSource {
-                top_k: 1,
+                top_k: 2,
                 shards: 2,
                 layers: LayerPattern::AllMoe,
             }),
             ..recipe(selection, router, OptimizerPolicy::Reset {})
         };
         let mut parent = trained(&dense_parent(1));
-        let grown = try_grow(
-            &mut parent,
-            &operator(recipe, experts),
-            &Evidence::default(),
-        );
-        grown
-            .err()
-            .map(|error| error.to_string())
-            .unwrap_or_default()
+        let before = state(&parent);
+        let operator = operator(recipe, experts);
+        let Err(error) = try_grow(&mut parent, &operator, &Evidence::default()) else {
+            return String::new();
+        };
+        assert!(state(&parent) == before, "{error}");
+        error.to_string()
     };
     let hyperplane = || RouterExtension::Hyperplane { strength: 1.0 };
     assert_eq!(dense(Selection::Uniform {}, hyperplane(), 8), "");
     assert!(dense(Selection::Uniform {}, NOISE, 8).contains("hyperplane"));
     assert!(dense(greedy(), hyperplane(), 8).contains("measured"));
+    let two_level = dense(Selection::Uniform {}, exact(0.3), 8);
+    assert!(two_level.contains("dense.top_k"), "{two_level}");
     assert!(dense(Selection::Uniform {}, hyperplane(), 7).contains("dense.shards"));
     let uneven = Selection::Explicit {
         counts: vec![vec![1, 3]],

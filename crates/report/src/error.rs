@@ -1,7 +1,8 @@
 //! What can go wrong with a report.
 
-use std::io;
 use std::path::PathBuf;
+
+use upcycle_files::FileError;
 
 use crate::plot::PlotError;
 
@@ -28,11 +29,6 @@ pub enum ReportError {
         source: serde_json::Error,
     },
     /// A file or folder could not be written.
-    #[error("cannot write {}", path.display())]
-    Write {
-        /// The file or folder.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Write(#[from] FileError),
 }

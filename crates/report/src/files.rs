@@ -1,7 +1,9 @@
 //! The files of a report.
 
 use std::path::{Path, PathBuf};
-use std::{fs, io, process};
+use std::{fs, io};
+
+use upcycle_files::FileError;
 
 use crate::csv::csv;
 use crate::error::ReportError;
@@ -22,20 +24,20 @@ const PNG_SCALE: f32 = 1.0;
 pub fn write(results: &Results, dir: &Path) -> Result<PathBuf, ReportError> {
     let figures = figures(results)?;
     let pictures = dir.join("figures");
-    fs::create_dir_all(&pictures).map_err(at(&pictures))?;
+    fs::create_dir_all(&pictures).map_err(FileError::of("create", &pictures))?;
     for figure in &figures {
         write_figure(figure, &pictures)?;
     }
-    remove_others(&figures, &pictures).map_err(at(&pictures))?;
-    put(&dir.join("results.csv"), csv(results).as_bytes())?;
+    remove_others(&figures, &pictures).map_err(FileError::of("clear", &pictures))?;
+    upcycle_files::write(&dir.join("results.csv"), csv(results).as_bytes())?;
     let path = dir.join("results.json");
     let json = serde_json::to_vec_pretty(results).map_err(|source| ReportError::Json {
         path: path.clone(),
         source,
     })?;
-    put(&path, &json)?;
+    upcycle_files::write(&path, &json)?;
     let path = dir.join("report.html");
-    put(&path, page(results, &figures).into_string().as_bytes())?;
+    upcycle_files::write(&path, page(results, &figures).into_string().as_bytes())?;
     Ok(path)
 }
 
@@ -59,7 +61,7 @@ fn remove_others(figures: &[Figure], dir: &Path) -> io::Result<()> {
 }
 
 fn write_figure(figure: &Figure, dir: &Path) -> Result<(), ReportError> {
-    put(
+    upcycle_files::write(
         &dir.join(format!("{}.svg", figure.name)),
         figure.svg.as_bytes(),
     )?;
@@ -68,25 +70,7 @@ fn write_figure(figure: &Figure, dir: &Path) -> Result<(), ReportError> {
         path: path.clone(),
         source,
     })?;
-    put(&path, &pixels)
-}
-
-/// Writes beside the path, then renames.
-fn put(path: &Path, bytes: &[u8]) -> Result<(), ReportError> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{}.tmp", process::id()));
-    let beside = PathBuf::from(beside);
-    let written = fs::write(&beside, bytes).and_then(|()| fs::rename(&beside, path));
-    written.map_err(|error| {
-        // What is left of the attempt is of no use; the first error is the one to tell.
-        let _ = fs::remove_file(&beside);
-        at(path)(error)
-    })
-}
-
-fn at(path: &Path) -> impl FnOnce(io::Error) -> ReportError {
-    let path = path.to_owned();
-    move |source| ReportError::Write { path, source }
+    Ok(upcycle_files::write(&path, &pixels)?)
 }
 
 #[cfg(test)]

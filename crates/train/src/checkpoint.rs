@@ -15,9 +15,10 @@ use burn::{
     tensor::backend::Backend,
 };
 use serde::{Deserialize, Serialize};
+use upcycle_data::Dataset;
 use upcycle_files::{FileError, Staged, remove_folder};
 use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend, adamw::moment_shape};
-use upcycle_lm::{Lm, LmConfig, LmRecord, WeightSource, parameter_shapes};
+use upcycle_lm::{FeedForwardRecord, Lm, LmConfig, LmRecord, WeightSource, parameter_shapes};
 use upcycle_moe::{GrowthState, MoeModel};
 
 use crate::error::TrainError;
@@ -100,7 +101,39 @@ impl CheckpointInfo {
             ));
         }
         info.model.validate()?;
+        info.check_growths()
+            .map_err(|problem| broken(dir, problem))?;
         Ok(info)
+    }
+
+    /// What layers say of their growths must lead to the model's experts.
+    fn check_growths(&self) -> Result<(), String> {
+        let (layers, experts) = (self.model.moe_layers(), self.model.experts);
+        if self.growths.len() != layers {
+            let found = self.growths.len();
+            return Err(format!(
+                "it has growths of {found} MoE layers, the model has {layers}"
+            ));
+        }
+        for (layer, state) in self.growths.iter().enumerate() {
+            let found = state.experts();
+            if found != experts {
+                return Err(format!(
+                    "MoE layer {layer} is grown to {found} experts, the model has {experts}"
+                ));
+            }
+            let checked = state.check(self.model.top_k);
+            checked.map_err(|error| format!("MoE layer {layer}: {error}"))?;
+        }
+        Ok(())
+    }
+
+    /// Whether this is the data that the model was trained on.
+    ///
+    /// # Errors
+    /// If it is other data.
+    pub fn check_data(&self, data: &Dataset) -> Result<(), TrainError> {
+        check_data(&self.data, data)
     }
 
     /// Compares the sizes of all files; cheap, unlike their hashes.
@@ -137,6 +170,16 @@ impl CheckpointInfo {
         }
         Ok(bytes)
     }
+}
+
+/// A model goes on only on the data whose fingerprint it has; one without was trained on none.
+pub(crate) fn check_data(fingerprint: &str, data: &Dataset) -> Result<(), TrainError> {
+    if fingerprint.is_empty() || fingerprint == data.fingerprint() {
+        return Ok(());
+    }
+    Err(TrainError::OtherData {
+        data: data.label().to_owned(),
+    })
 }
 
 impl FileSum {
@@ -304,7 +347,26 @@ fn load_model<B: MoeAutodiffBackend>(
     device: &B::Device,
 ) -> Result<Lm<B>, String> {
     let mut fresh: Lm<B> = config.init(0, device).map_err(|error| error.to_string())?;
-    fresh.restore(growths, device)?;
+    let levels = |model: &Lm<B>| -> usize {
+        let layers = model.moe_layers();
+        layers.map(|layer| layer.router.tie_breaks.len()).sum()
+    };
+    fresh
+        .restore(growths, device)
+        .map_err(|error| error.to_string())?;
+    let recorded: usize = (record.blocks.iter())
+        .map(|block| match &block.ffn {
+            FeedForwardRecord::Moe(moe) => moe.router.tie_breaks.len(),
+            FeedForwardRecord::Dense(_) => 0,
+        })
+        .sum();
+    // Burn panics on a list of another length.
+    if recorded != levels(&fresh) {
+        return Err(format!(
+            "it has {recorded} tie-breaks, its growths ask for {}",
+            levels(&fresh)
+        ));
+    }
     let expected = parameter_shapes(&fresh);
     let model = fresh.load_record(record);
     let found = parameter_shapes(&model);

@@ -118,14 +118,16 @@ pub struct DataSchedule {
 }
 
 /// Which batches a recipe's measurements are taken on.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MeasureConfig {
     /// Number of batches, of the continued-pre-training split.
     pub batches: usize,
     /// Seed of the order of the data.
     pub data_seed: u64,
-    /// Tokens of a batch.
-    pub batch: BatchConfig,
+    /// Sequences of a batch.
+    pub rows: usize,
+    /// Tokens of a sequence.
+    pub context: usize,
 }
 
 impl DataSchedule {

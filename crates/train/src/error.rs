@@ -27,7 +27,7 @@ pub enum TrainError {
     Weights(String),
     /// The loss or the gradients are not finite.
     #[error(
-        "{what} is not finite at step {step}; a lower peak learning rate or a longer warmup usually helps"
+        "{what} is not finite at step {step}; a lower `peak_lr` or a longer `warmup_steps` usually helps"
     )]
     NotFinite {
         /// Which number.
@@ -43,6 +43,20 @@ pub enum TrainError {
         /// Where the last good checkpoint is.
         kept: String,
     },
+    /// A grown model that cannot be used.
+    #[error(
+        "the loss right after growing is not finite; the recipe's strengths, scales or noise are too large, or the model was broken before"
+    )]
+    NotFiniteAfterGrowing,
+    /// Growing between the batches of a step.
+    #[error("step {step} has batches already; grow before the first, or after its update")]
+    GrownInAStep {
+        /// The step, from 0.
+        step: u64,
+    },
+    /// Something that should not have happened, in this program or in Burn.
+    #[error("it broke off: {0}")]
+    Panicked(String),
     /// An update without gradients.
     #[error("step {step} has no batch; accumulate at least one before the update")]
     NothingAccumulated {
@@ -51,7 +65,7 @@ pub enum TrainError {
     },
     /// Data that the model was not trained on.
     #[error(
-        "the model was not trained on the data `{data}`; give the data and tokenizer that it was trained with, or say that other data is meant"
+        "the model was not trained on the data `{data}`; give the data and tokenizer that it was trained with, or set `other_data` if that is meant"
     )]
     OtherData {
         /// What was given.

@@ -59,8 +59,11 @@ fn cosine_of_replicas(source_of: &[usize], products: &[f64]) -> Option<f64> {
         for b in a + 1..experts {
             if source_of[a] == source_of[b] {
                 let norms = products[a * experts + a] * products[b * experts + b];
-                sum += products[a * experts + b] / norms.sqrt();
-                pairs += 1;
+                // An expert of zeros has no direction.
+                if norms > 0.0 {
+                    sum += products[a * experts + b] / norms.sqrt();
+                    pairs += 1;
+                }
             }
         }
     }

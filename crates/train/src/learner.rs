@@ -15,7 +15,7 @@ use upcycle_operator::{Evidence, ForwardPass, Grown, Recipe, Upcycle};
 
 use crate::{
     checkpoint::Checkpoint,
-    config::{BatchConfig, LearnerConfig, MeasureConfig},
+    config::{LearnerConfig, MeasureConfig},
     error::TrainError,
     evaluate::{Evaluation, evaluate, tensors},
     gradients,
@@ -34,6 +34,9 @@ pub struct Learner<B: MoeAutodiffBackend> {
     config: LearnerConfig,
     step: u64,
     tokens: u64,
+    /// Fingerprint of the data that it is trained on, and its tokenizer.
+    data: String,
+    tokenizer: Option<String>,
     sums: StepSums<B>,
     device: B::Device,
     peer: Peer,
@@ -84,6 +87,8 @@ impl<B: MoeAutodiffBackend> Learner<B> {
             config,
             step: checkpoint.step,
             tokens: checkpoint.tokens,
+            data: checkpoint.data,
+            tokenizer: checkpoint.tokenizer,
             sums: StepSums::default(),
             device: device.clone(),
             peer: Peer::ALONE,
@@ -93,6 +98,16 @@ impl<B: MoeAutodiffBackend> Learner<B> {
     /// The same learner as one of several devices that take the same steps.
     pub(crate) fn in_team(self, peer: Peer) -> Self {
         Self { peer, ..self }
+    }
+
+    /// The same learner, whose checkpoints say that it is trained on this data.
+    #[must_use]
+    pub fn on(self, data: &Dataset) -> Self {
+        Self {
+            data: data.fingerprint().to_owned(),
+            tokenizer: data.tokenizer_json(),
+            ..self
+        }
     }
 
     /// The model as it is now.
@@ -233,7 +248,8 @@ impl<B: MoeAutodiffBackend> Learner<B> {
         let MeasureConfig {
             batches,
             data_seed,
-            batch: BatchConfig { rows, context, .. },
+            rows,
+            context,
         } = *config;
         let forward = |model: &Lm<B>, index| {
             let batch = data.batch(Split::Cpt, data_seed, index, rows, context)?;
@@ -250,8 +266,12 @@ impl<B: MoeAutodiffBackend> Learner<B> {
     /// Grows the experts between two steps; the operator counts from this learner's step.
     ///
     /// # Errors
-    /// If the recipe cannot be carried out; nothing has been changed then.
+    /// If the recipe cannot be carried out, or batches have been accumulated, whose gradients are those of the small model;
+    /// nothing has been changed then.
     pub fn grow(&mut self, operator: &Upcycle, evidence: &Evidence) -> Result<Grown, TrainError> {
+        if self.sums.passes > 0 {
+            return Err(TrainError::GrownInAStep { step: self.step });
+        }
         let operator = operator.clone().at_step(self.step);
         let Some(model) = &mut self.model else {
             unreachable!("an update puts the model back")
@@ -269,6 +289,8 @@ impl<B: MoeAutodiffBackend> Learner<B> {
             optimizer: self.optimizer.clone(),
             step: self.step,
             tokens: self.tokens,
+            data: self.data.clone(),
+            tokenizer: self.tokenizer.clone(),
             ..Checkpoint::of_model(self.model().clone())
         }
     }

@@ -7,7 +7,7 @@ use upcycle_data::Dataset;
 use upcycle_kernels::{MoeAutodiffBackend, MoeBackend, Precision};
 
 use crate::{
-    checkpoint::{Checkpoint, StageCheckpoints},
+    checkpoint::{Checkpoint, StageCheckpoints, check_data},
     config::{BatchConfig, TrainSpec},
     error::TrainError,
     evaluate::Evaluation,
@@ -237,29 +237,22 @@ fn check_fits<B: MoeAutodiffBackend>(
             ),
         });
     }
-    let is_other = !state.data.is_empty() && state.data != data.fingerprint();
-    if is_other && !job.other_data {
-        return Err(TrainError::OtherData {
-            data: data.label().to_owned(),
-        });
+    if job.other_data {
+        return Ok(());
     }
-    Ok(())
+    check_data(&state.data, data)
 }
 
-/// A learner, the specification of its steps, and what its checkpoints carry besides.
+/// A learner and the specification of its steps.
 struct Stepper<'a, B: MoeAutodiffBackend> {
     spec: &'a TrainSpec,
     learner: Learner<B>,
-    data: String,
-    tokenizer: Option<String>,
 }
 
 impl<'a, B: MoeAutodiffBackend> Stepper<'a, B> {
     fn new(spec: &'a TrainSpec, state: Checkpoint<B>, device: &B::Device, peer: Peer) -> Self {
         Self {
             spec,
-            data: state.data.clone(),
-            tokenizer: state.tokenizer.clone(),
             learner: Learner::resume(state, spec.learner(), device).in_team(peer),
         }
     }
@@ -309,10 +302,6 @@ impl<'a, B: MoeAutodiffBackend> Stepper<'a, B> {
     }
 
     fn checkpoint(&self) -> Checkpoint<B> {
-        Checkpoint {
-            data: self.data.clone(),
-            tokenizer: self.tokenizer.clone(),
-            ..self.learner.checkpoint()
-        }
+        self.learner.checkpoint()
     }
 }

@@ -23,7 +23,7 @@ pub fn upcycle<B: MoeAutodiffBackend>(
 ) -> Result<UpcycleOutcome, TrainError> {
     let spec = job.spec;
     let parent = Checkpoint::<B>::load(job.from, device)?;
-    let (data, before) = (parent.data.clone(), parent.model.valid());
+    let before = parent.model.valid();
     let config = LearnerConfig {
         precision: spec.precision,
         ..LearnerConfig::default()
@@ -32,7 +32,8 @@ pub fn upcycle<B: MoeAutodiffBackend>(
     let measure = MeasureConfig {
         batches: spec.evidence_batches,
         data_seed: spec.data_seed,
-        batch: spec.batch.clone(),
+        rows: spec.batch.rows,
+        context: spec.batch.context,
     };
     let evidence = learner.measure(&spec.recipe, job.data, &measure)?;
     let evaluate = |learner: &Learner<B>| -> Result<Evaluation, TrainError> {
@@ -45,19 +46,17 @@ pub fn upcycle<B: MoeAutodiffBackend>(
         step: learner.step(),
         tokens: learner.tokens(),
         before: before_loss,
-        after: evaluate(&learner)?,
+        after: evaluate(&learner).map_err(|error| match error {
+            TrainError::NotFinite { .. } => TrainError::NotFiniteAfterGrowing,
+            other => other,
+        })?,
         verification: verify_now::<B>(&before, &learner, &grown.choice.plan, job, device)?,
         plan: grown.choice.plan,
         scores: grown.choice.scores,
         deviations: grown.deviations,
     };
     if let Some(to) = job.to {
-        let checkpoint = Checkpoint {
-            data,
-            tokenizer: job.data.tokenizer_json(),
-            ..learner.checkpoint()
-        };
-        checkpoint.save(to)?;
+        learner.checkpoint().save(to)?;
     }
     Ok(outcome)
 }

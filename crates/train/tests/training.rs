@@ -17,10 +17,10 @@ use burn::{
 };
 use burn_flex::{Flex, FlexDevice};
 use serde_json::json;
-use upcycle_data::{DataConfig, Dataset, SyntheticConfig};
+use upcycle_data::{DataConfig, Dataset, Split, SyntheticConfig};
 use upcycle_lm::{Lm, LmConfig, QkNorm};
 use upcycle_moe::MoeModel;
-use upcycle_operator::Upcycle;
+use upcycle_operator::{Evidence, Upcycle};
 use upcycle_train::*;
 
 type B = Autodiff<Flex>;
@@ -395,7 +395,7 @@ fn an_evaluation_that_is_not_finite_does_not_finish_a_stage() {
     let dir = tempfile::tempdir().unwrap();
     let mut wild = spec(1);
     wild.schedule = Schedule {
-        peak_lr: 1e30,
+        peak_lr: 1e38,
         warmup_from: 0,
         warmup_steps: 0,
         decay_from: None,
@@ -445,7 +445,8 @@ fn learn(model: Lm<B>, before: u64, operator: &Upcycle, after: u64) -> (Learner<
             let config = MeasureConfig {
                 batches: 3,
                 data_seed: 0,
-                batch: spec.batch.clone(),
+                rows: spec.batch.rows,
+                context: spec.batch.context,
             };
             let evidence = learner.measure(&operator.recipe, &data, &config).unwrap();
             learner.grow(operator, &evidence).unwrap();
@@ -510,6 +511,26 @@ fn parameters(model: &Lm<B>) -> Vec<f32> {
     let mut values = Values(Vec::new());
     model.visit(&mut values);
     values.0
+}
+
+#[test]
+fn a_step_ends_before_the_model_grows() {
+    let (data, spec) = (data(), spec(1));
+    let model: Lm<B> = model().init(0, &FlexDevice).unwrap();
+    let mut learner = Learner::new(model, LearnerConfig::default(), &FlexDevice);
+    let recipe = serde_json::from_value(recipe(
+        json!({ "kind": "uniform" }),
+        json!({ "kind": "two-level", "tie_break": "random", "strength": 0.3 }),
+        "copy",
+    ));
+    let operator = Upcycle::new(recipe.unwrap(), 16);
+    let batch = data.batch(Split::Pretrain, 0, 0, spec.batch.rows, spec.batch.context);
+    learner.accumulate(&batch.unwrap());
+    let refused = learner.grow(&operator, &Evidence::default()).unwrap_err();
+    assert!(matches!(refused, TrainError::GrownInAStep { step: 0 }));
+    learner.update(1e-3).unwrap();
+    learner.grow(&operator, &Evidence::default()).unwrap();
+    assert_eq!(learner.model().config().experts, 16);
 }
 
 #[test]

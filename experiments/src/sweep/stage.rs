@@ -46,7 +46,6 @@ impl StageArgs {
         }
         let engine = machine_on(file.backend, file.devices)?.engine;
         output::note!("backend {}: {}", engine.backend(), engine.device());
-        interrupt::listen()?;
         let progress = Progress::new(Ui::Plain, 1, stage.steps());
         let runner = Runner {
             engine: engine.as_ref(),
@@ -56,7 +55,7 @@ impl StageArgs {
             observer: &progress,
             stop: interrupt::flag(),
         };
-        let outcome = runner.run_stage(stage);
+        let outcome = interrupt::during(|| runner.run_stage(stage))?;
         progress.finish();
         Ok(outcome?)
     }
