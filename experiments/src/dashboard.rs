@@ -129,7 +129,7 @@ impl<R: MetricsRenderer> Dashboard<R> {
     pub fn evaluated(&mut self, loss: f64) {
         let state = value_of(&self.loss, loss);
         self.tell(|renderer| {
-            for state in state {
+            if let Some(state) = state {
                 renderer.update_valid(state);
             }
         });
@@ -166,7 +166,7 @@ fn value_of(id: &MetricId, value: f64) -> Option<MetricState> {
     let entry = MetricEntry::new(id.clone(), text);
     value
         .is_finite()
-        .then(|| MetricState::Numeric(entry, NumericEntry::Value(value)))
+        .then_some(MetricState::Numeric(entry, NumericEntry::Value(value)))
 }
 
 /// Kills are no defects: nothing is to be said of them.

@@ -64,8 +64,10 @@ fn losses(backend: BackendKind) -> Vec<f64> {
             start: &start,
             dir,
             data: &data,
+            other_data: false,
             checkpoint_interval: Duration::from_secs(3600),
             cancelled: &AtomicBool::new(false),
+            stop: &AtomicBool::new(false),
         };
         engine.train(&job, &mut |_| ()).unwrap();
         read_metrics(&dir.join("metrics.jsonl"))

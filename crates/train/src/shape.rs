@@ -38,14 +38,16 @@ pub fn check_growth(
     config: &LmConfig,
     growths: &[GrowthState],
 ) -> Result<(), TrainError> {
-    let grown = grown_shape(operator, config)?;
     let layers = config.moe_layers();
     if layers == 0 {
+        let grown = grown_shape(operator, config)?;
         operator.check_dense(grown.moe_layers())?;
-    } else if growths.is_empty() {
+        return Ok(());
+    }
+    if growths.is_empty() {
         operator.check(&vec![GrowthState::new(config.experts); layers])?;
     } else {
         operator.check(growths)?;
     }
-    Ok(())
+    grown_shape(operator, config).map(|_| ())
 }
