@@ -22,7 +22,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
 /// Writes a file piece by piece; its folder is made if it is not there.
 ///
 /// # Errors
-/// As [`write`], and those of `pieces`.
+/// As [`write()`], and those of `pieces`.
 pub fn write_with<E: From<FileError>>(
     path: &Path,
     pieces: impl FnOnce(&mut File) -> Result<(), E>,
