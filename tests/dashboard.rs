@@ -13,27 +13,24 @@ use std::{
 
 use portable_pty::{CommandBuilder, ExitStatus, PtySize, native_pty_system};
 
-const SCALE: &str = r#"
-name = "micro"
-[model]
-context = 64
-d_model = 16
-layers = 1
-heads = 2
-kv_heads = 2
-experts = 4
-top_k = 2
-d_expert = 8
-[training]
-pretrain_steps = 40
-rows = 4
-peak_lr = 1e-2
-warmup_steps = 5
-evaluation_steps = 10
-evaluation_rows = 16
-"#;
+const SCALE: &str = include_str!("micro.toml");
 
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Trains a micro model on the dashboard, see [`run`].
+fn train(dir: &Path, tokens: &str, keys: &[&str]) -> (ExitStatus, String) {
+    let args = [
+        "--out",
+        "run",
+        "--scale",
+        "micro.toml",
+        "--tokens",
+        tokens,
+        "--ui",
+        "tui",
+    ];
+    run(dir, env!("CARGO_BIN_EXE_train"), &args, keys)
+}
 
 /// Runs a command in a terminal of its own, presses keys once it shows steps, and gives its exit status and all that it
 /// wrote.
@@ -87,17 +84,7 @@ fn run(dir: &Path, program: &str, args: &[&str], keys: &[&str]) -> (ExitStatus, 
 fn its_stop_and_kill_keys_end_a_run_with_a_checkpoint() {
     for key in ["s", "k"] {
         let dir = tempfile::tempdir().unwrap();
-        let args = [
-            "--out",
-            "run",
-            "--scale",
-            "micro.toml",
-            "--tokens",
-            "20M",
-            "--ui",
-            "tui",
-        ];
-        let (status, text) = run(dir.path(), env!("CARGO_BIN_EXE_train"), &args, &["q", key]);
+        let (status, text) = train(dir.path(), "20M", &["q", key]);
         assert_eq!(status.exit_code(), 130, "{key}: {text}");
         assert!(!text.contains("panicked"), "{key}: {text}");
         let checkpoints = fs::read_dir(dir.path().join("run/checkpoints")).unwrap();
@@ -128,17 +115,7 @@ fn a_sweep_shows_its_stages_and_stops() {
 #[test]
 fn a_run_that_ends_by_itself_leaves_the_terminal_with_its_result() {
     let dir = tempfile::tempdir().unwrap();
-    let args = [
-        "--out",
-        "run",
-        "--scale",
-        "micro.toml",
-        "--tokens",
-        "400k",
-        "--ui",
-        "tui",
-    ];
-    let (status, text) = run(dir.path(), env!("CARGO_BIN_EXE_train"), &args, &[]);
+    let (status, text) = train(dir.path(), "400k", &[]);
     assert_eq!(status.exit_code(), 0, "{text}");
     // The alternate screen is left before the result is printed.
     let left = text.rfind("\u{1b}[?1049l").unwrap();

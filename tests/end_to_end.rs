@@ -9,25 +9,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-const SCALE: &str = r#"
-name = "micro"
-[model]
-context = 64
-d_model = 16
-layers = 1
-heads = 2
-kv_heads = 2
-experts = 4
-top_k = 2
-d_expert = 8
-[training]
-pretrain_steps = 40
-rows = 4
-peak_lr = 1e-2
-warmup_steps = 5
-evaluation_steps = 10
-evaluation_rows = 16
-"#;
+const SCALE: &str = include_str!("micro.toml");
 
 /// A folder with a micro scale.
 struct Lab {

@@ -251,25 +251,10 @@ fn a_failed_export_leaves_nothing() {
     let dir = tempdir().unwrap();
     let to = dir.path().join("out");
     let model = config().init::<Flex>(1, &FlexDevice).unwrap();
-    let unfinished = Export::new(
-        &model.config(),
-        &[],
-        None,
-        None,
-        ExportType::F32,
-        50_000,
-        &to,
-    )
-    .unwrap();
-    let busy = Export::new(
-        &model.config(),
-        &[],
-        None,
-        None,
-        ExportType::F32,
-        50_000,
-        &to,
-    );
+    let config = model.config();
+    let begin = || Export::new(&config, &[], None, None, ExportType::F32, 50_000, &to);
+    let unfinished = begin().unwrap();
+    let busy = begin();
     assert!(busy.err().unwrap().to_string().contains("another process"));
     let error = unfinished.finish().unwrap_err().to_string();
     assert!(error.contains("no tensor was given"), "{error}");

@@ -2,7 +2,7 @@
 
 pub mod cases;
 pub mod measure;
-mod model;
+pub mod model;
 mod operations;
 mod operator;
 mod process;
