@@ -6,7 +6,7 @@
 
 use std::{
     panic::{self, AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use burn::{
@@ -23,6 +23,8 @@ use burn::{
         },
     },
 };
+
+use crate::interrupt;
 
 /// What burn-train panics with when the user kills the training.
 const KILLED: &str = "Killing training from user input.";
@@ -48,11 +50,27 @@ pub struct StageProgress {
 
 impl Dashboard {
     /// Takes over the terminal. To be called with the first step.
-    pub fn open() -> Self {
+    fn open() -> Self {
         silence_kills();
         let interrupter = Interrupter::new();
         let renderer = TuiMetricsRendererWrapper::new(interrupter.clone(), None);
         Self::new(renderer, interrupter)
+    }
+
+    /// Shows a step, see [`step`](Self::step), on the dashboard in `place`, which is opened with the first one, and passes on
+    /// that the user has asked for the end of the run.
+    pub fn show(
+        place: &mut Option<Self>,
+        loss: f64,
+        rate: f64,
+        done_of_total: [u64; 2],
+        stages: &[StageProgress],
+    ) {
+        let dashboard = place.get_or_insert_with(Self::open);
+        dashboard.step(loss, rate, done_of_total, stages);
+        if dashboard.is_stopped() {
+            interrupt::flag().store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -92,18 +110,12 @@ impl<R: MetricsRenderer> Dashboard<R> {
     }
 
     /// Whether the user has asked for the end of the run.
-    pub fn is_stopped(&self) -> bool {
+    fn is_stopped(&self) -> bool {
         self.interrupter.should_stop()
     }
 
     /// A step of some stage is done, which makes `done` of `total` in all.
-    pub fn step(
-        &mut self,
-        loss: f64,
-        rate: f64,
-        [done, total]: [u64; 2],
-        stages: &[StageProgress],
-    ) {
+    fn step(&mut self, loss: f64, rate: f64, [done, total]: [u64; 2], stages: &[StageProgress]) {
         let states = [(&self.loss, loss), (&self.rate, rate)];
         let states = states.map(|(id, value)| value_of(id, value));
         let stages = stages.iter().map(|stage| ProgressType::Detailed {

@@ -1,7 +1,5 @@
 //! Shows how a sweep goes: bars, plain lines, or a dashboard.
 
-#[cfg(feature = "tui")]
-use std::sync::atomic::Ordering;
 use std::{
     collections::BTreeMap,
     sync::{Mutex, PoisonError},
@@ -14,10 +12,7 @@ use upcycle_report::number;
 use upcycle_train::TrainEvent;
 
 #[cfg(feature = "tui")]
-use crate::{
-    dashboard::{Dashboard, StageProgress},
-    interrupt,
-};
+use crate::dashboard::{Dashboard, StageProgress};
 use crate::{output, ui::Ui};
 
 /// Time between plain lines of one stage.
@@ -198,7 +193,7 @@ impl Progress {
         }
     }
 
-    /// Shows a step on the dashboard, and passes on that it was stopped.
+    /// Shows a step on the dashboard.
     #[cfg(feature = "tui")]
     fn show(&self, state: &mut State, loss: f64, rate: f64) {
         let stages = state.stages.values().map(|running| StageProgress {
@@ -208,11 +203,8 @@ impl Progress {
         });
         let stages: Vec<_> = stages.collect();
         let total = self.total.length().unwrap_or(0);
-        let dashboard = state.dashboard.get_or_insert_with(Dashboard::open);
-        dashboard.step(loss, rate, [self.total.position(), total], &stages);
-        if dashboard.is_stopped() {
-            interrupt::flag().store(true, Ordering::Relaxed);
-        }
+        let done = self.total.position();
+        Dashboard::show(&mut state.dashboard, loss, rate, [done, total], &stages);
     }
 }
 

@@ -1,7 +1,5 @@
 //! `train`: trains one model.
 
-#[cfg(feature = "tui")]
-use std::sync::atomic::Ordering;
 use std::{
     fs,
     num::NonZeroUsize,
@@ -602,7 +600,7 @@ impl Display {
         }
     }
 
-    /// Shows a step on the dashboard, and passes on that it was stopped.
+    /// Shows a step on the dashboard.
     #[cfg(feature = "tui")]
     fn show(&mut self, loss: f64, rate: f64) {
         let steps = self.end - self.from;
@@ -611,10 +609,7 @@ impl Display {
             done: self.bar.position(),
             steps,
         };
-        let dashboard = self.dashboard.get_or_insert_with(Dashboard::open);
-        dashboard.step(loss, rate, [stage.done, steps], &[stage]);
-        if dashboard.is_stopped() {
-            interrupt::flag().store(true, Ordering::Relaxed);
-        }
+        let done = stage.done;
+        Dashboard::show(&mut self.dashboard, loss, rate, [done, steps], &[stage]);
     }
 }

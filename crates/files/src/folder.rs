@@ -9,6 +9,24 @@ use tempfile::{Builder, TempDir};
 
 use crate::error::FileError;
 
+/// Names of what has no name yet.
+const PREFIX: &str = ".";
+const SUFFIX: &str = ".tmp";
+
+/// Makes what has no name yet, with the permissions that any new file or folder has, not for its owner's eyes alone.
+pub(crate) fn unnamed(
+    #[cfg_attr(not(unix), allow(unused))] mode: u32,
+) -> Builder<'static, 'static> {
+    let mut builder = Builder::new();
+    builder.prefix(PREFIX).suffix(SUFFIX);
+    #[cfg(unix)]
+    {
+        use std::{fs::Permissions, os::unix::fs::PermissionsExt};
+        builder.permissions(Permissions::from_mode(mode));
+    }
+    builder
+}
+
 /// A folder beside its final name, on the same file system so that it can be renamed. It is removed when dropped.
 #[derive(Debug)]
 pub struct Staged {
@@ -23,14 +41,7 @@ impl Staged {
     /// If a folder cannot be made.
     pub fn new(to: &Path) -> Result<Self, FileError> {
         make_parent(to)?;
-        let mut builder = Builder::new();
-        builder.prefix(".").suffix(".tmp");
-        #[cfg(unix)]
-        {
-            use std::{fs::Permissions, os::unix::fs::PermissionsExt};
-            builder.permissions(Permissions::from_mode(0o777));
-        }
-        let beside = builder.tempdir_in(parent_of(to));
+        let beside = unnamed(0o777).tempdir_in(parent_of(to));
         Ok(Self {
             beside: beside.map_err(FileError::of("create", to))?,
             to: to.to_owned(),
@@ -80,7 +91,7 @@ pub fn remove_leftovers(folder: &Path) -> Result<(), FileError> {
     for entry in entries.flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with('.') && name.ends_with(".tmp") && entry.path().is_file() {
+        if name.starts_with(PREFIX) && name.ends_with(SUFFIX) && entry.path().is_file() {
             fs::remove_file(entry.path()).map_err(FileError::of("remove", entry.path()))?;
         }
     }

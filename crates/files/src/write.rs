@@ -2,11 +2,9 @@
 
 use std::{fs::File, io::Write, path::Path};
 
-use tempfile::Builder;
-
 use crate::{
     error::FileError,
-    folder::{make_parent, parent_of, sync},
+    folder::{make_parent, parent_of, sync, unnamed},
 };
 
 /// Writes a file; its folder is made if it is not there.
@@ -29,15 +27,7 @@ pub fn write_with<E: From<FileError>>(
 ) -> Result<(), E> {
     make_parent(path)?;
     let parent = parent_of(path);
-    let mut builder = Builder::new();
-    builder.prefix(".").suffix(".tmp");
-    // As any new file, not for its owner's eyes alone.
-    #[cfg(unix)]
-    {
-        use std::{fs::Permissions, os::unix::fs::PermissionsExt};
-        builder.permissions(Permissions::from_mode(0o666));
-    }
-    let beside = builder.tempfile_in(parent);
+    let beside = unnamed(0o666).tempfile_in(parent);
     let mut beside = beside.map_err(FileError::of("write", path))?;
     pieces(beside.as_file_mut())?;
     let synced = beside.as_file().sync_all();

@@ -10,7 +10,7 @@ use crate::{
     grow::Grown,
     optimizer::{AdamState, OptimizerPolicy},
     router::RouterExtension,
-    upcycle::Upcycle,
+    upcycle::{Choice, Upcycle},
 };
 
 impl Upcycle {
@@ -33,9 +33,8 @@ impl Upcycle {
             let problem = "it has MoE layers already; grow these by `Upcycle::grow`";
             return Err(OperatorError::Dense(problem.into()));
         }
-        let networks = model.dense_networks(self.dense_layers()?);
-        let dense = self.check_dense(networks.len())?;
-        let choice = self.plan_dense(networks.len(), dense.shards)?;
+        let networks = model.dense_networks(&self.dense_source()?.layers);
+        let (dense, choice) = self.checked_dense(networks.len())?;
         let resets = matches!(self.recipe.optimizer, OptimizerPolicy::Reset {});
         let router = model.router_config();
         let layers = networks.iter().map(|network| {
@@ -61,13 +60,14 @@ impl Upcycle {
     ///
     /// # Errors
     /// The first thing that cannot be, with what would be right.
-    pub fn check_dense(&self, layers: usize) -> Result<&DenseSource, OperatorError> {
+    pub fn check_dense(&self, layers: usize) -> Result<(), OperatorError> {
+        self.checked_dense(layers).map(|_| ())
+    }
+
+    /// The recipe's source of experts and what is copied, once all that can be said has been checked.
+    fn checked_dense(&self, layers: usize) -> Result<(&DenseSource, Choice), OperatorError> {
         self.recipe.validate()?;
-        let dense = self
-            .recipe
-            .dense
-            .as_ref()
-            .ok_or(OperatorError::NoMoeLayer)?;
+        let dense = self.dense_source()?;
         let fail = |problem: &str| Err(OperatorError::Dense(problem.into()));
         if !matches!(
             self.recipe.router,
@@ -93,11 +93,10 @@ impl Upcycle {
         }
         let choice = self.plan_dense(layers, dense.shards)?;
         self.two_levels(&vec![GrowthState::new(dense.shards); layers], &choice.plan)?;
-        Ok(dense)
+        Ok((dense, choice))
     }
 
-    fn dense_layers(&self) -> Result<&upcycle_moe::LayerPattern, OperatorError> {
-        let dense = self.recipe.dense.as_ref();
-        Ok(&dense.ok_or(OperatorError::NoMoeLayer)?.layers)
+    fn dense_source(&self) -> Result<&DenseSource, OperatorError> {
+        self.recipe.dense.as_ref().ok_or(OperatorError::NoMoeLayer)
     }
 }

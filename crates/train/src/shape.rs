@@ -41,8 +41,7 @@ pub fn check_growth(
     let layers = config.moe_layers();
     if layers == 0 {
         let grown = grown_shape(operator, config)?;
-        operator.check_dense(grown.moe_layers())?;
-        return Ok(());
+        return Ok(operator.check_dense(grown.moe_layers())?);
     }
     if growths.is_empty() {
         operator.check(&vec![GrowthState::new(config.experts); layers])?;
