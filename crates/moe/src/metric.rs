@@ -33,7 +33,7 @@ pub struct RoutingMetric {
     name: MetricName,
     unit: Option<&'static str>,
     measure: fn(&[RoutingStats]) -> f64,
-    epoch: Vec<(ExpertSources, RoutingCounter)>,
+    epoch: Vec<RoutingCounter>,
     batch: f64,
     running: f64,
     tokens: usize,
@@ -73,8 +73,8 @@ impl RoutingMetric {
         }
     }
 
-    fn of(&self, counters: &[(ExpertSources, RoutingCounter)]) -> f64 {
-        let stats: Vec<_> = counters.iter().map(|(_, it)| it.stats()).collect();
+    fn of(&self, counters: &[RoutingCounter]) -> f64 {
+        let stats: Vec<_> = counters.iter().map(RoutingCounter::stats).collect();
         (self.measure)(&stats)
     }
 }
@@ -100,21 +100,18 @@ impl Metric for RoutingMetric {
     }
 
     fn update(&mut self, routed: &RoutedBatch, _metadata: &MetricMetadata) -> SerializedEntry {
-        let sources = |layer: &RoutedLayer| layer.sources.clone();
         let counters = || -> Vec<_> {
-            let layers = routed.0.iter().map(sources);
-            layers
-                .map(|sources| (sources.clone(), RoutingCounter::new(sources)))
-                .collect()
+            let sources = routed.0.iter().map(|layer| layer.sources.clone());
+            sources.map(RoutingCounter::new).collect()
         };
         let mut batch = counters();
         // A model that has been grown meanwhile is another one.
-        let known = self.epoch.iter().map(|(sources, _)| sources);
+        let known = self.epoch.iter().map(RoutingCounter::sources);
         if !known.eq(routed.0.iter().map(|layer| &layer.sources)) {
             self.epoch = counters();
         }
         let counted = batch.iter_mut().zip(&mut self.epoch);
-        for (layer, ((_, batch), (_, epoch))) in routed.0.iter().zip(counted) {
+        for (layer, (batch, epoch)) in routed.0.iter().zip(counted) {
             batch.add(&layer.experts, layer.top_k);
             epoch.add(&layer.experts, layer.top_k);
         }

@@ -43,6 +43,11 @@ impl RoutingCounter {
         }
     }
 
+    /// Where the layer's experts come from.
+    pub fn sources(&self) -> &ExpertSources {
+        &self.sources
+    }
+
     /// Adds the experts of some tokens, flat `[T * K]`. An index beyond the layer's experts is left out, and its token is one
     /// of fewer experts.
     ///
