@@ -451,6 +451,7 @@ impl TrainArgs {
             evaluation: EvaluationConfig {
                 every: training.evaluation_steps,
                 rows: training.evaluation_rows,
+                test_rows: 0,
             },
         }
     }

@@ -22,7 +22,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let model: Lm<Autodiff<Flex>> = config.init(0, &device)?;
     let mut learner = Learner::new(model, LearnerConfig::default(), &device);
     let tell = |learner: &Learner<_>, when: &str| -> Result<(), TrainError> {
-        let loss = learner.evaluate(&data, config.context, 64)?.loss;
+        let loss = learner
+            .evaluate(&data, Split::Validation, config.context, 64)?
+            .loss;
         let experts = learner.model().config().experts;
         println!("{when:<22} {experts:>2} experts, validation loss {loss:.4}");
         Ok(())

@@ -42,8 +42,8 @@ pub struct SyntheticConfig {
 /// A corpus of text files.
 ///
 /// A document is what lies between lines of a single form feed in a `.txt` file, or the field
-/// `text` of a line of a `.jsonl` file. Each document is cut into a pre-training part, a CPT part
-/// and a validation part, in this order, so that every split sees every domain.
+/// `text` of a line of a `.jsonl` file. Each document is cut into a part for pre-training, one for
+/// CPT, one for validation and one for testing, in this order, so that every split sees every domain.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TextConfig {
@@ -53,9 +53,11 @@ pub struct TextConfig {
     pub tokenizer: TokenizerConfig,
     /// The share of each document's bytes that continued pre-training sees. Default 0.475.
     pub cpt_share: f64,
-    /// The share of each document's bytes kept for validation. Default 0.05. What the two shares
-    /// leave is for pre-training.
+    /// The share of each document's bytes kept for validation. Default 0.025.
     pub validation_share: f64,
+    /// The share of each document's bytes kept for testing. Default 0.025. What the three shares
+    /// leave is for pre-training.
+    pub test_share: f64,
 }
 
 /// How text becomes tokens.
@@ -104,7 +106,8 @@ impl Default for TextConfig {
             paths: Vec::new(),
             tokenizer: TokenizerConfig::default(),
             cpt_share: 0.475,
-            validation_share: 0.05,
+            validation_share: 0.025,
+            test_share: 0.025,
         }
     }
 }
@@ -154,14 +157,15 @@ impl TextConfig {
         for (field, share) in [
             ("cpt_share", self.cpt_share),
             ("validation_share", self.validation_share),
+            ("test_share", self.test_share),
         ] {
             let inside = share > 0.0 && share < 1.0;
             require(inside, field, share, "more than 0 and less than 1")?;
         }
-        let sum = self.cpt_share + self.validation_share;
+        let sum = self.cpt_share + self.validation_share + self.test_share;
         require(
             sum < 1.0,
-            "cpt_share + validation_share",
+            "cpt_share + validation_share + test_share",
             sum,
             "less than 1: the rest is for pre-training",
         )?;
@@ -285,9 +289,10 @@ mod tests {
         rejects(check(|c| c.cpt_share = 0.0), "cpt_share");
         rejects(check(|c| c.validation_share = 1.0), "validation_share");
         rejects(check(|c| c.validation_share = f64::NAN), "validation_share");
+        rejects(check(|c| c.test_share = 0.0), "test_share");
         rejects(
             check(|c| c.cpt_share = 0.95),
-            "cpt_share + validation_share",
+            "cpt_share + validation_share + test_share",
         );
         rejects(
             check(|c| c.tokenizer = TokenizerConfig::Bpe { vocab: 256 }),

@@ -133,18 +133,19 @@ impl Dataset {
         }
     }
 
-    /// How many validation rows there are at this context, at most `limit`. Synthetic data has as
+    /// How many rows to evaluate on a split has at this context, at most `limit`. Synthetic data has as
     /// many as asked for.
-    pub fn validation_rows(&self, context: usize, limit: usize) -> usize {
+    pub fn evaluation_rows(&self, split: Split, context: usize, limit: usize) -> usize {
         match &self.source {
             Source::Synthetic(_) => limit,
             Source::Text(corpus) => {
-                usize::try_from(corpus.validation_rows(context)).map_or(limit, |n| n.min(limit))
+                let rows = corpus.evaluation_rows(split, context);
+                usize::try_from(rows).map_or(limit, |rows| rows.min(limit))
             }
         }
     }
 
-    /// Validation rows `first_row` to `first_row + rows`, always the same.
+    /// Rows `first_row` to `first_row + rows` of a split to evaluate on, always the same.
     ///
     /// Synthetic rows carry the exact distribution of each scored token, so
     /// [`choices`](Batch::choices) is the number of successors. Text rows are ordered such that
@@ -152,17 +153,18 @@ impl Dataset {
     ///
     /// # Errors
     ///
-    /// As for [`batch`](Self::batch); or if text has fewer validation rows.
-    pub fn validation_batch(
+    /// As for [`batch`](Self::batch); or if text has fewer rows.
+    pub fn evaluation_batch(
         &self,
+        split: Split,
         first_row: usize,
         rows: usize,
         context: usize,
     ) -> Result<Batch, DataError> {
         let first_row = first_row as u64;
         match &self.source {
-            Source::Synthetic(corpus) => corpus.validation_batch(first_row, rows, context),
-            Source::Text(corpus) => corpus.validation_batch(first_row, rows, context),
+            Source::Synthetic(corpus) => corpus.evaluation_batch(split, first_row, rows, context),
+            Source::Text(corpus) => corpus.evaluation_batch(split, first_row, rows, context),
         }
     }
 }
@@ -223,8 +225,13 @@ mod tests {
         assert!((data.entropy_rate().unwrap() - 1.242).abs() < 1e-3);
         assert_eq!(data.tokens(Split::Pretrain), None);
         assert_eq!(data.tokenizer_json(), None);
-        assert_eq!(data.validation_rows(64, 100), 100);
-        assert_eq!(data.validation_batch(2, 3, 64).unwrap().choices, 4);
+        assert_eq!(data.evaluation_rows(Split::Validation, 64, 100), 100);
+        assert_eq!(
+            data.evaluation_batch(Split::Test, 2, 3, 64)
+                .unwrap()
+                .choices,
+            4
+        );
         assert_eq!(data.fingerprint().len(), 64);
         let other = DataConfig::Synthetic(SyntheticConfig {
             seed: 1,
@@ -242,8 +249,8 @@ mod tests {
         assert_eq!(data.entropy_rate(), None);
         assert_eq!(data.tokenizer_json(), None);
         assert!(data.tokens(Split::Cpt).unwrap() > data.tokens(Split::Validation).unwrap());
-        assert_eq!(data.validation_rows(10, 4), 4);
-        assert!(data.validation_rows(10, 1000) < 1000);
+        assert_eq!(data.evaluation_rows(Split::Validation, 10, 4), 4);
+        assert!(data.evaluation_rows(Split::Validation, 10, 1000) < 1000);
     }
 
     #[test]
@@ -268,7 +275,7 @@ mod tests {
             data.check_shape(16).unwrap();
             assert!(data.check_shape(0).is_err());
             assert!(data.batch(Split::Cpt, 0, 0, 1, 0).is_err());
-            assert!(data.validation_batch(0, 1, 0).is_err());
+            assert!(data.evaluation_batch(Split::Validation, 0, 1, 0).is_err());
             assert!(data.batch(Split::Cpt, 0, u64::MAX, usize::MAX, 16).is_err());
             assert!(
                 data.batch(Split::Cpt, 0, 0, 0, 16)

@@ -132,11 +132,13 @@ pub enum DataError {
         /// The shortest context of this dataset, in tokens.
         least: usize,
     },
-    /// Validation rows past the end.
+    /// Rows past the end of a split.
     #[error(
-        "validation row {row} was asked for, but at context {context} there are {rows}; ask for no more than `validation_rows` tells"
+        "row {row} of the {split} split was asked for, but at context {context} there are {rows}; ask for no more than `evaluation_rows` tells"
     )]
-    ValidationRow {
+    EvaluationRow {
+        /// The split.
+        split: Split,
         /// The last row asked for, from 0.
         row: u64,
         /// The context, in tokens.

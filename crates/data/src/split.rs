@@ -12,13 +12,15 @@ pub enum Split {
     Pretrain,
     /// What the upcycled model is trained on: continued pre-training.
     Cpt,
-    /// What losses are measured on; never trained on.
+    /// What losses are measured on while choices are made: of recipes, schedules, defaults. Never trained on.
     Validation,
+    /// What final losses are reported on, and no choice is made by. Never trained on.
+    Test,
 }
 
 impl Split {
     /// Every split, in the order in which the parts of a document follow one another.
-    pub const ALL: [Split; 3] = [Split::Pretrain, Split::Cpt, Split::Validation];
+    pub const ALL: [Split; 4] = [Split::Pretrain, Split::Cpt, Split::Validation, Split::Test];
 
     /// The name used in configurations, file names and messages.
     pub fn name(self) -> &'static str {
@@ -26,6 +28,7 @@ impl Split {
             Split::Pretrain => "pretrain",
             Split::Cpt => "cpt",
             Split::Validation => "validation",
+            Split::Test => "test",
         }
     }
 }

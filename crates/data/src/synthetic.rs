@@ -88,10 +88,11 @@ impl SyntheticCorpus {
         Ok(batch)
     }
 
-    /// Validation rows, scored against the exact distribution of the next token: the mean loss is
+    /// Rows of a split in a fixed order, scored against the exact distribution of the next token: the mean loss is
     /// then free of the noise of the tokens that happened to follow.
-    pub(crate) fn validation_batch(
+    pub(crate) fn evaluation_batch(
         &self,
+        split: Split,
         first_row: u64,
         rows: usize,
         context: usize,
@@ -99,23 +100,16 @@ impl SyntheticCorpus {
         self.check_shape(context)?;
         let choices = self.chains.probabilities().len();
         let mut batch = Batch::zeros(rows, context, choices)?;
-        self.for_each_row(
-            Split::Validation,
-            0,
-            first_row,
-            &mut batch,
-            |batch, at, tokens| {
-                for position in (0..context).filter(|&position| self.is_scored(position)) {
-                    let start = position - position % self.document_tokens;
-                    let domain = tokens[start] as usize - self.chains.tokens();
-                    let entry = (at + position) * choices;
-                    batch.targets[entry..entry + choices]
-                        .copy_from_slice(self.chains.successors(domain, tokens[position]));
-                    batch.weights[entry..entry + choices]
-                        .copy_from_slice(self.chains.probabilities());
-                }
-            },
-        );
+        self.for_each_row(split, 0, first_row, &mut batch, |batch, at, tokens| {
+            for position in (0..context).filter(|&position| self.is_scored(position)) {
+                let start = position - position % self.document_tokens;
+                let domain = tokens[start] as usize - self.chains.tokens();
+                let entry = (at + position) * choices;
+                batch.targets[entry..entry + choices]
+                    .copy_from_slice(self.chains.successors(domain, tokens[position]));
+                batch.weights[entry..entry + choices].copy_from_slice(self.chains.probabilities());
+            }
+        });
         Ok(batch)
     }
 
@@ -204,7 +198,9 @@ mod tests {
     #[test]
     fn validation_targets_are_the_successors_and_hold_the_token_that_came() {
         let corpus = corpus(|config| config.document_tokens = 9);
-        let exact = corpus.validation_batch(4, 6, 40).unwrap();
+        let exact = corpus
+            .evaluation_batch(Split::Validation, 4, 6, 40)
+            .unwrap();
         let sampled = corpus.batch(Split::Validation, 0, 4, 6, 40).unwrap();
         assert_eq!(exact.choices, 4);
         assert_eq!(exact.inputs, sampled.inputs);

@@ -21,7 +21,7 @@ use self::{
 };
 use crate::{Batch, DataError, Split, TextConfig};
 
-/// The packed tokens of three splits and what they were made with.
+/// The packed tokens of all splits and what they were made with.
 pub(crate) struct TextCorpus {
     packed: Packed,
     fingerprint: String,
@@ -83,21 +83,23 @@ impl TextCorpus {
         })
     }
 
-    pub(crate) fn validation_rows(&self, context: usize) -> u64 {
-        self.windows(Split::Validation, context)
+    pub(crate) fn evaluation_rows(&self, split: Split, context: usize) -> u64 {
+        self.windows(split, context)
             .map_or(0, |windows| windows.count())
     }
 
-    pub(crate) fn validation_batch(
+    pub(crate) fn evaluation_batch(
         &self,
+        split: Split,
         first_row: u64,
         rows: usize,
         context: usize,
     ) -> Result<Batch, DataError> {
-        let windows = self.windows(Split::Validation, context)?;
+        let windows = self.windows(split, context)?;
         let end = first_row.saturating_add(rows as u64);
         if end > windows.count() {
-            return Err(DataError::ValidationRow {
+            return Err(DataError::EvaluationRow {
+                split,
                 row: end - 1,
                 context,
                 rows: windows.count(),
@@ -113,7 +115,7 @@ impl TextCorpus {
 
 /// A hash of all that determines the tokens. Where the files lie does not.
 fn fingerprint(shares: &Shares, recipe: &Recipe, documents: &[String]) -> String {
-    let mut digest = Digest::new("upcycle-data text corpus 1");
+    let mut digest = Digest::new("upcycle-data text corpus 2");
     shares.hash_into(&mut digest);
     recipe.hash_into(&mut digest);
     for document in documents {

@@ -120,9 +120,13 @@ impl Calibration {
         let files = 2.0 * 12.0 * parameters as f64 / DISK_RATE;
         let work = match &stage.spec {
             StageSpec::Train { spec, .. } => {
-                let EvaluationConfig { every, rows } = spec.evaluation;
+                let EvaluationConfig {
+                    every,
+                    rows,
+                    test_rows,
+                } = spec.evaluation;
                 let between = (stage.to - 1) / every - stage.from.min(stage.to - 1) / every;
-                let evaluated = (between + 1) as usize * rows * kind.batch.context;
+                let evaluated = ((between + 1) as usize * rows + test_rows) * kind.batch.context;
                 stage.steps() as f64 * step + evaluated as f64 * token * FORWARD
             }
             StageSpec::Upcycle { spec, .. } => {

@@ -109,6 +109,7 @@ struct Collector<'a> {
 impl Collector<'_> {
     fn cell(&self, plan: &CellPlan, backend: &str) -> Result<Cell, LabError> {
         let loss = |key| Ok::<_, LabError>(self.evaluated(key)?.0);
+        let test_loss = |key| self.tested(key);
         let (fixed_e, upcycled, fixed_me) = (
             loss(&plan.fixed_e)?,
             loss(&plan.upcycled)?,
@@ -130,6 +131,9 @@ impl Collector<'_> {
             loss_fixed_e: fixed_e,
             loss_upcycled: upcycled,
             loss_fixed_me: fixed_me,
+            test_loss_fixed_e: test_loss(&plan.fixed_e)?,
+            test_loss_upcycled: test_loss(&plan.upcycled)?,
+            test_loss_fixed_me: test_loss(&plan.fixed_me)?,
             loss_before: operator.before.loss,
             loss_after: operator.after.loss,
             logit_difference: verified.relative_logit_difference,
@@ -243,6 +247,14 @@ impl Collector<'_> {
             }
             StageResult::Upcycle(outcome) => Ok((outcome.after.loss, outcome.after.routing)),
         }
+    }
+
+    /// Final test loss of a training stage.
+    fn tested(&self, key: &StageKey) -> Result<Option<f64>, LabError> {
+        Ok(match self.result(key)? {
+            StageResult::Train(outcome) => outcome.test_loss,
+            StageResult::Upcycle(_) => None,
+        })
     }
 
     fn upcycled(&self, key: &StageKey) -> Result<UpcycleOutcome, LabError> {

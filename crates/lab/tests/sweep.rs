@@ -319,6 +319,7 @@ impl Engine for Fake {
             step: end,
             tokens: end,
             evaluation: evaluation(2.0 - end as f64 / 1e4),
+            test_loss: (job.spec.evaluation.test_rows > 0).then_some(2.1 - end as f64 / 1e4),
             train_seconds: 1.0,
         })
     }

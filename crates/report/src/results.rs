@@ -132,6 +132,15 @@ pub struct Cell {
     pub loss_upcycled: f64,
     /// Final validation loss of the big model trained from scratch.
     pub loss_fixed_me: f64,
+    /// Final test loss of the small model, nats a token; none in results of older versions, which have no test split.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_loss_fixed_e: Option<f64>,
+    /// Final test loss of the upcycled model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_loss_upcycled: Option<f64>,
+    /// Final test loss of the big model trained from scratch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_loss_fixed_me: Option<f64>,
     /// Validation loss right before the operator.
     pub loss_before: f64,
     /// Validation loss right after the operator, before any training.

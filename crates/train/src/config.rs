@@ -149,6 +149,13 @@ pub struct EvaluationConfig {
     pub every: u64,
     /// Validation sequences, the same for all.
     pub rows: usize,
+    /// Sequences of the test split on which the model is evaluated at the end of the stage, once; 0 for no test.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub test_rows: usize,
+}
+
+fn is_zero(value: &usize) -> bool {
+    *value == 0
 }
 
 impl TrainSpec {

@@ -1,15 +1,15 @@
-//! Validation loss and routing.
+//! Loss and routing on a split that is not trained on.
 
 use burn::tensor::{ElementConversion, Int, Tensor, TensorData, backend::Backend};
 use serde::{Deserialize, Serialize};
-use upcycle_data::{Batch, Dataset};
+use upcycle_data::{Batch, Dataset, Split};
 use upcycle_kernels::{MoeBackend, Precision, SoftTargets};
 use upcycle_lm::Lm;
 use upcycle_moe::{RoutingCounter, RoutingStats};
 
 use crate::error::TrainError;
 
-/// Validation of a model.
+/// Evaluation of a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Mean loss of the scored positions, nats a token.
@@ -75,22 +75,22 @@ const ROWS: usize = 32;
 /// Tokens of one forward pass of an evaluation, unless a single sequence has more.
 const TOKENS: usize = 8192;
 
-/// Evaluates a model on the first `rows` validation sequences of `context` tokens.
+/// Evaluates a model on the first `rows` sequences of `context` tokens of a split.
 pub fn evaluate<B: MoeBackend>(
     model: &Lm<B>,
-    data: &Dataset,
+    (data, split): (&Dataset, Split),
     context: usize,
     rows: usize,
     precision: Precision,
     device: &B::Device,
 ) -> Result<Evaluation, TrainError> {
-    let rows = data.validation_rows(context, rows);
+    let rows = data.evaluation_rows(split, context, rows);
     let origins = model.moe_layers().map(|layer| layer.lineage().origins());
     let mut counters: Vec<_> = origins.map(RoutingCounter::new).collect();
     let (mut loss, mut scored) = (0.0, 0.0);
     let pass = (TOKENS / context).clamp(1, ROWS);
     for first in (0..rows).step_by(pass) {
-        let batch = data.validation_batch(first, pass.min(rows - first), context)?;
+        let batch = data.evaluation_batch(split, first, pass.min(rows - first), context)?;
         let (tokens, targets) = tensors::<B>(&batch, device);
         let output = model.forward(tokens, targets, precision);
         loss += output.loss_t.sum().into_scalar().elem::<f64>();
@@ -132,9 +132,9 @@ pub fn validation_sequences<B: Backend>(
     rows: usize,
     device: &B::Device,
 ) -> Result<Vec<Scored<B>>, TrainError> {
-    (0..data.validation_rows(context, rows))
+    (0..data.evaluation_rows(Split::Validation, context, rows))
         .map(|row| {
-            let batch = data.validation_batch(row, 1, context)?;
+            let batch = data.evaluation_batch(Split::Validation, row, 1, context)?;
             Ok(tensors(&batch, device))
         })
         .collect()

@@ -89,6 +89,9 @@ pub struct TrainOutcome {
     pub tokens: u64,
     /// Validation at the end.
     pub evaluation: Evaluation,
+    /// Loss on the test split at the end, nats a token; none where the stage was not to be tested.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_loss: Option<f64>,
     /// Seconds spent in training steps, over all attempts.
     pub train_seconds: f64,
 }

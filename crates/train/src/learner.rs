@@ -207,20 +207,22 @@ impl<B: MoeAutodiffBackend> Learner<B> {
         Ok(update)
     }
 
-    /// Loss and routing on the first `rows` validation sequences of `context` tokens.
+    /// Loss and routing on the first `rows` sequences of `context` tokens of a split, such as
+    /// [`Split::Validation`].
     ///
     /// # Errors
     /// If the data cannot be read, or the loss is not finite.
     pub fn evaluate(
         &self,
         data: &Dataset,
+        split: Split,
         context: usize,
         rows: usize,
     ) -> Result<Evaluation, TrainError> {
         let model = self.model().valid();
         let evaluation = evaluate(
             &model,
-            data,
+            (data, split),
             context,
             rows,
             self.config.precision,
@@ -228,7 +230,10 @@ impl<B: MoeAutodiffBackend> Learner<B> {
         )?;
         if !evaluation.loss.is_finite() {
             return Err(TrainError::NotFinite {
-                what: "the validation loss",
+                what: match split {
+                    Split::Test => "the test loss",
+                    _ => "the validation loss",
+                },
                 step: self.step,
             });
         }

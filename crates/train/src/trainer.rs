@@ -3,7 +3,7 @@
 use std::{path::Path, sync::atomic::Ordering, time::Instant};
 
 use burn::tensor::DType;
-use upcycle_data::Dataset;
+use upcycle_data::{Dataset, Split};
 use upcycle_kernels::{MoeAutodiffBackend, MoeBackend, Precision};
 
 use crate::{
@@ -149,7 +149,8 @@ fn lead<B: MoeAutodiffBackend>(
         log.push(&line);
         let step = stepper.step();
         if step.is_multiple_of(spec.evaluation.every) && step < spec.schedule.end {
-            let evaluation = (stepper.evaluate(job.data)).map_err(|error| stopped(error, &own))?;
+            let evaluation = stepper.validate(job.data);
+            let evaluation = evaluation.map_err(|error| stopped(error, &own))?;
             log.push(&stepper.evaluation_line(&evaluation));
             events(TrainEvent::Evaluated {
                 step,
@@ -168,7 +169,10 @@ fn lead<B: MoeAutodiffBackend>(
         }
     }
     membership.leave();
-    let evaluation = (stepper.evaluate(job.data)).map_err(|error| stopped(error, &own))?;
+    let evaluation = stepper.validate(job.data);
+    let evaluation = evaluation.map_err(|error| stopped(error, &own))?;
+    let test_loss = stepper.test(job.data);
+    let test_loss = test_loss.map_err(|error| stopped(error, &own))?;
     if cancelled() {
         return Err(TrainError::Cancelled);
     }
@@ -183,6 +187,7 @@ fn lead<B: MoeAutodiffBackend>(
         step: stepper.step(),
         tokens: stepper.learner.tokens(),
         evaluation,
+        test_loss,
         train_seconds: train_seconds(&job.dir.join("metrics.jsonl"))?,
     })
 }
@@ -287,9 +292,20 @@ impl<'a, B: MoeAutodiffBackend> Stepper<'a, B> {
         })
     }
 
-    fn evaluate(&self, data: &Dataset) -> Result<Evaluation, TrainError> {
-        let rows = self.spec.evaluation.rows;
-        self.learner.evaluate(data, self.spec.batch.context, rows)
+    fn validate(&self, data: &Dataset) -> Result<Evaluation, TrainError> {
+        let (context, rows) = (self.spec.batch.context, self.spec.evaluation.rows);
+        self.learner
+            .evaluate(data, Split::Validation, context, rows)
+    }
+
+    /// Loss on the test split; none if the stage is not to be tested.
+    fn test(&self, data: &Dataset) -> Result<Option<f64>, TrainError> {
+        let (context, rows) = (self.spec.batch.context, self.spec.evaluation.test_rows);
+        if rows == 0 {
+            return Ok(None);
+        }
+        let evaluation = self.learner.evaluate(data, Split::Test, context, rows)?;
+        Ok(Some(evaluation.loss))
     }
 
     fn evaluation_line(&self, evaluation: &Evaluation) -> MetricsLine {

@@ -1,6 +1,7 @@
 //! The upcycling stage: evidence, operator, losses before and after.
 
 use burn::module::AutodiffModule;
+use upcycle_data::Split;
 use upcycle_kernels::MoeAutodiffBackend;
 use upcycle_operator::{ReplicationPlan, Upcycle, Verification, verify};
 
@@ -37,7 +38,12 @@ pub fn upcycle<B: MoeAutodiffBackend>(
     };
     let evidence = learner.measure(&spec.recipe, job.data, &measure)?;
     let evaluate = |learner: &Learner<B>| -> Result<Evaluation, TrainError> {
-        learner.evaluate(job.data, spec.batch.context, spec.evaluation_rows)
+        learner.evaluate(
+            job.data,
+            Split::Validation,
+            spec.batch.context,
+            spec.evaluation_rows,
+        )
     };
     let before_loss = evaluate(&learner)?;
     let operator = Upcycle::new(spec.recipe.clone(), spec.target_experts).with_seed(spec.seed);

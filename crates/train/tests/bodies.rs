@@ -45,6 +45,7 @@ fn losses(bodies: Bodies) -> Vec<f64> {
         evaluation: EvaluationConfig {
             every: STEPS,
             rows: 8,
+            test_rows: 0,
         },
     };
     let dir = tempfile::tempdir().unwrap();

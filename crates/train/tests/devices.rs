@@ -33,7 +33,11 @@ fn spec(rows: usize, end: u64) -> TrainSpec {
         },
         balancing: Default::default(),
         precision: Default::default(),
-        evaluation: EvaluationConfig { every: 10, rows: 8 },
+        evaluation: EvaluationConfig {
+            every: 10,
+            rows: 8,
+            test_rows: 0,
+        },
     }
 }
 

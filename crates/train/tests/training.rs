@@ -54,7 +54,11 @@ fn spec(end: u64) -> TrainSpec {
         },
         balancing: Default::default(),
         precision: Default::default(),
-        evaluation: EvaluationConfig { every: 10, rows: 8 },
+        evaluation: EvaluationConfig {
+            every: 10,
+            rows: 8,
+            test_rows: 0,
+        },
     }
 }
 
@@ -484,7 +488,7 @@ fn growing_in_memory_is_growing_a_checkpoint_bit_for_bit() {
         let operator = Upcycle::new(spec_of_growth.recipe, 8).with_seed(spec_of_growth.seed);
         let (learner, losses) = learn(model().init(0, &FlexDevice).unwrap(), 15, &operator, 24);
         assert_eq!(losses[15..], step_losses(&on));
-        let evaluation = learner.evaluate(&data(), 64, 8).unwrap();
+        let evaluation = learner.evaluate(&data(), Split::Validation, 64, 8).unwrap();
         assert_eq!(evaluation, outcome.evaluation);
 
         // What is written is what is in memory.

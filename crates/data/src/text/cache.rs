@@ -23,7 +23,7 @@ pub(super) struct Packed {
     pub(super) vocab: usize,
     pub(super) tokenizer_json: Option<String>,
     /// In the order of [`Split::ALL`].
-    streams: [TokenStream; 3],
+    streams: [TokenStream; 4],
 }
 
 impl Packed {
@@ -32,6 +32,7 @@ impl Packed {
             Split::Pretrain => &self.streams[0],
             Split::Cpt => &self.streams[1],
             Split::Validation => &self.streams[2],
+            Split::Test => &self.streams[3],
         }
     }
 }
@@ -49,6 +50,7 @@ struct Meta {
     pretrain: StreamMeta,
     cpt: StreamMeta,
     validation: StreamMeta,
+    test: StreamMeta,
     /// The hash of `tokenizer.json`, where there is one.
     tokenizer: Option<String>,
 }
@@ -96,6 +98,7 @@ impl Cache {
                 stream(Split::Pretrain, &meta.pretrain)?,
                 stream(Split::Cpt, &meta.cpt)?,
                 stream(Split::Validation, &meta.validation)?,
+                stream(Split::Test, &meta.test)?,
             ],
         })
     }
@@ -140,6 +143,7 @@ impl Cache {
             pretrain: pack(Split::Pretrain)?,
             cpt: pack(Split::Cpt)?,
             validation: pack(Split::Validation)?,
+            test: pack(Split::Test)?,
             tokenizer: tokenizer
                 .json()
                 .map(|json| blake3::hash(json.as_bytes()).to_string()),

@@ -152,16 +152,24 @@ fn a_prefix_of_validation_covers_every_domain() {
         ("c.txt", &"c".repeat(400)),
     ]);
     bench.config.validation_share = 0.5;
+    bench.config.cpt_share = 0.25;
     let corpus = bench.open().unwrap();
-    assert_eq!(corpus.validation_rows(10), 60);
-    let batch = corpus.validation_batch(0, 6, 10).unwrap();
+    assert_eq!(corpus.evaluation_rows(Split::Validation, 10), 60);
+    let batch = corpus
+        .evaluation_batch(Split::Validation, 0, 6, 10)
+        .unwrap();
     for byte in *b"abc" {
         assert!(batch.inputs.contains(&u32::from(byte)));
     }
-    let later = corpus.validation_batch(3, 3, 10).unwrap();
+    let later = corpus
+        .evaluation_batch(Split::Validation, 3, 3, 10)
+        .unwrap();
     assert_eq!(later.inputs, batch.inputs[30..]);
 
-    let message = corpus.validation_batch(58, 3, 10).unwrap_err().to_string();
+    let message = corpus
+        .evaluation_batch(Split::Validation, 58, 3, 10)
+        .unwrap_err()
+        .to_string();
     assert!(
         message.contains("row 60") && message.contains("there are 60"),
         "{message}"
@@ -170,7 +178,7 @@ fn a_prefix_of_validation_covers_every_domain() {
 
 #[test]
 fn small_splits_are_named() {
-    let corpus = Bench::new(&[("a.txt", &"x".repeat(200))]).open().unwrap();
+    let corpus = Bench::new(&[("a.txt", &"x".repeat(400))]).open().unwrap();
     corpus.check_shape(9).unwrap();
     let message = corpus.check_shape(11).unwrap_err().to_string();
     assert!(
@@ -179,9 +187,9 @@ fn small_splits_are_named() {
     );
     assert!(message.contains("add text"), "{message}");
     assert!(corpus.batch(Split::Validation, 0, 0, 1, 11).is_err());
-    assert_eq!(corpus.validation_rows(11), 0);
+    assert_eq!(corpus.evaluation_rows(Split::Validation, 11), 0);
     assert!(corpus.check_shape(0).is_err());
-    assert_eq!(corpus.validation_rows(0), 0);
+    assert_eq!(corpus.evaluation_rows(Split::Validation, 0), 0);
 }
 
 #[test]

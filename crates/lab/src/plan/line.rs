@@ -1,5 +1,7 @@
 //! Stages of one model: a trunk at the stable learning rate, and decays that branch off it.
 
+use std::ops::Range;
+
 use upcycle_data::Dataset;
 use upcycle_kernels::Precision;
 use upcycle_lm::LmConfig;
@@ -104,6 +106,17 @@ impl<'a> Line<'a> {
     }
 }
 
+/// What a training stage is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The trunk, at the stable learning rate.
+    Stable,
+    /// A decay that ends pre-training, after which training goes on.
+    Annealing,
+    /// The decay that ends a budget; its model is a final one, and tested.
+    Final,
+}
+
 /// Makes stages.
 pub(super) struct Planner<'a> {
     backend: &'a str,
@@ -137,7 +150,7 @@ impl<'a> Planner<'a> {
         line.cuts = vec![decay_from];
         let parent = self.stable(&line, decay_from)?;
         line.origin =
-            Origin::Stage(self.train(&line, parent, decay_from, tau, Some(decay_from))?);
+            Origin::Stage(self.train(&line, parent, decay_from..tau, Phase::Annealing)?);
         (line.from, line.warmup_from, line.cuts) = (tau, tau, later);
         Ok(line)
     }
@@ -154,7 +167,7 @@ impl<'a> Planner<'a> {
             .iter()
             .filter(|&&cut| cut > line.from && cut <= step)
         {
-            parent = Some(self.train(line, parent, from, cut, None)?);
+            parent = Some(self.train(line, parent, from..cut, Phase::Stable)?);
             from = cut;
         }
         Ok(parent)
@@ -164,18 +177,21 @@ impl<'a> Planner<'a> {
     pub(super) fn decay(&mut self, line: &Line, budget: &Budget) -> Result<StageKey, LabError> {
         let from = budget.decay_from;
         let parent = self.stable(line, from)?;
-        self.train(line, parent, from, budget.end, Some(from))
+        self.train(line, parent, from..budget.end, Phase::Final)
     }
 
     fn train(
         &mut self,
         line: &Line,
         parent: Option<StageKey>,
-        from: u64,
-        to: u64,
-        decay_from: Option<u64>,
+        steps: Range<u64>,
+        phase: Phase,
     ) -> Result<StageKey, LabError> {
         let training = &line.scale.training;
+        let Range {
+            start: from,
+            end: to,
+        } = steps;
         let spec = StageSpec::Train {
             origin: line.origin.clone(),
             spec: Box::new(TrainSpec {
@@ -183,7 +199,7 @@ impl<'a> Planner<'a> {
                     peak_lr: training.peak_lr,
                     warmup_from: line.warmup_from,
                     warmup_steps: line.warmup_steps,
-                    decay_from,
+                    decay_from: (phase != Phase::Stable).then_some(from),
                     end: to,
                 },
                 optimizer: line.scale.optimizer.clone(),
@@ -197,13 +213,16 @@ impl<'a> Planner<'a> {
                 evaluation: EvaluationConfig {
                     every: training.evaluation_steps,
                     rows: training.evaluation_rows,
+                    test_rows: match phase {
+                        Phase::Final => training.evaluation_rows,
+                        Phase::Stable | Phase::Annealing => 0,
+                    },
                 },
             }),
         };
-        let phase = if decay_from.is_some() {
-            "decay"
-        } else {
-            "stable"
+        let phase = match phase {
+            Phase::Stable => "stable",
+            Phase::Annealing | Phase::Final => "decay",
         };
         let key = spec.key(self.backend, self.data.fingerprint())?;
         Ok(self.add(Stage {
@@ -228,7 +247,7 @@ impl<'a> Planner<'a> {
         // `at` is behind the first step of the line, or the line begins with a stage.
         let parent = match self.stable(line, at)? {
             Some(parent) => parent,
-            None => self.train(line, None, 0, at, None)?,
+            None => self.train(line, None, 0..at, Phase::Stable)?,
         };
         let target = grown.experts;
         let spec = StageSpec::Upcycle {
