@@ -71,7 +71,7 @@ impl SweepPlan {
         for name in &config.scales {
             let scale = adapt(presets::scale(name)?, config, data)?;
             data.check_shape(scale.model.context)?;
-            let times = times(config, scale.training.pretrain_steps)?;
+            let times = times(config, &scale)?;
             for experts in or_own(&config.experts, scale.model.experts) {
                 for top_k in or_own(&config.top_k, scale.model.top_k) {
                     let mut scale = scale.clone();
@@ -132,10 +132,13 @@ fn adapt(mut scale: Scale, config: &SweepConfig, data: &Dataset) -> Result<Scale
         });
     }
     scale.model.validate()?;
-    Ok(match config.tokens {
-        Some(tokens) => scale.with_pretrain_tokens(tokens),
-        None => scale,
-    })
+    // One trunk has one warmup, and is evaluated as often for all lengths.
+    Ok(
+        match config.lengths.iter().max().or(config.tokens.as_ref()) {
+            Some(&tokens) => scale.with_pretrain_tokens(tokens),
+            None => scale,
+        },
+    )
 }
 
 /// Experts after each growth of one way from E to mE.
@@ -208,7 +211,7 @@ impl Points<'_> {
         for &protocol in &config.protocols {
             for times in self.times {
                 for recipe in self.recipes {
-                    for seed in 0..config.seeds {
+                    for seed in config.first_seed..config.first_seed + config.seeds {
                         self.cells(protocol, times, recipe, seed, planner, cells)?;
                     }
                 }
@@ -272,6 +275,7 @@ impl Points<'_> {
                     top_k: scale.model.top_k,
                     cpt_fraction: budget.share,
                     transition: times.transition,
+                    length: times.length,
                 },
                 recipe: recipe.clone(),
                 of_paper,

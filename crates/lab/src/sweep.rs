@@ -36,14 +36,20 @@ pub struct SweepConfig {
     /// Ways to more than twice the experts.
     #[serde(default = "one_jump")]
     pub growth: Vec<Growth>,
-    /// Number of seeds, counted from 0.
+    /// Number of seeds.
     pub seeds: u64,
+    /// The first of them. Recipes and defaults are chosen on seeds from 0 on; what was chosen is confirmed on others.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub first_seed: u64,
     /// When the learning rate decays.
     #[serde(default = "trunk")]
     pub protocols: Vec<Protocol>,
     /// Pre-training tokens in place of the scale's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<u64>,
+    /// Lengths of pre-training in tokens, in place of the scale's one; all share one trunk. Empty for one length.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lengths: Vec<u64>,
     /// Vocabulary in place of the scale's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vocab: Option<usize>,
@@ -56,6 +62,10 @@ pub struct SweepConfig {
     /// The data.
     #[serde(default)]
     pub data: DataConfig,
+}
+
+fn is_zero(value: &u64) -> bool {
+    *value == 0
 }
 
 fn one_jump() -> Vec<Growth> {
@@ -150,6 +160,9 @@ impl SweepConfig {
                 format!("{} must lie between 1 and {MOST_SEEDS}", self.seeds),
             );
         }
+        if self.first_seed > u64::MAX - MOST_SEEDS {
+            return fail("first_seed", format!("{} is too large", self.first_seed));
+        }
         for (field, repeated) in [
             ("scales", repeated(&self.scales)),
             ("recipes", repeated(&self.recipes)),
@@ -158,6 +171,7 @@ impl SweepConfig {
             ("multipliers", repeated(&self.multipliers)),
             ("cpt", repeated(&self.cpt)),
             ("transitions", repeated(&self.transitions)),
+            ("lengths", repeated(&self.lengths)),
             ("growth", repeated(&self.growth)),
             ("protocols", repeated(&self.protocols)),
         ] {
@@ -202,6 +216,21 @@ impl SweepConfig {
                 "transitions",
                 "move tau while all steps stay as many, so `cpt` must be one number: that of steps after pre-training that make up the rest; for several budgets leave `transitions` out".into(),
             );
+        }
+        if !self.lengths.is_empty() && self.tokens.is_some() {
+            return fail(
+                "lengths",
+                "are lengths of pre-training, and so is `tokens`; give one of the two".into(),
+            );
+        }
+        if !self.lengths.is_empty() && !self.transitions.is_empty() {
+            return fail(
+                "lengths",
+                "move tau, and so do `transitions`; give one of the two".into(),
+            );
+        }
+        if self.lengths.contains(&0) {
+            return fail("lengths", "must be at least 1 token".into());
         }
         if self.experts.contains(&0) {
             return fail("experts", "must be at least 1".into());

@@ -42,6 +42,32 @@ fn steps(plan: &SweepPlan) -> u64 {
 }
 
 #[test]
+fn lengths_of_pre_training_share_one_trunk() {
+    let mut config = quick();
+    (config.seeds, config.first_seed) = (1, 100);
+    config.recipes = vec!["exact".into()];
+    config.cpt = vec![1.0];
+    // 250 and 1000 steps of 1024 tokens; decays of 50 and 200 steps.
+    config.lengths = vec![256_000, 1_024_000];
+    let plan = plan(&config);
+    let after = (200 + 50) + (800 + 200);
+    assert_eq!(steps(&plan), 2 * (1000 + after) + after);
+    let lengths: Vec<_> = plan.cells.iter().map(|cell| cell.setting.length).collect();
+    assert_eq!(lengths, [Some(256_000), Some(1_024_000)]);
+    assert!(plan.cells.iter().all(|cell| cell.seed == 100));
+
+    config.tokens = Some(1_024_000);
+    let error = SweepPlan::new(&config, &data(), "cpu").unwrap_err();
+    assert!(error.to_string().contains("`tokens`"), "{error}");
+    (config.tokens, config.lengths) = (None, vec![1_024_000, 1_024_001]);
+    let error = SweepPlan::new(&config, &data(), "cpu").unwrap_err();
+    assert!(
+        error.to_string().contains("another number of steps"),
+        "{error}"
+    );
+}
+
+#[test]
 fn budgets_share_one_trunk_and_recipes_share_the_baselines() {
     let mut config = quick();
     config.seeds = 1;

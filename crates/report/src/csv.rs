@@ -5,7 +5,7 @@ use crate::results::{Cell, Results};
 /// The name of a column and what stands there.
 type Column = (&'static str, fn(&Cell) -> String);
 
-const COLUMNS: [Column; 30] = [
+const COLUMNS: [Column; 34] = [
     ("scale", |c| c.setting.scale.clone()),
     ("backend", |c| c.backend.clone()),
     ("data", |c| c.setting.data.clone()),
@@ -15,11 +15,7 @@ const COLUMNS: [Column; 30] = [
     ("target_experts", |c| c.setting.target_experts.to_string()),
     ("top_k", |c| c.setting.top_k.to_string()),
     ("cpt_fraction", |c| c.setting.cpt_fraction.to_string()),
-    ("transition", |c| {
-        c.setting
-            .transition
-            .map_or(String::new(), |tau| tau.to_string())
-    }),
+    ("transition", |c| optional(c.setting.transition)),
     ("recipe", |c| c.recipe.clone()),
     ("seed", |c| c.seed.to_string()),
     ("pretrain_tokens", |c| c.pretrain_tokens.to_string()),
@@ -35,9 +31,7 @@ const COLUMNS: [Column; 30] = [
     }),
     ("changed_sources", |c| c.changed_sources.to_string()),
     ("twin_coselection", |c| c.twin_coselection.to_string()),
-    ("gap_closure", |c| {
-        c.gap_closure.map_or(String::new(), |eta| eta.to_string())
-    }),
+    ("gap_closure", |c| optional(c.gap_closure)),
     ("train_flops_fixed_e", |c| c.train_flops_fixed_e.to_string()),
     ("train_flops", |c| c.train_flops.to_string()),
     ("train_flops_fixed_me", |c| {
@@ -50,10 +44,19 @@ const COLUMNS: [Column; 30] = [
     ("wall_seconds_fixed_me", |c| {
         c.wall_seconds_fixed_me.to_string()
     }),
+    ("length", |c| optional(c.setting.length)),
+    ("test_loss_fixed_e", |c| optional(c.test_loss_fixed_e)),
+    ("test_loss_upcycled", |c| optional(c.test_loss_upcycled)),
+    ("test_loss_fixed_me", |c| optional(c.test_loss_fixed_me)),
 ];
 
+/// Nothing where there is no value.
+fn optional(value: Option<impl ToString>) -> String {
+    value.map_or(String::new(), |value| value.to_string())
+}
+
 /// The cells as CSV with a header line, in the order of `results.cells`. Losses are in nats a token, `gap_closure` and
-/// `transition` are fractions, and empty where there is none. Fields are quoted as RFC 4180 says; lines end with `\n`; numbers have the
+/// `transition` are fractions, `length` is in tokens; what there is none of is empty. Fields are quoted as RFC 4180 says; lines end with `\n`; numbers have the
 /// digits that give the same number back.
 pub fn csv(results: &Results) -> String {
     let mut csv = COLUMNS.map(|(name, _)| name).join(",") + "\n";
@@ -97,7 +100,8 @@ mod tests {
                       pretrain_tokens,cpt_tokens,loss_fixed_e,loss_upcycled,loss_fixed_me,loss_before,loss_after,\
                       logit_difference,largest_logit_difference,changed_sources,twin_coselection,\
                       gap_closure,train_flops_fixed_e,train_flops,train_flops_fixed_me,\
-                      wall_seconds_fixed_e,wall_seconds,wall_seconds_fixed_me\n";
+                      wall_seconds_fixed_e,wall_seconds,wall_seconds_fixed_me,\
+                      length,test_loss_fixed_e,test_loss_upcycled,test_loss_fixed_me\n";
         assert_eq!(csv(&sample::empty()), header);
     }
 
@@ -106,7 +110,15 @@ mod tests {
         let results = sample::odd();
         let csv = csv(&results);
         assert!(csv.contains("\"<b>\"\"paper\"\", 'quoted'"));
+        let from_the_end = |column: &str| {
+            let columns = COLUMNS.iter().rev();
+            columns
+                .map(|(name, _)| *name)
+                .position(|name| name == column)
+        };
         let first: Vec<&str> = csv.lines().nth(1).unwrap().rsplit(',').collect();
-        assert_eq!(first[6], "");
+        for column in ["gap_closure", "length"] {
+            assert_eq!(first[from_the_end(column).unwrap()], "");
+        }
     }
 }

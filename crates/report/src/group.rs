@@ -2,8 +2,9 @@
 //! CPT fractions or, in sweeps that move tau, over transitions.
 
 use crate::gap::Gap;
+use crate::number::count;
 use crate::results::{Cell, Curve, Results, RoutingRow, Setting};
-use crate::statistics::{Summary, summarize};
+use crate::statistics::{SMALLEST_GAP, Summary, gap_closure, ratio_of_means, summarize};
 
 /// One comparison of Fixed-E, Fixed-mE and some recipes over CPT fractions and seeds.
 pub(crate) struct Group<'a> {
@@ -13,11 +14,20 @@ pub(crate) struct Group<'a> {
     pub(crate) label: String,
     /// Name for files, unique in a sweep.
     pub(crate) stem: String,
+    /// What the length of pre-training adds to both names, at their ends; nothing in sweeps over one length.
+    of_length: Names,
     /// Those of the sweep's recipes that are the paper's.
     of_paper: Vec<&'a str>,
     pub(crate) cells: Vec<&'a Cell>,
     pub(crate) curves: Vec<&'a Curve>,
     pub(crate) routing: Vec<&'a RoutingRow>,
+}
+
+/// Parts of a label and of a file name.
+#[derive(Debug, Clone, Default)]
+struct Names {
+    label: String,
+    stem: String,
 }
 
 /// The seeds of one recipe at one place.
@@ -54,6 +64,7 @@ fn find<'g, 'a>(groups: &'g mut Vec<Group<'a>>, setting: &'a Setting) -> &'g mut
             setting,
             label: String::new(),
             stem: String::new(),
+            of_length: Names::default(),
             of_paper: Vec::new(),
             cells: Vec::new(),
             curves: Vec::new(),
@@ -65,6 +76,10 @@ fn find<'g, 'a>(groups: &'g mut Vec<Group<'a>>, setting: &'a Setting) -> &'g mut
 }
 
 fn same(a: &Setting, b: &Setting) -> bool {
+    a.length == b.length && same_but_for_length(a, b)
+}
+
+fn same_but_for_length(a: &Setting, b: &Setting) -> bool {
     a.scale == b.scale
         && a.data == b.data
         && a.protocol == b.protocol
@@ -105,8 +120,14 @@ fn name(mut groups: Vec<Group<'_>>) -> Vec<Group<'_>> {
         if several_protocols {
             stem += &format!("_{}", s.protocol);
         }
-        group.label = label;
-        group.stem = distinct(file_name(&stem), &taken);
+        if let Some(length) = s.length {
+            let length = count(length as f64);
+            group.of_length.label = format!(", {length} tokens of pre-training");
+            group.of_length.stem = format!("_{}", file_name(&length));
+        }
+        group.label = label + &group.of_length.label;
+        let stem = file_name(&stem) + &group.of_length.stem;
+        group.stem = distinct(stem, &taken);
         taken.push(group.stem.clone());
     }
     groups
@@ -132,6 +153,26 @@ fn distinct(stem: String, taken: &[String]) -> String {
 }
 
 impl<'a> Group<'a> {
+    /// Whether another group differs in the length of pre-training, and in nothing else.
+    pub(crate) fn differs_in_length(&self, other: &Self) -> bool {
+        same_but_for_length(self.setting, other.setting)
+            && self.setting.length != other.setting.length
+    }
+
+    /// Name for people of all lengths of pre-training together.
+    pub(crate) fn label_without_length(&self) -> &str {
+        self.label
+            .strip_suffix(&self.of_length.label)
+            .unwrap_or(&self.label)
+    }
+
+    /// Name for files of all lengths of pre-training together.
+    pub(crate) fn stem_without_length(&self) -> &str {
+        self.stem
+            .strip_suffix(&self.of_length.stem)
+            .unwrap_or(&self.stem)
+    }
+
     /// Places of the finished cells, ascending.
     pub(crate) fn places(&self) -> Vec<f64> {
         ascending(self.cells.iter().map(|c| c.setting.place()))
@@ -171,6 +212,7 @@ impl<'a> Group<'a> {
             setting: self.setting,
             label: self.label.clone(),
             stem: self.stem.clone(),
+            of_length: self.of_length.clone(),
             of_paper: self.of_paper.clone(),
             cells: all_cells
                 .filter(|cell| chosen(Some(&cell.recipe)))
@@ -227,6 +269,7 @@ impl<'a> Group<'a> {
         Gap {
             fixed_e: of(|c| c.loss_fixed_e),
             fixed_me: of(|c| c.loss_fixed_me),
+            lead: of(|c| c.loss_fixed_e - c.loss_fixed_me),
         }
     }
 
@@ -251,16 +294,52 @@ impl Seeds<'_> {
         summarize(self.cells.iter().map(|c| quantity(c)))
     }
 
-    /// Gap closure of each seed that has one, as a fraction.
-    pub(crate) fn gap_closures(&self) -> Vec<f64> {
-        let finite = |eta: &f64| eta.is_finite();
-        let etas = self.cells.iter().filter_map(|c| c.gap_closure);
-        etas.filter(finite).collect()
+    /// Gap closure of all seeds together, as a fraction: the ratio of mean differences, with Fieller's interval. A seed with a
+    /// small gap counts as it is, where the mean of ratios would have to leave it out.
+    pub(crate) fn eta(&self) -> Summary {
+        let pairs = self.cells.iter().map(|c| {
+            (
+                c.loss_fixed_e - c.loss_upcycled,
+                c.loss_fixed_e - c.loss_fixed_me,
+            )
+        });
+        ratio_of_means(pairs, SMALLEST_GAP)
     }
 
-    /// Summary of the gap closures.
-    pub(crate) fn eta(&self) -> Summary {
-        summarize(self.gap_closures())
+    /// The same on the test split; none where it was not evaluated.
+    pub(crate) fn test_eta(&self) -> Option<Summary> {
+        let tested = self.tested();
+        let all = tested.len() == self.cells.len() && !tested.is_empty();
+        let pairs = tested
+            .iter()
+            .map(|[small, own, big]| (small - own, small - big));
+        all.then(|| ratio_of_means(pairs, SMALLEST_GAP))
+    }
+
+    /// Gap closures on the test split of those seeds that have one of their own.
+    pub(crate) fn test_ratios(&self) -> Vec<f64> {
+        let tested = self.tested().into_iter();
+        tested
+            .filter_map(|[small, own, big]| gap_closure(small, own, big))
+            .collect()
+    }
+
+    /// Test losses of Fixed-E, Upcycled and Fixed-mE of those seeds that have them.
+    fn tested(&self) -> Vec<[f64; 3]> {
+        let losses = |c: &&Cell| {
+            Some([
+                c.test_loss_fixed_e?,
+                c.test_loss_upcycled?,
+                c.test_loss_fixed_me?,
+            ])
+        };
+        self.cells.iter().filter_map(losses).collect()
+    }
+
+    /// Gap closures of those seeds that have one of their own.
+    pub(crate) fn ratios(&self) -> Vec<f64> {
+        let etas = self.cells.iter().filter_map(|c| c.gap_closure);
+        etas.filter(|eta| eta.is_finite()).collect()
     }
 }
 

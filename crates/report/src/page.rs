@@ -14,7 +14,7 @@ mod summary;
 use claims::claims;
 use comparisons::{leads, trends};
 use cost_tables::costs;
-use loss_tables::{cells, gap_closures, jumps, losses};
+use loss_tables::{cells, gap_closures, jumps, losses, test_gap_closures};
 use markup::Table;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use routing_tables::routing;
@@ -102,7 +102,11 @@ fn sections(results: &Results, figures: &[Figure]) -> Vec<Section> {
         Section {
             anchor: "gap-closure",
             heading: "Gap closure",
-            body: html! { (pictures(FigureKind::GapClosure)) (tables(gap_closures)) },
+            body: html! {
+                (pictures(FigureKind::GapClosure))
+                (tables(gap_closures))
+                (some(&|group| test_gap_closures(group, &palette)))
+            },
         },
         Section {
             anchor: "comparisons",

@@ -3,8 +3,10 @@
 mod axis;
 mod clip;
 mod error;
+mod eta;
 mod figure;
 mod gap_closure;
+mod lengths;
 mod loss_curves;
 pub(crate) mod palette;
 mod panel;
@@ -24,7 +26,8 @@ use crate::plot::palette::Palette;
 use crate::results::Results;
 
 /// All figures of a sweep: for each (scale, data, protocol, E, mE, K) gap closure over the CPT fraction, loss curves, loss
-/// over cost, the load of the experts, and replicas drifting apart, each where there are data for it.
+/// over cost, the load of the experts, and replicas drifting apart, each where there are data for it; before them those over
+/// several lengths of pre-training.
 ///
 /// # Errors
 ///
@@ -32,7 +35,11 @@ use crate::results::Results;
 pub fn figures(results: &Results) -> Result<Vec<Figure>, PlotError> {
     let palette = Palette::new(results);
     let mut figures = Vec::new();
-    for group in &groups(results) {
+    let groups = groups(results);
+    for family in lengths::families(&groups) {
+        figures.extend(lengths::figures(&family, &palette)?);
+    }
+    for group in &groups {
         let recipes = group.recipes().len();
         let few = group.few(MOST_RECIPES);
         let left_out = recipes - few.recipes().len();

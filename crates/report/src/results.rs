@@ -93,6 +93,9 @@ pub struct Setting {
     /// Pre-training steps over all steps, tau / T, in sweeps that move tau while T stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transition: Option<f64>,
+    /// Tokens of pre-training, in sweeps over several lengths of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub length: Option<u64>,
 }
 
 impl Setting {

@@ -56,6 +56,32 @@ pub(crate) fn two_top_k() -> Results {
     results
 }
 
+/// Two lengths of pre-training.
+pub(crate) fn lengths() -> Results {
+    let mut results = empty();
+    for length in [TAU, 16 * TAU] {
+        let mut own = empty();
+        extend(&mut own, 2, 3);
+        let cells = own.cells.iter_mut().map(|cell| &mut cell.setting);
+        let curves = own.curves.iter_mut().map(|curve| &mut curve.setting);
+        let routing = own.routing.iter_mut().map(|row| &mut row.setting);
+        for setting in cells.chain(curves).chain(routing) {
+            setting.length = Some(length);
+        }
+        results.cells.extend(own.cells);
+        results.curves.extend(own.curves);
+        results.routing.extend(own.routing);
+    }
+    results
+}
+
+/// Gives a cell another gap closure.
+pub(crate) fn set_eta(cell: &mut Cell, eta: f64) {
+    let (small, big) = (cell.loss_fixed_e, cell.loss_fixed_me);
+    cell.loss_upcycled = small - eta * (small - big);
+    cell.gap_closure = gap_closure(small, cell.loss_upcycled, big);
+}
+
 /// Results with everything that can go wrong: no gap, diverged runs, unfinished runs, names that want escaping.
 pub(crate) fn odd() -> Results {
     let mut results = results();
@@ -128,6 +154,7 @@ fn setting(top_k: usize, cpt_fraction: f64) -> Setting {
         top_k,
         cpt_fraction,
         transition: None,
+        length: None,
     }
 }
 

@@ -38,6 +38,140 @@ pub fn summarize(values: impl IntoIterator<Item = impl Borrow<f64>>) -> Summary 
     }
 }
 
+/// The ratio of two means over the same seeds, each pair of values being one seed's numerator and denominator, with its 95 %
+/// interval by Fieller's theorem: the ratios that a paired t-test of `numerator - ratio * denominator` does not reject.
+///
+/// `sd` is the standard deviation of the seeds' own ratios, as far as their denominators are at least `least`. The ratio is
+/// NaN where the mean denominator is less than that. There is no interval for one seed, nor where the denominator itself
+/// cannot be told from zero: all ratios would be possible.
+pub fn ratio_of_means(pairs: impl IntoIterator<Item = (f64, f64)>, least: f64) -> Summary {
+    let finite = |pair: &(f64, f64)| pair.0.is_finite() && pair.1.is_finite();
+    let pairs: Vec<(f64, f64)> = pairs.into_iter().filter(finite).collect();
+    let n = pairs.len();
+    let own = pairs.iter().filter(|pair| pair.1 >= least);
+    let sd = summarize(own.map(|(a, b)| a / b)).sd;
+    let count = n as f64;
+    let (a, b) = pairs.iter().fold((0.0, 0.0), |(a, b), pair| {
+        (a + pair.0 / count, b + pair.1 / count)
+    });
+    if n == 0 || b < least {
+        return Summary {
+            n,
+            mean: f64::NAN,
+            sd,
+            interval: None,
+        };
+    }
+    let freedom = n - 1;
+    // Variances and the covariance of the two means.
+    let of_means = |product: &dyn Fn(&(f64, f64)) -> f64| {
+        pairs.iter().map(product).sum::<f64>() / (freedom as f64 * count)
+    };
+    let v_aa = of_means(&|pair| (pair.0 - a).powi(2));
+    let v_bb = of_means(&|pair| (pair.1 - b).powi(2));
+    let v_ab = of_means(&|pair| (pair.0 - a) * (pair.1 - b));
+    let interval = critical_t(freedom).and_then(|t| {
+        // (a - r b)^2 = t^2 (v_aa - 2 r v_ab + r^2 v_bb), solved for r.
+        let square = b * b - t * t * v_bb;
+        let middle = a * b - t * t * v_ab;
+        let rest = a * a - t * t * v_aa;
+        let root = (middle * middle - square * rest).max(0.0).sqrt();
+        (square > 0.0).then(|| ((middle - root) / square, (middle + root) / square))
+    });
+    Summary {
+        n,
+        mean: a / b,
+        sd,
+        interval,
+    }
+}
+
+/// How probable data as far from a bound are if the mean lies on it: one-sided p-values of a t-test, one for either side.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Test {
+    /// Small where the mean is above the bound.
+    pub above: f64,
+    /// Small where the mean is below the bound.
+    pub below: f64,
+}
+
+impl Test {
+    /// Of a mean against a bound; fewer than two seeds can tell nothing.
+    pub fn of(summary: &Summary, bound: f64) -> Self {
+        let error = summary.sd / (summary.n as f64).sqrt();
+        let distance = summary.mean - bound;
+        let student = StudentsT::new(0.0, 1.0, summary.n.saturating_sub(1) as f64);
+        let (Ok(student), true) = (student, error.is_finite()) else {
+            return Self::OPEN;
+        };
+        if error == 0.0 {
+            let certain = |is: bool| if is { 0.0 } else { 1.0 };
+            return Self {
+                above: certain(distance > 0.0),
+                below: certain(distance < 0.0),
+            };
+        }
+        let t = distance / error;
+        Self {
+            above: student.cdf(-t),
+            below: student.cdf(t),
+        }
+    }
+
+    /// Tells nothing.
+    pub const OPEN: Self = Self {
+        above: 1.0,
+        below: 1.0,
+    };
+
+    /// That all of several quantities are above their bounds, or all below: the weakest of the tests decides.
+    pub fn all(tests: impl IntoIterator<Item = Self>) -> Self {
+        let weakest = |a: Self, b: Self| Self {
+            above: a.above.max(b.above),
+            below: a.below.max(b.below),
+        };
+        tests.into_iter().reduce(weakest).unwrap_or(Self::OPEN)
+    }
+
+    /// That all of several quantities are above their bounds, or any is below its own: for `below` the strongest test decides,
+    /// corrected for their number (Bonferroni).
+    pub fn all_or_not(tests: &[Self]) -> Self {
+        let strongest = tests.iter().map(|test| test.below).fold(1.0, f64::min);
+        Self {
+            above: Self::all(tests.iter().copied()).above,
+            below: (strongest * tests.len() as f64).min(1.0),
+        }
+    }
+
+    /// The two sides exchanged.
+    #[must_use]
+    pub fn reversed(self) -> Self {
+        Self {
+            above: self.below,
+            below: self.above,
+        }
+    }
+
+    /// Two-sided p-value.
+    pub fn two_sided(self) -> f64 {
+        (2.0 * self.above.min(self.below)).min(1.0)
+    }
+}
+
+/// P-values corrected for their number by Holm's method: whoever takes those below 0.05 as found is wrong about any of them
+/// in at most one table of twenty.
+pub fn holm(p: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..p.len()).collect();
+    order.sort_by(|&a, &b| p[a].total_cmp(&p[b]));
+    let mut corrected = vec![1.0; p.len()];
+    let mut largest: f64 = 0.0;
+    for (rank, &index) in order.iter().enumerate() {
+        largest = largest.max((p.len() - rank) as f64 * p[index]).min(1.0);
+        corrected[index] = largest;
+    }
+    corrected
+}
+
 /// The two-sided 95 % point of Student's t with `freedom` degrees of freedom; none for no freedom.
 fn critical_t(freedom: usize) -> Option<f64> {
     StudentsT::new(0.0, 1.0, freedom as f64)
@@ -140,6 +274,72 @@ mod tests {
         for (freedom, expected) in [(1, 12.7062), (2, 4.3027), (4, 2.7764), (30, 2.0423)] {
             near(critical_t(freedom).unwrap(), expected, 1e-4);
         }
+    }
+
+    #[test]
+    fn the_interval_of_a_ratio_is_what_a_paired_test_does_not_reject() {
+        let pairs = [(0.5, 1.1), (0.45, 0.9), (0.62, 1.2), (0.4, 0.95)];
+        let ratio = ratio_of_means(pairs, 1e-3);
+        near(ratio.mean, (0.5 + 0.45 + 0.62 + 0.4) / 4.15, 1e-12);
+        let (low, high) = ratio.interval.unwrap();
+        assert!(low < ratio.mean && ratio.mean < high);
+        for end in [low, high] {
+            let rest = summarize(pairs.map(|(a, b)| a - end * b));
+            let (below, above) = rest.interval.unwrap();
+            near(below.abs().min(above.abs()), 0.0, 1e-9);
+        }
+    }
+
+    #[test]
+    fn a_ratio_needs_a_denominator() {
+        let small = ratio_of_means([(0.5, 1e-4), (0.4, 2e-4)], 1e-3);
+        assert!(small.n == 2 && small.mean.is_nan() && small.interval.is_none());
+        // Nothing can be told of a denominator that is as well zero.
+        let wide = ratio_of_means([(0.5, 1.0), (0.5, -0.8)], 1e-3);
+        assert!(wide.mean.is_finite() && wide.interval.is_none());
+        let one = ratio_of_means([(0.5, 1.0), (f64::NAN, 1.0)], 1e-3);
+        assert!(one.n == 1 && one.mean == 0.5 && one.interval.is_none());
+        // A seed with a small gap counts, though it has no ratio of its own.
+        let all = ratio_of_means([(0.5, 1.0), (0.5, 1.0), (0.1, 1e-6)], 1e-3);
+        assert_eq!((all.n, all.sd), (3, 0.0));
+        near(all.mean, 1.1 / 2.0, 1e-6);
+    }
+
+    #[test]
+    fn tests_of_known_samples() {
+        // t = 2.5 with 4 degrees of freedom.
+        let summary = summarize([1.0, 2.0, 3.0, 4.0, 5.0]);
+        let bound = 3.0 - 2.5 * summary.sd / 5.0_f64.sqrt();
+        let test = Test::of(&summary, bound);
+        near(test.above, 0.033_383, 1e-5);
+        near(test.below, 1.0 - 0.033_383, 1e-5);
+        near(test.two_sided(), 0.066_767, 1e-5);
+        assert_eq!(test.reversed().below, test.above);
+        assert_eq!(Test::of(&summarize([1.0]), 0.0), Test::OPEN);
+        let certain = Test::of(&summarize([1.0, 1.0]), 0.5);
+        assert_eq!((certain.above, certain.below), (0.0, 1.0));
+    }
+
+    #[test]
+    fn several_tests_are_as_strong_as_they_have_to_be() {
+        let test = |above: f64| Test {
+            above,
+            below: 1.0 - above,
+        };
+        assert_eq!(Test::all([test(0.01), test(0.2)]).above, 0.2);
+        let not = Test::all_or_not(&[test(0.01), test(0.99)]);
+        assert_eq!(not.above, 0.99);
+        near(not.below, 0.02, 1e-12);
+        assert_eq!(Test::all([]), Test::OPEN);
+    }
+
+    #[test]
+    fn holm_of_the_textbook() {
+        let corrected = holm(&[0.01, 0.04, 0.03, 0.005]);
+        for (corrected, expected) in corrected.iter().zip([0.03, 0.06, 0.06, 0.02]) {
+            near(*corrected, expected, 1e-12);
+        }
+        assert!(holm(&[]).is_empty());
     }
 
     #[test]

@@ -69,6 +69,15 @@ pub(super) struct SweepArgs {
         help_heading = "Axes"
     )]
     pub(super) transitions: Option<Vec<f64>>,
+    /// Lengths of pre-training in tokens, such as 1M,4M,16M, in place of the scale's one; all share one trunk.
+    #[arg(
+        long,
+        value_parser = amount::parse,
+        value_delimiter = ',',
+        value_name = "LIST",
+        help_heading = "Axes"
+    )]
+    pub(super) lengths: Option<Vec<u64>>,
     /// Recipes: paper, uniform, exact, separated, released, hyperplane, others that --list shows, or TOML files.
     #[arg(
         long,
@@ -80,6 +89,9 @@ pub(super) struct SweepArgs {
     /// Number of seeds.
     #[arg(long, value_name = "N", help_heading = "Axes")]
     pub(super) seeds: Option<u64>,
+    /// The first seed. The recipes here were chosen on seeds from 0 on: confirm what you find with seeds from 100 on.
+    #[arg(long, value_name = "N", help_heading = "Axes")]
+    pub(super) first_seed: Option<u64>,
     /// Ways to more than twice the experts.
     #[arg(
         long,
@@ -250,6 +262,8 @@ impl SweepArgs {
         set(&mut config.cpt, &self.cpt);
         set(&mut config.recipes, &self.recipes);
         set(&mut config.seeds, &self.seeds);
+        set(&mut config.first_seed, &self.first_seed);
+        set(&mut config.lengths, &self.lengths);
         set(&mut config.transitions, &self.transitions);
         fn converted<A: Copy + Into<T>, T>(args: &Option<Vec<A>>) -> Option<Vec<T>> {
             let convert = |args: &Vec<A>| args.iter().map(|&arg| arg.into()).collect();
@@ -260,7 +274,13 @@ impl SweepArgs {
         if let Some(precision) = self.precision {
             config.precision = precision.into();
         }
-        config.tokens = self.tokens.or(config.tokens);
+        // Each of the two replaces the other of the file; together they are an error.
+        config.tokens = self
+            .tokens
+            .or(config.tokens.filter(|_| self.lengths.is_none()));
+        if self.tokens.is_some() && self.lengths.is_none() {
+            config.lengths.clear();
+        }
         config.vocab = self.vocab.or(config.vocab);
         config.context = self.context.or(config.context);
         if let Some(data) = self.data.config() {

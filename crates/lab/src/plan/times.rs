@@ -1,6 +1,6 @@
 //! When the operator is applied and when runs end.
 
-use crate::{error::LabError, sweep::SweepConfig};
+use crate::{error::LabError, scale::Scale, sweep::SweepConfig};
 
 /// Share of a run over which the learning rate decays (the paper, section 4: 10 %).
 const DECAY_SHARE: f64 = 0.1;
@@ -11,8 +11,10 @@ pub(super) struct Times {
     pub(super) tau: u64,
     /// Steps before `tau` at which other operators of the sweep are applied; trunks are cut there to be shared.
     pub(super) earlier: Vec<u64>,
-    /// Share of all steps, in sweeps that move tau.
+    /// Share of all steps, in sweeps that move tau while all steps stay as many.
     pub(super) transition: Option<f64>,
+    /// Tokens of pre-training, in sweeps over several lengths.
+    pub(super) length: Option<u64>,
     pub(super) budgets: Vec<Budget>,
 }
 
@@ -24,16 +26,49 @@ pub(super) struct Budget {
     pub(super) end: u64,
 }
 
-/// All operators of a sweep, for a scale with this many steps of pre-training.
-pub(super) fn times(config: &SweepConfig, pretrain_steps: u64) -> Result<Vec<Times>, LabError> {
-    if config.transitions.is_empty() {
-        return Ok(vec![Times {
+/// All operators of a sweep, for a scale.
+pub(super) fn times(config: &SweepConfig, scale: &Scale) -> Result<Vec<Times>, LabError> {
+    let pretrain_steps = scale.training.pretrain_steps;
+    match (config.lengths.is_empty(), config.transitions.is_empty()) {
+        (true, true) => Ok(vec![Times {
             tau: pretrain_steps,
             earlier: Vec::new(),
             transition: None,
+            length: None,
             budgets: budgets(pretrain_steps, &config.cpt)?,
-        }]);
+        }]),
+        (false, _) => lengths(config, scale.tokens_per_step()),
+        (true, false) => transitions(config, pretrain_steps),
     }
+}
+
+/// Pre-training of several lengths, each with the budgets of the sweep.
+fn lengths(config: &SweepConfig, tokens_per_step: u64) -> Result<Vec<Times>, LabError> {
+    let tau_of = |length: u64| length / tokens_per_step;
+    let times = config.lengths.iter().map(|&length| {
+        let tau = tau_of(length);
+        let others = config.lengths.iter().map(|&other| tau_of(other));
+        if tau == 0 || others.clone().filter(|&other| other == tau).count() > 1 {
+            return Err(LabError::Sweep {
+                field: "lengths",
+                problem: format!(
+                    "{length} tokens are {tau} steps of {tokens_per_step} tokens; every length must be at least one step, and another number of steps than the others"
+                ),
+            });
+        }
+        Ok(Times {
+            tau,
+            earlier: others.filter(|&other| other < tau).collect(),
+            transition: None,
+            length: Some(length),
+            budgets: budgets(tau, &config.cpt)?,
+        })
+    });
+    times.collect()
+}
+
+/// Operators at several shares of all steps.
+fn transitions(config: &SweepConfig, pretrain_steps: u64) -> Result<Vec<Times>, LabError> {
     let end = pretrain_steps + share_of(pretrain_steps, config.cpt[0]);
     let taus = config.transitions.iter().map(|&share| share_of(end, share));
     let taus: Vec<u64> = taus.collect();
@@ -52,6 +87,7 @@ pub(super) fn times(config: &SweepConfig, pretrain_steps: u64) -> Result<Vec<Tim
             tau,
             earlier: taus.iter().copied().filter(|&other| other < tau).collect(),
             transition: Some(transition),
+            length: None,
             budgets: vec![Budget {
                 share: (end - tau) as f64 / tau as f64,
                 decay_from: end - decay_steps(end, end - tau),

@@ -142,11 +142,13 @@ fn contest(group: &Group, place: f64) -> Option<String> {
     let lead = lead(group, first.recipe, second.recipe, place);
     let (low, high) = lead.interval?;
     let verdict = match low > 0.0 {
-        true => "",
-        false => ": no clear winner",
+        true => {
+            "The best of several looks better than it is on the seeds that show it: confirm it on others (--first-seed)."
+        }
+        false => "That is no clear winner.",
     };
     Some(format!(
-        "At {} {} leads {} by {} points on the same seeds (95 % interval {} to {}){verdict}.",
+        "At {} {} leads {} by {} points on the same seeds (95 % interval {} to {}). {verdict}",
         group.setting.place_name(place),
         first.recipe,
         second.recipe,
@@ -255,7 +257,7 @@ mod tests {
         let mut results = sample::seeds(1);
         for cell in &mut results.cells {
             cell.loss_fixed_me = cell.loss_fixed_e - 0.004;
-            cell.gap_closure = Some(5.03);
+            sample::set_eta(cell, 5.03);
         }
         let text = text(&results);
         assert!(

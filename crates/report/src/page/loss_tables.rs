@@ -8,10 +8,36 @@ use crate::number::{MISSING, count, fixed, mean_sd, percent};
 use crate::page::markup::{self, Table, text, with_remark};
 use crate::plot::palette::Palette;
 use crate::results::Cell;
-use crate::statistics::summarize;
+use crate::statistics::{Summary, summarize};
 
-/// Gap closure: recipes down, places across.
+/// Gap closure on validation: recipes down, places across.
 pub(crate) fn gap_closures(group: &Group, palette: &Palette) -> Table {
+    etas(group, palette, "on validation", |seeds| {
+        Some((seeds.eta(), summarize(seeds.ratios())))
+    })
+}
+
+/// The same on the test split; none where nothing was tested.
+pub(crate) fn test_gap_closures(group: &Group, palette: &Palette) -> Option<Table> {
+    let comparisons = group.comparisons();
+    let tested = comparisons.iter().any(|seeds| seeds.test_eta().is_some());
+    tested.then(|| {
+        etas(
+            group,
+            palette,
+            "on the test split, which no choice has seen",
+            |seeds| Some((seeds.test_eta()?, summarize(seeds.test_ratios()))),
+        )
+    })
+}
+
+/// Gap closure of all seeds together, and that of single seeds, for every recipe and place.
+fn etas(
+    group: &Group,
+    palette: &Palette,
+    on: &str,
+    of: impl Fn(&Seeds) -> Option<(Summary, Summary)>,
+) -> Table {
     let places = group.places();
     let budgets = places.iter().map(|&place| {
         let budget = group.setting.place_name(place);
@@ -22,41 +48,44 @@ pub(crate) fn gap_closures(group: &Group, palette: &Palette) -> Table {
     });
     let head = [text("recipe")].into_iter().chain(budgets);
     let caption = format!(
-        "Gap closure η in %, mean ± standard deviation over n seeds, 95 % interval of the mean (Student t): {}",
+        "Gap closure η in % {on}: mean difference over mean gap of n seeds, its 95 % interval (Fieller), and mean ± standard \
+         deviation of the seeds’ own ratios, where they have one: {}",
         group.label
     );
     let mut table = Table::new(caption, 1, head);
     for recipe in group.recipes() {
         let name = markup::recipe(recipe, palette);
-        let etas = places
+        let cells = places
             .iter()
-            .map(|&place| gap_closure(&group.seeds(recipe, place)));
-        table.row([name].into_iter().chain(etas));
+            .map(|&place| of(&group.seeds(recipe, place)).map_or(text(MISSING), eta));
+        table.row([name].into_iter().chain(cells));
     }
     table
 }
 
-fn gap_closure(seeds: &Seeds) -> Markup {
-    let etas = seeds.gap_closures();
-    let summary = summarize(&etas);
-    let undefined = seeds.cells.len() - etas.len();
-    let mut remark = format!("n = {}", summary.n);
-    if let Some((low, high)) = summary.interval {
+/// Gap closure of all seeds together, and of those that have one of their own.
+fn eta((eta, own): (Summary, Summary)) -> Markup {
+    if eta.n == 0 {
+        return text(MISSING);
+    }
+    let mut remark = format!("n = {}", eta.n);
+    if let Some((low, high)) = eta.interval {
         remark += &format!(", {} to {}", fixed(100.0 * low, 1), fixed(100.0 * high, 1));
     }
-    if undefined > 0 {
-        remark += &format!(", {undefined} undefined");
+    if own.n > 1 {
+        remark += &format!("; {}", mean_sd(&own, 100.0, 1));
     }
-    match seeds.cells.len() {
-        0 => text(MISSING),
-        _ => with_remark(mean_sd(&summary, 100.0, 1), &remark),
+    if own.n < eta.n {
+        remark += &format!(", {} without", eta.n - own.n);
     }
+    with_remark(fixed(100.0 * eta.mean, 1), &remark)
 }
 
 /// Final losses of the three models.
 pub(crate) fn losses(group: &Group, palette: &Palette) -> Table {
     let caption = format!(
-        "Final validation loss in nats a token, mean ± standard deviation over seeds: {}",
+        "Final loss in nats a token on validation and, where it was evaluated, on the test split: mean ± standard deviation over \
+         seeds: {}",
         group.label
     );
     let head = [
@@ -69,13 +98,20 @@ pub(crate) fn losses(group: &Group, palette: &Palette) -> Table {
     ];
     let mut table = Table::new(caption, 2, head);
     for seeds in group.comparisons() {
-        let loss = |quantity: fn(&Cell) -> f64| text(mean_sd(&seeds.summary(quantity), 1.0, 4));
+        let loss = |quantity: fn(&Cell) -> f64, tested: fn(&Cell) -> Option<f64>| {
+            let loss = mean_sd(&seeds.summary(quantity), 1.0, 4);
+            let tested = summarize(seeds.cells.iter().filter_map(|c| tested(c)));
+            match tested.n {
+                0 => text(loss),
+                _ => with_remark(loss, &format!("test {}", mean_sd(&tested, 1.0, 4))),
+            }
+        };
         table.row([
             text(group.setting.place_name(seeds.place)),
             markup::recipe(seeds.recipe, palette),
-            loss(|c| c.loss_fixed_e),
-            loss(|c| c.loss_upcycled),
-            loss(|c| c.loss_fixed_me),
+            loss(|c| c.loss_fixed_e, |c| c.test_loss_fixed_e),
+            loss(|c| c.loss_upcycled, |c| c.test_loss_upcycled),
+            loss(|c| c.loss_fixed_me, |c| c.test_loss_fixed_me),
             text(seeds.cells.len()),
         ]);
     }
@@ -198,13 +234,10 @@ mod tests {
     fn two_seeds_have_an_interval() {
         let mut results = sample::results();
         for cell in &mut results.cells {
-            cell.gap_closure = Some(0.4 + 0.2 * cell.seed as f64);
+            sample::set_eta(cell, 0.4 + 0.2 * cell.seed as f64);
         }
         let table = table(&results);
-        assert!(
-            table.contains("50.0 ± 14.1<br><small>n = 2, −77.1 to 177.1</small>"),
-            "{table}"
-        );
+        assert!(table.contains("; 50.0 ± 14.1</small>"), "{table}");
         assert!(!table.contains("not resolved"));
     }
 

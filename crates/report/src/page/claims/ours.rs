@@ -1,9 +1,10 @@
 //! Our own claim.
 
-use super::claim::{Claim, Verdict, told};
+use super::claim::{Claim, told};
 use crate::group::Group;
 use crate::page::comparisons::{on_same_seeds, reference};
-use crate::statistics::paired;
+use crate::results::Cell;
+use crate::statistics::{SMALLEST_GAP, Test, ratio_of_means, summarize};
 
 /// The recipe that the default sweep and `upcycle` favour, with a short CPT.
 pub(super) const FAVOURED: &str = "exact";
@@ -18,12 +19,20 @@ pub(super) fn twice(group: &Group) -> Option<Claim> {
         return None;
     }
     let (ours, theirs) = (group.seeds(FAVOURED, place), group.seeds(paper, place));
-    let etas = on_same_seeds(&ours, &theirs, |cell| cell.gap_closure);
-    let (ahead, twice): (Vec<_>, Vec<_>) = etas
-        .map(|(own, paper)| ((own, paper), (own, paper.map(|eta| 2.0 * eta))))
-        .unzip();
-    let (ahead, twice) = (paired(ahead), paired(twice));
-    let verdicts = [&ahead, &twice].map(|difference| Verdict::above(difference, 0.0));
+    let closed = |cell: &Cell| {
+        let [own, gap] = [cell.loss_upcycled, cell.loss_fixed_me].map(|l| cell.loss_fixed_e - l);
+        Some((own, gap))
+    };
+    // Share of the gap that is closed less `times` as much as the other recipe closes.
+    let less = |times: f64| {
+        let pairs: Vec<(f64, f64)> = on_same_seeds(&ours, &theirs, closed)
+            .filter_map(|(own, paper)| Some((own?.0 - times * paper?.0, own?.1)))
+            .collect();
+        let differences = pairs.iter().map(|(difference, _)| difference);
+        let test = Test::of(&summarize(differences), 0.0);
+        (ratio_of_means(pairs.iter().copied(), SMALLEST_GAP), test)
+    };
+    let ((ahead, is_ahead), (twice, is_twice)) = (less(1.0), less(2.0));
     Some(Claim {
         text: "Ours: at CPT of 25 % of pre-training, η of the recipe `exact` is at least twice that of the best of the \
                paper’s recipes.",
@@ -32,10 +41,6 @@ pub(super) fn twice(group: &Group) -> Option<Claim> {
             told(&ahead, 100.0, 1),
             told(&twice, 100.0, 1)
         ),
-        verdict: match verdicts {
-            [Verdict::Held, Verdict::Held] => Verdict::Held,
-            verdicts if verdicts.contains(&Verdict::DidNotHold) => Verdict::DidNotHold,
-            _ => Verdict::Open,
-        },
+        test: Test::all_or_not(&[is_ahead, is_twice]),
     })
 }
