@@ -1,4 +1,4 @@
-//! `report`: renders the report of a finished sweep again, from its `results.json`.
+//! `report`: renders the report of a finished sweep again, from its `results.json`, or tables from kept rows.
 
 use std::{fs, path::PathBuf};
 
@@ -10,16 +10,23 @@ use crate::output;
 
 /// Render the report of a finished sweep again.
 ///
-/// Reads results.json in the sweep's folder and writes report.html, results.csv and figures beside it.
+/// Reads results.json in the sweep's folder and writes report.html, results.csv and figures beside it. Of a results.csv, it
+/// prints the tables alone: that is what docs/results.md has them from.
 #[derive(Debug, Parser)]
 #[command(name = "report", version)]
 pub struct ReportArgs {
-    /// The sweep's folder, such as runs/quick.
-    #[arg(value_name = "DIR")]
-    dir: PathBuf,
+    /// The sweep's folder, such as runs/quick, or a results.csv.
+    #[arg(value_name = "DIR|CSV")]
+    from: PathBuf,
     /// Print the results as CSV in place of the table.
     #[arg(long)]
     csv: bool,
+    /// Print gap closure as Markdown in place of the table.
+    #[arg(long, conflicts_with = "csv")]
+    markdown: bool,
+    /// In Markdown, the lead of the other recipes over this one as well.
+    #[arg(long, value_name = "RECIPE", requires = "markdown")]
+    less: Option<String>,
 }
 
 impl ReportArgs {
@@ -28,22 +35,36 @@ impl ReportArgs {
     /// # Errors
     /// With a sentence on what is wrong and what to do.
     pub fn run(self) -> Result<()> {
-        let path = self.dir.join("results.json");
+        if self.from.extension().is_some_and(|kind| kind == "csv") {
+            let path = self.from.display();
+            let text = fs::read_to_string(&self.from)
+                .with_context(|| format!("cannot read the rows {path}"))?;
+            let results = upcycle_report::read_csv("rows", &text)
+                .with_context(|| format!("{path} is not a results.csv of a sweep"))?;
+            return self.print(&results);
+        }
+        let path = self.from.join("results.json");
         let text = fs::read_to_string(&path).with_context(|| {
             format!(
-                "cannot read {}; give the folder of a finished sweep, such as runs/quick",
+                "cannot read {}; give the folder of a finished sweep, such as runs/quick, or a results.csv",
                 path.display()
             )
         })?;
         let results: Results = serde_json::from_str(&text)
             .with_context(|| format!("{} is damaged; run the sweep again", path.display()))?;
-        let html = upcycle_report::write(&results, &self.dir)?;
-        if self.csv {
-            output::line(upcycle_report::csv(&results).trim_end())?;
-        } else {
-            output::line(upcycle_report::table(&results))?;
-        }
+        let html = upcycle_report::write(&results, &self.from)?;
+        self.print(&results)?;
         output::note!("report: {}", html.display());
         Ok(())
+    }
+
+    fn print(&self, results: &Results) -> Result<()> {
+        Ok(if self.csv {
+            output::line(upcycle_report::csv(results).trim_end())?
+        } else if self.markdown {
+            output::line(upcycle_report::markdown(results, self.less.as_deref()).trim_end())?
+        } else {
+            output::line(upcycle_report::table(results))?
+        })
     }
 }

@@ -116,7 +116,7 @@ impl SweepArgs {
             jobs,
         );
         let refusal = refusal_of(&estimate, engine.as_ref(), available);
-        for note in repetitions(&plan, &data) {
+        for note in repetitions(&plan, &data).into_iter().chain(plan.notes()) {
             output::note!("note: {note}");
         }
         if self.dry_run {
@@ -184,7 +184,7 @@ impl SweepArgs {
             Calibration::measure(machine.meter.as_ref(), &plan.graph, known.as_ref(), 1)
         });
         let estimate = Estimate::new(&plan, known.as_ref(), backend, calibration.as_ref(), 1);
-        for note in repetitions(&plan, &data) {
+        for note in repetitions(&plan, &data).into_iter().chain(plan.notes()) {
             output::note!("note: {note}");
         }
         let too_large = (estimate.largest())

@@ -5,7 +5,8 @@ mod times;
 
 use upcycle_data::Dataset;
 use upcycle_lm::{LayerPattern, LmConfig};
-use upcycle_operator::{Recipe, Upcycle};
+use upcycle_moe::Release;
+use upcycle_operator::{Recipe, RouterExtension, Upcycle};
 use upcycle_report::Setting;
 use upcycle_train::{check_growth, grown_shape};
 
@@ -100,6 +101,50 @@ impl SweepPlan {
         }
         Ok(Self { cells, graph })
     }
+
+    /// What a reader of the results has to know: budgets that end while a recipe still holds replicas apart, so that their
+    /// models are not the plain top-K models that the recipe promises.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        for cell in &self.cells {
+            let Some(release) = self.release(&cell.upcycle) else {
+                continue;
+            };
+            let end = self.graph.get(&cell.upcycled).map_or(0, |stage| stage.to);
+            if release.end() < end {
+                continue;
+            }
+            let setting = &cell.setting;
+            let note = format!(
+                "`{}` still holds replicas apart where {} ends: its release takes {} steps after the operator, and the budget has {}",
+                cell.recipe,
+                setting.place_name(setting.place()),
+                release.steps,
+                end - release.from
+            );
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
+        notes
+    }
+
+    /// The release of two-level selection that an upcycling stage begins.
+    fn release(&self, upcycle: &StageKey) -> Option<Release> {
+        let stage = self.graph.get(upcycle)?;
+        let StageSpec::Upcycle { spec, .. } = &stage.spec else {
+            return None;
+        };
+        let RouterExtension::TwoLevel { release, .. } = spec.recipe.router else {
+            return None;
+        };
+        let release = release?;
+        Some(Release {
+            shape: release.shape,
+            from: stage.from,
+            steps: release.steps_after(stage.from),
+        })
+    }
 }
 
 fn or_own(axis: &[usize], own: usize) -> Vec<usize> {
@@ -110,10 +155,13 @@ fn or_own(axis: &[usize], own: usize) -> Vec<usize> {
     }
 }
 
-/// The scale with the sweep's tokens, vocabulary and context.
+/// The scale with the sweep's tokens, vocabulary, context and learning rate.
 fn adapt(mut scale: Scale, config: &SweepConfig, data: &Dataset) -> Result<Scale, LabError> {
     if let Some(context) = config.context {
         scale.model.context = context;
+    }
+    if let Some(lr) = config.peak_lr {
+        scale.training.peak_lr = lr;
     }
     if let Some(vocab) = config.vocab {
         scale.model.vocab = vocab;

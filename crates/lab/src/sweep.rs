@@ -56,6 +56,9 @@ pub struct SweepConfig {
     /// Context in place of the scale's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<usize>,
+    /// Highest learning rate in place of the scale's: the best one falls as training gets longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_lr: Option<f64>,
     /// Precision of matrix products.
     #[serde(default)]
     pub precision: Precision,
@@ -242,6 +245,9 @@ impl SweepConfig {
             if value == Some(0) {
                 return fail(field, "must be at least 1".into());
             }
+        }
+        if let Some(lr) = self.peak_lr.filter(|&lr| !(lr > 0.0 && lr.is_finite())) {
+            return fail("peak_lr", format!("{lr} must be a number above 0"));
         }
         if self.tokens == Some(0) {
             return fail("tokens", "must be at least 1".into());

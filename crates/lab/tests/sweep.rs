@@ -68,6 +68,17 @@ fn lengths_of_pre_training_share_one_trunk() {
 }
 
 #[test]
+fn budgets_that_end_before_a_release_are_told() {
+    let mut config = quick();
+    config.recipes = vec!["released".into(), "exact".into()];
+    config.cpt = vec![0.1, 0.25];
+    // Released after 100 steps: exactly the first budget.
+    let notes = plan(&config).notes();
+    let expected = "`released` still holds replicas apart where CPT 10\u{a0}% ends: its release takes 100 steps after the operator, and the budget has 100";
+    assert_eq!(notes, [expected]);
+}
+
+#[test]
 fn budgets_share_one_trunk_and_recipes_share_the_baselines() {
     let mut config = quick();
     config.seeds = 1;

@@ -129,8 +129,39 @@ pub enum TieBreakKind {
 pub struct ReleaseRecipe {
     /// How the hold on twins ends.
     pub shape: ReleaseShape,
-    /// Duration, as a share of the steps before the operator (the unit of CPT fractions).
-    pub over: f64,
+    /// Duration in steps. What twins need to part is a number of steps, whatever the model's pre-training took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u64>,
+    /// Duration as a share of the steps before the operator (the unit of CPT fractions), in place of `steps`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<f64>,
+}
+
+impl ReleaseRecipe {
+    /// Steps that it lasts after an operator at `step`.
+    pub fn steps_after(&self, step: u64) -> u64 {
+        let share = self.over.map(|over| (over * step as f64).round() as u64);
+        self.steps.or(share).unwrap_or(0)
+    }
+
+    fn validate(&self) -> Result<(), Fault> {
+        that(
+            self.steps.is_some() != self.over.is_some(),
+            "router.release",
+            "needs its duration as either `steps` or `over`, a share of the steps before the operator",
+        )?;
+        that(
+            self.steps != Some(0),
+            "router.release.steps",
+            "must be at least 1",
+        )?;
+        that(
+            self.over
+                .is_none_or(|over| over > 0.0 && over <= f64::from(MOST)),
+            "router.release.over",
+            "must be a share of the steps before the operator, above 0 and at most 1e6",
+        )
+    }
 }
 
 fn yes() -> bool {
@@ -193,11 +224,7 @@ impl RouterExtension {
                 ..
             } => {
                 not_negative("router.strength", strength)?;
-                that(
-                    release.is_none_or(|r| r.over > 0.0 && r.over <= f64::from(MOST)),
-                    "router.release.over",
-                    "must be a share of the steps before the operator, above 0 and at most 1e6",
-                )?;
+                release.map_or(Ok(()), |release| release.validate())?;
                 not_negative("router.separation", separation)
             }
         }

@@ -243,7 +243,7 @@ impl Upcycle {
         two_level.separation = separation;
         if let Some(recipe) = release {
             let step = self.step;
-            let steps = (recipe.over * step as f64).round() as u64;
+            let steps = recipe.steps_after(step);
             if steps == 0 {
                 return Err(OperatorError::ReleaseWithoutSteps { step });
             }

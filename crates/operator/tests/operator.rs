@@ -145,7 +145,8 @@ fn two_level_models_grow_again_exactly() {
 fn a_released_model_is_a_plain_top_k_model() {
     let release = ReleaseRecipe {
         shape: ReleaseShape::Linear,
-        over: 0.5,
+        steps: None,
+        over: Some(0.5),
     };
     let router = RouterExtension::TwoLevel {
         tie_break: TieBreakKind::Random,
@@ -566,7 +567,8 @@ fn what_cannot_be_done_is_said() {
     if let RouterExtension::TwoLevel { release, .. } = &mut brief {
         *release = Some(ReleaseRecipe {
             shape: ReleaseShape::AtOnce,
-            over: 1e-3,
+            steps: None,
+            over: Some(1e-3),
         });
     }
     assert_eq!(

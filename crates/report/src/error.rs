@@ -28,6 +28,9 @@ pub enum ReportError {
         /// Why not.
         source: serde_json::Error,
     },
+    /// A file of rows is not what it should be.
+    #[error("{0}")]
+    Rows(String),
     /// A file or folder could not be written.
     #[error(transparent)]
     Write(#[from] FileError),

@@ -10,11 +10,13 @@ mod error;
 mod files;
 mod gap;
 mod group;
+mod markdown;
 mod model;
 pub mod number;
 mod page;
 pub mod plot;
 mod results;
+mod rows;
 #[cfg(test)]
 mod sample;
 pub mod statistics;
@@ -23,8 +25,10 @@ mod table;
 pub use csv::csv;
 pub use error::ReportError;
 pub use files::write;
+pub use markdown::markdown;
 pub use page::html;
 pub use results::{
     Arm, Cell, Curve, Environment, Overrides, RecipeRow, Results, RoutingRow, Setting, TwinPoint,
 };
+pub use rows::read_csv;
 pub use table::table;

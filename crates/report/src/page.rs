@@ -1,7 +1,7 @@
 //! The page: sections in the order in which a reader asks.
 
 mod claims;
-mod comparisons;
+pub(crate) mod comparisons;
 mod cost_tables;
 mod findings;
 mod loss_tables;
@@ -300,7 +300,7 @@ mod tests {
         results.overrides.tokens = Some(200_000);
         results.overrides.context = Some(32);
         let page = html(&results);
-        assert!(page.contains("names: 200k tokens of pre-training, a context of 32 tokens."));
+        assert!(page.contains("names here: 200k tokens of pre-training, a context of 32 tokens."));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::number::percent;
 
 /// Everything that a sweep found out, with what is needed to repeat it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Results {
     /// Name of the sweep (its run directory).
     pub name: String,
@@ -20,6 +20,9 @@ pub struct Results {
     pub environment: Environment,
     /// Entropy rate of the data in nats a token, where it is known in closed form.
     pub floor: Option<f64>,
+    /// What a reader of the figures has to know, in sentences without their full stop.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// One row for each recipe that cells, curves and routing rows name; none in results of an older version.
     #[serde(default)]
     pub recipes: Vec<RecipeRow>,
@@ -32,7 +35,7 @@ pub struct Results {
 }
 
 /// What a sweep has in place of the values of its scales; none where it leaves a value as it is.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Overrides {
     /// Tokens of pre-training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -43,6 +46,9 @@ pub struct Overrides {
     /// Context in tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<usize>,
+    /// Highest learning rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_lr: Option<f64>,
 }
 
 /// A recipe of the sweep.

@@ -29,6 +29,7 @@ pub(crate) fn empty() -> Results {
             date: "2026-05-20T12:00:00Z".into(),
         },
         floor: Some(1.242),
+        notes: Vec::new(),
         recipes: vec![recipe_row("paper", true), recipe_row("distinct", false)],
         cells: Vec::new(),
         curves: Vec::new(),

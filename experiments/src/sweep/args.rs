@@ -119,6 +119,9 @@ pub(super) struct SweepArgs {
     /// Context in place of the scale's, in tokens.
     #[arg(long, value_name = "N", help_heading = "Size")]
     pub(super) context: Option<usize>,
+    /// Highest learning rate in place of the scale's. The best one falls as training gets longer.
+    #[arg(long, value_name = "RATE", help_heading = "Size")]
+    pub(super) peak_lr: Option<f64>,
     #[command(flatten)]
     pub(super) data: DataArgs,
     /// Where to compute.
@@ -283,6 +286,7 @@ impl SweepArgs {
         }
         config.vocab = self.vocab.or(config.vocab);
         config.context = self.context.or(config.context);
+        config.peak_lr = self.peak_lr.or(config.peak_lr);
         if let Some(data) = self.data.config() {
             config.data = data;
         }

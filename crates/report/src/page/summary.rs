@@ -21,6 +21,9 @@ pub(crate) fn summary(results: &Results) -> Markup {
             @for (group, text) in &found {
                 p.summary { strong { (group.label) "." } " " (text) }
             }
+            @for note in &results.notes {
+                p.summary { "Note: " (note) "." }
+            }
             @if let Some(text) = shrunk(results) {
                 p.summary { (text) }
             }
@@ -44,13 +47,16 @@ fn shrunk(results: &Results) -> Option<String> {
         overrides
             .context
             .map(|context| format!("a context of {context} tokens")),
+        overrides
+            .peak_lr
+            .map(|lr| format!("a highest learning rate of {lr}")),
     ]
     .into_iter()
     .flatten()
     .collect();
     (!changes.is_empty()).then(|| {
         format!(
-            "The scales are smaller or larger here than by their names: {}.",
+            "The scales are other than by their names here: {}.",
             changes.join(", ")
         )
     })

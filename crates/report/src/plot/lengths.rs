@@ -165,7 +165,7 @@ fn draw_lines<'a>(
             models.push(model);
         }
     }
-    let legend = legend(models.into_iter(), setting, palette);
+    let legend = legend(models, setting, palette);
     let y = eta::range(&all);
     let svg = draw(&title, &legend, 620, |sheet| {
         let panel = Panel::new(sheet, 120..WIDTH - 170, across(places), y.clone());

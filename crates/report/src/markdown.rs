@@ -1,0 +1,111 @@
+//! Gap closure as Markdown tables, for logs of experiments.
+
+use crate::group::{Group, Seeds, groups};
+use crate::number::{MISSING, fixed};
+use crate::page::comparisons::lead;
+use crate::results::Results;
+use crate::statistics::Summary;
+
+/// For every setting a table of gap closure in per cent, recipes down and budgets across: mean difference over mean gap with its
+/// 95 % interval (Fieller), then the same on the test split where it was evaluated. With a recipe to compare with, a table of
+/// leads over it in points, paired by seed.
+pub fn markdown(results: &Results, over: Option<&str>) -> String {
+    let tables = groups(results).into_iter().map(|group| table(&group, over));
+    tables.collect::<Vec<_>>().join("\n")
+}
+
+fn table(group: &Group, over: Option<&str>) -> String {
+    let places = group.places();
+    let mut seeds: Vec<u64> = group.cells.iter().map(|cell| cell.seed).collect();
+    seeds.sort_unstable();
+    seeds.dedup();
+    let seeds: Vec<String> = seeds.iter().map(u64::to_string).collect();
+    let mut text = format!("{}, seeds {}:\n\n", group.label, seeds.join(", "));
+    let names = places.iter().map(|&place| {
+        let name = group.setting.place_name(place);
+        match group.gap(place).is_resolved() {
+            true => name,
+            false => name + " (gap not resolved)",
+        }
+    });
+    text += &row("η in %".to_owned(), names);
+    text += &row("---".to_owned(), places.iter().map(|_| "---".to_owned()));
+    for recipe in group.recipes() {
+        let cells = places.iter().map(|&place| eta(&group.seeds(recipe, place)));
+        text += &row(format!("`{recipe}`"), cells);
+    }
+    let others = group.recipes().into_iter();
+    let others: Vec<&str> = others.filter(|recipe| Some(*recipe) != over).collect();
+    let Some(over) = over.filter(|over| group.recipes().contains(over)) else {
+        return text;
+    };
+    for recipe in others {
+        let leads = places
+            .iter()
+            .map(|&place| interval(&lead(group, recipe, over, place)));
+        text += &row(format!("`{recipe}` less `{over}`"), leads);
+    }
+    text
+}
+
+fn row(first: String, others: impl Iterator<Item = String>) -> String {
+    let cells: Vec<String> = [first].into_iter().chain(others).collect();
+    format!("| {} |\n", cells.join(" | "))
+}
+
+fn eta(seeds: &Seeds) -> String {
+    let mut text = interval(&seeds.eta());
+    if let Some(test) = seeds.test_eta() {
+        text += &format!("; test {}", interval(&test));
+    }
+    text
+}
+
+fn interval(summary: &Summary) -> String {
+    let percent = |value: f64| fixed(100.0 * value, 1);
+    if summary.n == 0 {
+        return MISSING.to_owned();
+    }
+    let mean = percent(summary.mean);
+    match summary.interval {
+        Some((low, high)) => format!("{mean} ({} to {})", percent(low), percent(high)),
+        None => mean,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample;
+
+    #[test]
+    fn recipes_down_and_budgets_across() {
+        let mut results = sample::seeds(3);
+        results
+            .cells
+            .retain(|cell| cell.setting.cpt_fraction >= 0.5);
+        for cell in &mut results.cells {
+            let own = if cell.recipe == "distinct" {
+                0.5
+            } else {
+                -0.25
+            };
+            sample::set_eta(cell, own);
+            cell.test_loss_upcycled = None;
+        }
+        let expected = "tiny, 8 to 16 experts, top-2, seeds 0, 1, 2:\n\
+                        \n\
+                        | η in % | CPT 50\u{a0}% | CPT 100\u{a0}% |\n\
+                        | --- | --- | --- |\n\
+                        | `paper` | −25.0 (−25.0 to −25.0) | −25.0 (−25.0 to −25.0) |\n\
+                        | `distinct` | 50.0 (50.0 to 50.0) | 50.0 (50.0 to 50.0) |\n\
+                        | `distinct` less `paper` | 75.0 (75.0 to 75.0) | 75.0 (75.0 to 75.0) |\n";
+        assert_eq!(markdown(&results, Some("paper")), expected);
+    }
+
+    #[test]
+    fn the_test_split_stands_beside() {
+        let text = markdown(&sample::seeds(1), None);
+        assert!(text.contains("; test ") && !text.contains("less"), "{text}");
+    }
+}
