@@ -16,9 +16,9 @@ use crate::{
     presets,
     scale::Scale,
     stage::{StageKey, StageSpec},
-    sweep::{Growth, Protocol, SweepConfig},
+    sweep::{Growth, SweepConfig},
 };
-use line::{Line, Planner};
+use line::{After, Line, Planner};
 use times::{Times, times};
 
 /// All cells of a sweep and the stages that they need.
@@ -256,11 +256,11 @@ impl Points<'_> {
         planner: &mut Planner,
         cells: &mut Vec<CellPlan>,
     ) -> Result<(), LabError> {
-        for &protocol in &config.protocols {
+        for after in After::all(config) {
             for times in self.times {
                 for recipe in self.recipes {
                     for seed in config.first_seed..config.first_seed + config.seeds {
-                        self.cells(protocol, times, recipe, seed, planner, cells)?;
+                        self.cells(after, times, recipe, seed, planner, cells)?;
                     }
                 }
             }
@@ -271,7 +271,7 @@ impl Points<'_> {
     /// The cells of all budgets of one protocol, recipe and seed.
     fn cells(
         &self,
-        protocol: Protocol,
+        after: After,
         times: &Times,
         recipe: &Recipe,
         seed: u64,
@@ -293,17 +293,17 @@ impl Points<'_> {
         big.validate()?;
         check_equal_compute(recipe, &shapes[shapes.len() - 1], &big)?;
 
-        let fixed_e = planner.begin(Line::new(scale, &scale.model, seed, times), protocol)?;
-        let fixed_me = planner.begin(Line::new(scale, &big, seed, times), protocol)?;
+        let mut begin = |model| planner.begin(Line::new(scale, model, seed, times, after));
+        let (fixed_e, fixed_me) = (begin(&scale.model)?, begin(&big)?);
         let mut line = match source == scale.model {
             true => fixed_e.clone(),
-            false => planner.begin(Line::new(scale, &source, seed, times), protocol)?,
+            false => begin(&source)?,
         };
         let mut operators = Vec::new();
         let steps = times.growth_steps(self.path.targets.len())?;
         for (shape, at) in shapes[1..].iter().zip(&steps) {
             let upcycle = planner.upcycle(&line, *at, recipe, shape)?;
-            line = line.grown(shape, &upcycle, *at, protocol, &recipe.name, &steps);
+            line = line.grown(shape, &upcycle, *at, &recipe.name, &steps);
             operators.push(upcycle);
         }
         let (recipe, of_paper) = match self.path.growth {
@@ -316,7 +316,7 @@ impl Points<'_> {
                 setting: Setting {
                     scale: scale.name.clone(),
                     data: planner.data.label(),
-                    protocol: protocol.to_string(),
+                    protocol: after.protocol.to_string(),
                     experts: scale.model.experts,
                     multiplier: self.multiplier,
                     target_experts: big.experts,
@@ -324,6 +324,7 @@ impl Points<'_> {
                     cpt_fraction: budget.share,
                     transition: times.transition,
                     length: times.length,
+                    cpt_lr: after.lr,
                 },
                 recipe: recipe.clone(),
                 of_paper,

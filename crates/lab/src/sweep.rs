@@ -31,6 +31,9 @@ pub struct SweepConfig {
     /// budget together. Empty to apply it at the end of pre-training.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub transitions: Vec<f64>,
+    /// Stable learning rates after the operator, over that before it, for all three models alike; empty to keep it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cpt_lr: Vec<f64>,
     /// Recipes.
     pub recipes: Vec<String>,
     /// Ways to more than twice the experts.
@@ -175,6 +178,7 @@ impl SweepConfig {
             ("cpt", repeated(&self.cpt)),
             ("transitions", repeated(&self.transitions)),
             ("lengths", repeated(&self.lengths)),
+            ("cpt_lr", repeated(&self.cpt_lr)),
             ("growth", repeated(&self.growth)),
             ("protocols", repeated(&self.protocols)),
         ] {
@@ -204,6 +208,14 @@ impl SweepConfig {
                 "cpt",
                 format!(
                     "{cpt} must be above 0, and at most {MOST_TIMES}; it is a fraction of the pre-training steps"
+                ),
+            );
+        }
+        if let Some(factor) = (self.cpt_lr.iter()).find(|&&lr| !(lr > 0.0 && lr <= MOST_TIMES)) {
+            return fail(
+                "cpt_lr",
+                format!(
+                    "{factor} must be above 0, and at most {MOST_TIMES}; it is a factor of the learning rate"
                 ),
             );
         }

@@ -79,6 +79,33 @@ fn budgets_that_end_before_a_release_are_told() {
 }
 
 #[test]
+fn learning_rates_change_at_the_operator_for_all_models() {
+    let mut config = quick();
+    config.seeds = 1;
+    config.cpt = vec![0.5];
+    config.recipes = vec!["exact".into()];
+    config.cpt_lr = vec![1.0, 0.5];
+    let plan = plan(&config);
+    let mut trained = 0;
+    for stage in plan.graph.stages() {
+        if let StageSpec::Train { spec, .. } = &stage.spec {
+            let lr = spec.schedule.peak_lr;
+            // The trunks of both small models and of the big one.
+            assert!(
+                lr == 5e-3 || (lr == 2.5e-3 && stage.from >= 1000),
+                "{}",
+                stage.label
+            );
+            trained += usize::from(lr == 2.5e-3);
+        }
+    }
+    // Stable and decay of each of three models.
+    assert_eq!(trained, 6);
+    let factors: Vec<_> = plan.cells.iter().map(|cell| cell.setting.cpt_lr).collect();
+    assert_eq!(factors, [Some(1.0), Some(0.5)]);
+}
+
+#[test]
 fn budgets_share_one_trunk_and_recipes_share_the_baselines() {
     let mut config = quick();
     config.seeds = 1;

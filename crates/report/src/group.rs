@@ -86,6 +86,7 @@ fn same_but_for_length(a: &Setting, b: &Setting) -> bool {
         && a.experts == b.experts
         && a.target_experts == b.target_experts
         && a.top_k == b.top_k
+        && a.cpt_lr == b.cpt_lr
         && a.transition.is_some() == b.transition.is_some()
 }
 
@@ -119,6 +120,10 @@ fn name(mut groups: Vec<Group<'_>>) -> Vec<Group<'_>> {
         }
         if several_protocols {
             stem += &format!("_{}", s.protocol);
+        }
+        if let Some(factor) = s.cpt_lr {
+            label += &format!(", {factor} times the learning rate after the operator");
+            stem += &format!("_lr{factor}");
         }
         if let Some(length) = s.length {
             let length = count(length as f64);

@@ -102,6 +102,9 @@ pub struct Setting {
     /// Tokens of pre-training, in sweeps over several lengths of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub length: Option<u64>,
+    /// Stable learning rate after the operator over that before it, in sweeps that change it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpt_lr: Option<f64>,
 }
 
 impl Setting {

@@ -52,6 +52,7 @@ impl Row<'_> {
                 cpt_fraction: self.value("cpt_fraction")?,
                 transition: self.optional("transition")?,
                 length: self.optional("length")?,
+                cpt_lr: self.optional("cpt_lr")?,
             },
             recipe: self.value("recipe")?,
             seed: self.value("seed")?,
@@ -120,7 +121,7 @@ mod tests {
         let text = csv(&sample::results());
         let older: String = text
             .lines()
-            .map(|line| line.rsplitn(5, ',').last().unwrap_or(line).to_owned() + "\n")
+            .map(|line| line.rsplitn(6, ',').last().unwrap_or(line).to_owned() + "\n")
             .collect();
         let read = read_csv("older", &older).unwrap();
         assert!(

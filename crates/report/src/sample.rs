@@ -156,6 +156,7 @@ fn setting(top_k: usize, cpt_fraction: f64) -> Setting {
         cpt_fraction,
         transition: None,
         length: None,
+        cpt_lr: None,
     }
 }
 

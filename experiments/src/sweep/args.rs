@@ -69,6 +69,16 @@ pub(super) struct SweepArgs {
         help_heading = "Axes"
     )]
     pub(super) transitions: Option<Vec<f64>>,
+    /// Stable learning rates after the operator over that before it, for all three models alike: 0.5, or with `--protocol
+    /// annealed` the height of the new warmup.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        allow_hyphen_values = true,
+        value_name = "LIST",
+        help_heading = "Axes"
+    )]
+    pub(super) cpt_lr: Option<Vec<f64>>,
     /// Lengths of pre-training in tokens, such as 1M,4M,16M, in place of the scale's one; all share one trunk.
     #[arg(
         long,
@@ -267,6 +277,7 @@ impl SweepArgs {
         set(&mut config.seeds, &self.seeds);
         set(&mut config.first_seed, &self.first_seed);
         set(&mut config.lengths, &self.lengths);
+        set(&mut config.cpt_lr, &self.cpt_lr);
         set(&mut config.transitions, &self.transitions);
         fn converted<A: Copy + Into<T>, T>(args: &Option<Vec<A>>) -> Option<Vec<T>> {
             let convert = |args: &Vec<A>| args.iter().map(|&arg| arg.into()).collect();

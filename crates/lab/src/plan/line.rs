@@ -16,11 +16,33 @@ use crate::{
     graph::{Stage, StageGraph},
     scale::Scale,
     stage::{Origin, StageKey, StageSpec},
-    sweep::Protocol,
+    sweep::{Protocol, SweepConfig},
 };
 
 /// Batches over which the operator averages gradients (the paper, section 3).
 const EVIDENCE_BATCHES: usize = 10;
+
+/// What becomes of the learning rate at tau.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct After {
+    pub(super) protocol: Protocol,
+    /// Stable learning rate over that before, in sweeps that change it.
+    pub(super) lr: Option<f64>,
+}
+
+impl After {
+    /// All of a sweep.
+    pub(super) fn all(config: &SweepConfig) -> Vec<Self> {
+        let lr: Vec<Option<f64>> = match config.cpt_lr.as_slice() {
+            [] => vec![None],
+            factors => factors.iter().copied().map(Some).collect(),
+        };
+        let protocols = config.protocols.iter();
+        protocols
+            .flat_map(|&protocol| lr.iter().map(move |&lr| Self { protocol, lr }))
+            .collect()
+    }
+}
 
 /// Training of one model from one origin.
 #[derive(Clone)]
@@ -35,13 +57,20 @@ pub(super) struct Line<'a> {
     warmup_steps: u64,
     seed: u64,
     tau: u64,
+    after: After,
     /// Steps at which the trunk is needed, in order; the trunk is cut there.
     cuts: Vec<u64>,
 }
 
 impl<'a> Line<'a> {
     /// A new model.
-    pub(super) fn new(scale: &'a Scale, model: &LmConfig, seed: u64, times: &Times) -> Self {
+    pub(super) fn new(
+        scale: &'a Scale,
+        model: &LmConfig,
+        seed: u64,
+        times: &Times,
+        after: After,
+    ) -> Self {
         let name = match model.moe_layers() {
             0 => "dense".to_owned(),
             _ => format!("fixed-{}", model.experts),
@@ -64,7 +93,17 @@ impl<'a> Line<'a> {
             warmup_steps: scale.training.warmup_steps,
             seed,
             tau: times.tau,
+            after,
             cuts,
+        }
+    }
+
+    /// Stable learning rate from step `step` on.
+    fn peak_lr(&self, step: u64) -> f64 {
+        let before = self.scale.training.peak_lr;
+        match self.after.lr {
+            Some(factor) if step >= self.tau => factor * before,
+            _ => before,
         }
     }
 
@@ -74,7 +113,6 @@ impl<'a> Line<'a> {
         model: &LmConfig,
         upcycle: &StageKey,
         at: u64,
-        protocol: Protocol,
         recipe: &str,
         growths: &[u64],
     ) -> Self {
@@ -96,7 +134,7 @@ impl<'a> Line<'a> {
             origin: Origin::Stage(upcycle.clone()),
             from: at,
             warmup_from: self.tau,
-            warmup_steps: match protocol {
+            warmup_steps: match self.after.protocol {
                 Protocol::Trunk => 0,
                 Protocol::Annealed => scale.training.warmup_steps,
             },
@@ -137,12 +175,8 @@ impl<'a> Planner<'a> {
 
     /// A line as a protocol begins it: `annealed` ends pre-training with a decay of its own, and goes on from its end with
     /// a new warmup.
-    pub(super) fn begin<'b>(
-        &mut self,
-        mut line: Line<'b>,
-        protocol: Protocol,
-    ) -> Result<Line<'b>, LabError> {
-        if protocol == Protocol::Trunk {
+    pub(super) fn begin<'b>(&mut self, mut line: Line<'b>) -> Result<Line<'b>, LabError> {
+        if line.after.protocol == Protocol::Trunk {
             return Ok(line);
         }
         let (tau, decay_from) = (line.tau, line.tau - decay_steps(line.tau, line.tau));
@@ -196,7 +230,7 @@ impl<'a> Planner<'a> {
             origin: line.origin.clone(),
             spec: Box::new(TrainSpec {
                 schedule: Schedule {
-                    peak_lr: training.peak_lr,
+                    peak_lr: line.peak_lr(from),
                     warmup_from: line.warmup_from,
                     warmup_steps: line.warmup_steps,
                     decay_from: (phase != Phase::Stable).then_some(from),
