@@ -239,6 +239,15 @@ fn target_experts(experts: usize, multiplier: f64) -> Result<usize, LabError> {
     Ok(target as usize)
 }
 
+/// One of them.
+#[derive(Clone, Copy)]
+struct Point<'a> {
+    after: After,
+    times: &'a Times,
+    recipe: &'a Recipe,
+    seed: u64,
+}
+
 /// The points of a sweep that have a scale, E, K and a way to mE in common.
 struct Points<'a> {
     /// With E and K of the points.
@@ -260,7 +269,13 @@ impl Points<'_> {
             for times in self.times {
                 for recipe in self.recipes {
                     for seed in config.first_seed..config.first_seed + config.seeds {
-                        self.cells(after, times, recipe, seed, planner, cells)?;
+                        let point = Point {
+                            after,
+                            times,
+                            recipe,
+                            seed,
+                        };
+                        self.cells(point, &config.stages, planner, cells)?;
                     }
                 }
             }
@@ -268,16 +283,20 @@ impl Points<'_> {
         Ok(())
     }
 
-    /// The cells of all budgets of one protocol, recipe and seed.
+    /// The cells of all budgets of one point; several growths happen at `stages`.
     fn cells(
         &self,
-        after: After,
-        times: &Times,
-        recipe: &Recipe,
-        seed: u64,
+        point: Point,
+        stages: &[f64],
         planner: &mut Planner,
         cells: &mut Vec<CellPlan>,
     ) -> Result<(), LabError> {
+        let Point {
+            after,
+            times,
+            recipe,
+            seed,
+        } = point;
         let (scale, tau) = (self.scale, times.tau);
         let source = self.source(recipe);
         let mut shapes = vec![source.clone()];
@@ -300,7 +319,7 @@ impl Points<'_> {
             false => begin(&source)?,
         };
         let mut operators = Vec::new();
-        let steps = times.growth_steps(self.path.targets.len())?;
+        let steps = times.growth_steps(self.path.targets.len(), stages)?;
         for (shape, at) in shapes[1..].iter().zip(&steps) {
             let upcycle = planner.upcycle(&line, *at, recipe, shape)?;
             line = line.grown(shape, &upcycle, *at, &recipe.name, &steps);

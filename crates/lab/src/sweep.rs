@@ -39,6 +39,10 @@ pub struct SweepConfig {
     /// Ways to more than twice the experts.
     #[serde(default = "one_jump")]
     pub growth: Vec<Growth>,
+    /// When doublings happen, as shares of the stable part of the shortest budget: the first at 0, one share for each. Empty
+    /// for even distances.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<f64>,
     /// Number of seeds.
     pub seeds: u64,
     /// The first of them. Recipes and defaults are chosen on seeds from 0 on; what was chosen is confirmed on others.
@@ -177,6 +181,7 @@ impl SweepConfig {
             ("multipliers", repeated(&self.multipliers)),
             ("cpt", repeated(&self.cpt)),
             ("transitions", repeated(&self.transitions)),
+            ("stages", repeated(&self.stages)),
             ("lengths", repeated(&self.lengths)),
             ("cpt_lr", repeated(&self.cpt_lr)),
             ("growth", repeated(&self.growth)),
@@ -246,6 +251,14 @@ impl SweepConfig {
         }
         if self.lengths.contains(&0) {
             return fail("lengths", "must be at least 1 token".into());
+        }
+        let ascending = self.stages.windows(2).all(|pair| pair[0] < pair[1]);
+        let inside = self.stages.iter().all(|share| (0.0..1.0).contains(share));
+        if !self.stages.is_empty() && !(self.stages[0] == 0.0 && ascending && inside) {
+            return fail(
+                "stages",
+                "must begin with 0 and rise, each below 1: shares of the stable part of the shortest budget".into(),
+            );
         }
         if self.experts.contains(&0) {
             return fail("experts", "must be at least 1".into());

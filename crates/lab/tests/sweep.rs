@@ -203,6 +203,16 @@ fn doublings_are_spread_over_the_shortest_budget() {
     assert_eq!(growths(&plan, 4), expected);
     assert_eq!(growths(&plan, 5), expected);
     assert_eq!(growths(&plan, 2), [(1000, 64)]);
+
+    config.stages = vec![0.0, 0.1, 0.5];
+    let staged = self::plan(&config);
+    assert_eq!(growths(&staged, 4), [(1000, 16), (1035, 32), (1175, 64)]);
+    config.stages = vec![0.0, 0.5];
+    let error = SweepPlan::new(&config, &data(), "cpu").unwrap_err();
+    assert!(
+        error.to_string().contains("3 doublings need 3 shares"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -302,6 +312,7 @@ fn axes_that_cannot_be_are_named() {
         (c.cpt, c.tokens) = (vec![0.1], Some(20_000));
     });
     assert!(crowded.contains("do not fit"), "{crowded}");
+    assert!(error(&|c| c.stages = vec![0.1, 0.5]).contains("begin with 0"));
     let dense = error(&|c| c.recipes = vec!["sparse-upcycling".into()]);
     assert!(dense.contains("`top_k` = 1"), "{dense}");
 }

@@ -28,6 +28,7 @@ const RECIPES: &[(&str, &str)] = recipes!(
     "released",
     "hyperplane",
     "dormant",
+    "new-experts",
     "sparse-upcycling",
     "drop-upcycling",
     "virtual-groups",

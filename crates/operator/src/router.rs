@@ -11,8 +11,8 @@ use crate::{
     seed,
 };
 
-/// What the router does with replicas: rows `w` of its weight and selection biases `b`. Biases are always copied,
-/// never zeroed; what a kind does not name is copied.
+/// What the router does with replicas: rows `w` of its weight and selection biases `b`. Biases are copied, never zeroed
+/// but for `new`; what a kind does not name is copied.
 ///
 /// The neighbour of a source is the next expert of the layer; that of the last is the first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,6 +53,8 @@ pub enum RouterExtension {
         /// The factor.
         factor: f32,
     },
+    /// A random row of the size of the others, and a bias of 0, on replicas: for new experts, which have no source.
+    New {},
     /// A random row orthogonal to the source's, at its norm, on replicas.
     Orthogonal {},
     /// `(1 - strength) * w + strength * mean of all rows`, on replicas.
@@ -198,7 +200,7 @@ impl RouterExtension {
     /// Checks the values of all fields.
     pub(crate) fn validate(&self) -> Result<(), Fault> {
         match *self {
-            Self::Copy {} | Self::Orthogonal {} => Ok(()),
+            Self::Copy {} | Self::New {} | Self::Orthogonal {} => Ok(()),
             Self::Noise { std, .. } => not_negative("router.std", std),
             Self::Interpolate { weight, .. } => share("router.weight", weight),
             Self::BiasNoise { half_width, shift } => {
@@ -289,6 +291,13 @@ impl RouterExtension {
                 for value in &mut weight[first * d..] {
                     *value *= factor;
                 }
+            }
+            Self::New {} => {
+                let std = rms(&source.weight);
+                for value in &mut weight[first * d..] {
+                    *value = std * normal(&mut rng);
+                }
+                grown.bias[first..].fill(0.0);
             }
             Self::Orthogonal {} => {
                 for expert in new {

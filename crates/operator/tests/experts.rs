@@ -339,6 +339,16 @@ fn router_rows_keep_their_promises() {
             assert!((0.003..0.05).contains(&change));
         }
     }
+    // New experts have rows of the usual size that look like no source's, and no bias.
+    let new = extend(RouterExtension::New {});
+    assert_eq!(new.weight[..4 * D], source.weight[..]);
+    assert_eq!(new.bias[..4], source.bias[..]);
+    assert_eq!(new.bias[4..], [0.0; 4]);
+    for (expert, from) in replicas() {
+        let (own, new) = (row(&source, from), row(&new, expert));
+        assert!((0.3..3.0).contains(&(norm(&new) / norm(&own))));
+        assert!(change(&own, &new) > 0.5);
+    }
     // All experts of a replica set share one offset, and the offsets of all sets sum to zero.
     let split = extend(RouterExtension::Hyperplane { strength: 2.0 });
     let offset = |expert: usize| -> Vec<f32> {

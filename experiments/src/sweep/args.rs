@@ -111,6 +111,15 @@ pub(super) struct SweepArgs {
         help_heading = "Axes"
     )]
     pub(super) growth: Option<Vec<GrowthArg>>,
+    /// When doublings happen, as shares of the stable part of the shortest budget: 0,0.2,0.6. [default: even distances]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        allow_hyphen_values = true,
+        value_name = "LIST",
+        help_heading = "Axes"
+    )]
+    pub(super) stages: Option<Vec<f64>>,
     /// When the learning rate decays.
     #[arg(
         long,
@@ -284,6 +293,7 @@ impl SweepArgs {
             args.as_ref().map(convert)
         }
         set(&mut config.growth, &converted(&self.growth));
+        set(&mut config.stages, &self.stages);
         set(&mut config.protocols, &converted(&self.protocol));
         if let Some(precision) = self.precision {
             config.precision = precision.into();

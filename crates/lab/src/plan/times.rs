@@ -134,8 +134,9 @@ pub(super) fn decay_steps(total: u64, last: u64) -> u64 {
 }
 
 impl Times {
-    /// Steps of `count` growths: tau, and others at even distances before the first decay.
-    pub(super) fn growth_steps(&self, count: usize) -> Result<Vec<u64>, LabError> {
+    /// Steps of `count` growths: tau, and others before the first decay, at these shares of the steps between or, without any, at
+    /// even distances.
+    pub(super) fn growth_steps(&self, count: usize, stages: &[f64]) -> Result<Vec<u64>, LabError> {
         let decays = self.budgets.iter().map(|budget| budget.decay_from);
         let stable = decays.min().unwrap_or(self.tau) - self.tau;
         if count > 1 && stable < count as u64 {
@@ -146,7 +147,24 @@ impl Times {
                 ),
             });
         }
-        let steps = (0..count as u64).map(|i| self.tau + i * stable / count as u64);
-        Ok(steps.collect())
+        if count == 1 || stages.is_empty() {
+            let steps = (0..count as u64).map(|i| self.tau + i * stable / count as u64);
+            return Ok(steps.collect());
+        }
+        let steps: Vec<u64> = stages
+            .iter()
+            .map(|&s| self.tau + share_of(stable, s))
+            .collect();
+        let apart = steps.windows(2).all(|pair| pair[0] < pair[1]);
+        if stages.len() != count || !apart || steps.last() >= Some(&(self.tau + stable)) {
+            return Err(LabError::Sweep {
+                field: "stages",
+                problem: format!(
+                    "{count} doublings need {count} shares that are different steps among the {stable} between the first and the decay of the shortest budget; these are {}",
+                    stages.len()
+                ),
+            });
+        }
+        Ok(steps)
     }
 }
