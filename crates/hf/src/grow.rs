@@ -461,6 +461,12 @@ fn check_recipe(operator: &Upcycle, moe: &Moe) -> Result<(), HfError> {
             recipe.name
         )));
     }
+    if recipe.boost.is_some() {
+        return Err(HfError::Impossible(format!(
+            "recipe `{}` has a boost, learning rates that a checkpoint cannot tell another program's training; leave `boost` out, or import the model, and grow it in memory",
+            recipe.name
+        )));
+    }
     if let ExpertInit::SparseCode { .. } = recipe.experts {
         return Err(HfError::Impossible(
             "sparse-code learns from all experts of a layer at once, which would take their memory; use another `experts.kind`, or import the model, and grow it in memory".into(),

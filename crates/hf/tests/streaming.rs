@@ -78,6 +78,7 @@ fn recipe(selection: Selection, router: RouterExtension) -> Recipe {
         experts: ExpertInit::Copy {},
         router,
         optimizer: OptimizerPolicy::Reset {},
+        boost: None,
         dense: None,
     }
 }

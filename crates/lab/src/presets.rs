@@ -20,7 +20,7 @@ const SCALES: &[(&str, &str)] = presets!(
 );
 const SWEEPS: &[(&str, &str)] = presets!(
     "sweeps":
-    "quick", "table1", "table2a", "table2b", "table3", "table4", "table7", "table8", "multipliers", "topk", "exact", "softmax",
+    "quick", "reproduction", "table1", "table2a", "table2b", "table3", "table4", "table7", "table8", "multipliers", "topk", "exact", "softmax",
 );
 
 /// Names of the presets of one kind, with what the first lines of their files say.

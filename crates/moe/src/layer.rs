@@ -1,7 +1,7 @@
 //! The Mixture-of-Experts layer: router, experts, and where the experts come from.
 
 use burn::{
-    module::{Module, Param},
+    module::{Module, Param, ParamId},
     tensor::{Tensor, backend::Backend},
 };
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,20 @@ pub struct MoeLayer<B: Backend> {
     pub experts: Experts<B>,
     #[module(skip)]
     lineage: Lineage,
+    #[module(skip)]
+    boost: Option<Boost>,
+}
+
+/// Learning rates of a grown layer for some steps after its growth, so that replicas part sooner.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Boost {
+    /// Factor of the experts' learning rate.
+    pub experts: f32,
+    /// Factor of that of the router rows.
+    pub router: f32,
+    /// Step from which on all rates are as usual again.
+    pub until: u64,
 }
 
 /// What a layer knows of its growths: all that a record of its parameters does not hold.
@@ -50,6 +64,9 @@ pub struct GrowthState {
     /// How replicas are kept apart; none for a plain top K.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub two_level: Option<TwoLevel>,
+    /// Learning rates after the last growth; none where they are as usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boost: Option<Boost>,
 }
 
 /// What a layer is said to know of its growths and cannot be.
@@ -96,6 +113,7 @@ impl MoeLayerConfig {
                 device,
             ),
             lineage: Lineage::new(self.router.experts),
+            boost: None,
         }
     }
 }
@@ -106,6 +124,7 @@ impl GrowthState {
         Self {
             lineage: Lineage::new(experts),
             two_level: None,
+            boost: None,
         }
     }
 
@@ -114,13 +133,15 @@ impl GrowthState {
         self.lineage.experts()
     }
 
-    /// That of the layer at a step of training: two-level selection that is released is over.
+    /// That of the layer at a step of training: two-level selection that is released is over, as are learning rates that have
+    /// had their steps.
     #[must_use]
     pub fn at_step(&self, step: u64) -> Self {
         let held = |two_level: &TwoLevel| two_level.hold_at(step) > 0.0;
         Self {
             lineage: self.lineage.clone(),
             two_level: self.two_level.clone().filter(held),
+            boost: self.boost.filter(|boost| step < boost.until),
         }
     }
 
@@ -160,6 +181,7 @@ impl<B: Backend> MoeLayer<B> {
     pub fn from_parts(router: Router<B>, experts: Experts<B>) -> Self {
         Self {
             lineage: Lineage::new(router.config.experts),
+            boost: None,
             router,
             experts,
         }
@@ -175,6 +197,7 @@ impl<B: Backend> MoeLayer<B> {
         GrowthState {
             lineage: self.lineage.clone(),
             two_level: self.router.config.two_level.clone(),
+            boost: self.boost,
         }
     }
 
@@ -202,6 +225,19 @@ impl<B: Backend> MoeLayer<B> {
         self.router.config.experts = state.experts();
         self.router.config.two_level = state.two_level;
         self.lineage = state.lineage;
+        self.boost = state.boost;
+    }
+
+    /// Parameters whose learning rate is now another than usual, with its factor.
+    pub fn boosted(&self) -> Vec<(ParamId, f32)> {
+        let Some(boost) = self.boost else {
+            return Vec::new();
+        };
+        let experts = &self.experts;
+        let of_experts = [&experts.gate_edf, &experts.up_edf, &experts.down_efd];
+        let of_experts = of_experts.map(|weight| (weight.id, boost.experts));
+        let of_router = (self.router.weight_ed.id, boost.router);
+        of_experts.into_iter().chain([of_router]).collect()
     }
 }
 
@@ -213,8 +249,10 @@ impl<B: MoeBackend> MoeLayer<B> {
         (y_td, routing)
     }
 
-    /// Becomes what it is at a step of training: with a [release](crate::Release), twins are held apart less and less.
+    /// Becomes what it is at a step of training: with a [release](crate::Release), twins are held apart less and less, and a
+    /// [boost](Boost) ends.
     pub fn at_step(&mut self, step: u64) {
+        self.boost = self.boost.filter(|boost| step < boost.until);
         let two_level = self.router.config.two_level.as_ref();
         if let Some(two_level) = two_level.filter(|it| it.release.is_some()) {
             self.router.release(two_level.hold_at(step));

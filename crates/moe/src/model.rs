@@ -1,7 +1,7 @@
 //! What a model must offer so that its Mixture-of-Experts layers can be balanced, watched and grown.
 
 use burn::{
-    module::Param,
+    module::{Param, ParamId},
     tensor::{Tensor, backend::Backend},
 };
 use upcycle_kernels::MoeBackend;
@@ -94,6 +94,13 @@ pub trait MoeModel<B: MoeBackend> {
         for (layer, load_e) in layers.into_iter().zip(loads) {
             layer.router.balance(load_e.clone(), config.bias_rate);
         }
+    }
+
+    /// Parameters whose learning rate is now another than usual, with its factor: for some steps after a growth by a recipe with a
+    /// [boost](crate::Boost). Whoever runs an optimizer gives it these rates.
+    fn boosted(&self) -> Vec<(ParamId, f32)> {
+        let sites = self.moe_sites().into_iter();
+        sites.flat_map(|site| site.layer.boosted()).collect()
     }
 
     /// Becomes what it is at a step of training, see [`MoeLayer::at_step`].

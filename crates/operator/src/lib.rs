@@ -7,6 +7,7 @@
 //! [`Evidence::gather`] measures before what the recipe needs, and [`verify`] says afterwards what growing changed.
 //! What is computed for one layer ([`LayerGrowth`]) works on slices, so that other drivers can use it.
 
+mod boost;
 mod centroids;
 mod check;
 mod dense;
@@ -33,6 +34,7 @@ mod upcycle;
 mod utility;
 mod verify;
 
+pub use boost::BoostRecipe;
 pub use dense::{DenseLayer, DenseSource};
 pub use deviation::Deviation;
 pub use error::OperatorError;

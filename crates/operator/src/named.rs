@@ -26,6 +26,8 @@ const RECIPES: &[(&str, &str)] = recipes!(
     "exact-reset-new",
     "separated",
     "released",
+    "short-release",
+    "boosted-release",
     "hyperplane",
     "dormant",
     "new-experts",

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    boost::BoostRecipe,
     check::{Fault, that},
     dense::DenseSource,
     error::OperatorError,
@@ -31,6 +32,9 @@ pub struct Recipe {
     pub router: RouterExtension,
     /// What happens to the optimizer's state.
     pub optimizer: OptimizerPolicy,
+    /// Higher learning rates for some steps afterwards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boost: Option<BoostRecipe>,
     /// How a dense model becomes a MoE model; other models have no use for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dense: Option<DenseSource>,
@@ -58,6 +62,7 @@ impl Recipe {
             .and_then(|()| self.router.validate())
             .and_then(|()| self.optimizer.validate())
             .and_then(|()| self.validate_shuffle())
+            .and_then(|()| self.boost.map_or(Ok(()), |boost| boost.validate()))
             .and(dense)
             .map_err(|(field, problem)| OperatorError::Recipe {
                 field,

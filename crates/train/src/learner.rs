@@ -195,8 +195,12 @@ impl<B: MoeAutodiffBackend> Learner<B> {
         let record = std::mem::take(&mut self.optimizer);
         let mut optimizer = OptimizerAdaptor::from(adamw).load_record(record);
         // The model is given away, so that its parameters can be updated in place.
-        if let Some(model) = self.model.take() {
-            let mut model = optimizer.step(lr, model, sums.gradients);
+        if let Some(mut model) = self.model.take() {
+            let boosted = model.boosted();
+            for (factor, gradients) in gradients::by_learning_rate(&model, sums.gradients, &boosted)
+            {
+                model = optimizer.step(lr * f64::from(factor), model, gradients);
+            }
             model.balance(&sums.loads, &self.config.balancing);
             self.step += 1;
             model.at_step(self.step);

@@ -20,7 +20,7 @@ use serde_json::json;
 use upcycle_data::{DataConfig, Dataset, Split, SyntheticConfig};
 use upcycle_lm::{Lm, LmConfig, QkNorm};
 use upcycle_moe::MoeModel;
-use upcycle_operator::{Evidence, Upcycle};
+use upcycle_operator::{Evidence, Recipe, Upcycle};
 use upcycle_train::*;
 
 type B = Autodiff<Flex>;
@@ -479,7 +479,10 @@ fn growing_in_memory_is_growing_a_checkpoint_bit_for_bit() {
             "reset-new",
         ),
     ] {
-        let spec_of_growth = upcycle_spec(recipe(selection, router, optimizer), 8);
+        let mut recipe = recipe(selection, router, optimizer);
+        // It ends in the middle of what follows.
+        recipe["boost"] = json!({ "experts": 2.0, "steps": 4 });
+        let spec_of_growth = upcycle_spec(recipe, 8);
         let to = dir.path().join(name);
         upcycle(&spec_of_growth, &parent, &to);
         let on = dir.path().join(format!("{name}-on"));
@@ -502,6 +505,48 @@ fn growing_in_memory_is_growing_a_checkpoint_bit_for_bit() {
             (learner.step, learner.tokens)
         );
     }
+}
+
+#[test]
+fn a_boost_moves_the_experts_alone_and_ends() {
+    let grown = |boost: serde_json::Value| {
+        let router = json!({ "kind": "bias-noise" });
+        let mut recipe = recipe(json!({ "kind": "uniform" }), router, "copy");
+        recipe["boost"] = boost;
+        let recipe: Recipe = serde_json::from_value(recipe).unwrap();
+        let (learner, _) = learn(
+            model().init(0, &FlexDevice).unwrap(),
+            15,
+            &Upcycle::new(recipe, 8),
+            16,
+        );
+        learner.model().clone()
+    };
+    let [usual, twice, thrice] = [
+        json!(null),
+        json!({ "experts": 2.0, "steps": 5 }),
+        json!({ "experts": 3.0, "steps": 1 }),
+    ]
+    .map(grown);
+    assert!(usual.boosted().is_empty() && thrice.boosted().is_empty());
+    assert_eq!(twice.boosted().len(), 2 * 4);
+    let experts = |model: &Lm<B>| {
+        let layer = model.moe_layers().next().unwrap();
+        let values = layer.experts.down_efd.val().into_data();
+        values.iter::<f32>().collect::<Vec<_>>()
+    };
+    let [a, b, c] = [&usual, &twice, &thrice].map(experts);
+    let mut moved = 0.0_f32;
+    for ((a, b), c) in a.iter().zip(&b).zip(&c) {
+        assert!(((c - a) - 2.0 * (b - a)).abs() < 1e-6, "{a} {b} {c}");
+        moved = moved.max((b - a).abs());
+    }
+    assert!(moved > 1e-4, "{moved}");
+    let router = |model: &Lm<B>| {
+        let layer = model.moe_layers().next().unwrap();
+        layer.router.weight_ed.val().into_data()
+    };
+    assert_eq!(router(&usual), router(&twice));
 }
 
 /// All parameters, in order.

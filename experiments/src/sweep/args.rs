@@ -11,7 +11,7 @@ use crate::{amount, backend::BackendKind, data_args::DataArgs, limits::Force, ui
 
 #[derive(Debug, Args)]
 pub(super) struct SweepArgs {
-    /// Sweep to start from: quick; of the paper's tables table1, table2a, table2b, table3, table4, table7, table8; multipliers,
+    /// Sweep to start from: quick; reproduction, over three lengths of pre-training; of the paper's tables table1, table2a, table2b, table3, table4, table7, table8; multipliers,
     /// topk, exact, softmax; or a TOML file. Flags override what it says.
     #[arg(long, value_name = "NAME|FILE", default_value = "quick")]
     pub(super) config: String,
@@ -88,7 +88,7 @@ pub(super) struct SweepArgs {
         help_heading = "Axes"
     )]
     pub(super) lengths: Option<Vec<u64>>,
-    /// Recipes: paper, uniform, exact, separated, released, hyperplane, others that --list shows, or TOML files.
+    /// Recipes: paper, uniform, exact, short-release, separated, released, hyperplane, others that --list shows, or TOML files.
     #[arg(
         long,
         value_delimiter = ',',

@@ -40,6 +40,7 @@ pub fn recipe(selection: Selection, router: RouterExtension, optimizer: Optimize
         experts: ExpertInit::Copy {},
         router,
         optimizer,
+        boost: None,
         dense: None,
     }
 }
