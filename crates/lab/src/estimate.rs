@@ -187,7 +187,7 @@ pub fn peak_memory(model: &LmConfig, batch: &BatchConfig, backend: &str) -> u64 
 }
 
 /// Bytes that reading, growing and writing a model's checkpoints takes at its worst: records, their tensors' bytes and those
-/// of the file are all there at a time. Measured: 3.2 to 4.3 times what parameters and moments take (docs/results.md).
+/// of the file are all there at a time. Measured: 3.2 to 4.3 times what parameters and moments take (docs/performance.md).
 fn checkpoint_memory(model: &LmConfig) -> u64 {
     const TIMES: f64 = 3.7;
     let state = 12 * CostModel::new(model).parameters().total();
