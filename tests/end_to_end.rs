@@ -321,6 +321,56 @@ fn text_runs_to_a_report_with_a_row_for_each_combination() {
 }
 
 #[test]
+fn lengths_are_compared_and_final_models_tested_on_fresh_seeds() {
+    let lab = Lab::new();
+    let flags = "--scales micro.toml --lengths 5k,10k --cpt 0.5,1.0 --recipes uniform,auto --seeds 3 --first-seed 100 --name lengths";
+    let table = lab.ok("sweep", &flags.split(' ').collect::<Vec<_>>());
+    assert!(table.contains("test %"), "{table}");
+    let run = lab.path("runs/lengths");
+    // A header, and lengths x CPT x recipes x seeds.
+    let rows = results(&run);
+    assert_eq!(rows.len(), 1 + 2 * 2 * 2 * 3);
+    let csv = fs::read_to_string(run.join("results.csv")).unwrap();
+    let columns: Vec<&str> = csv.lines().next().unwrap().split(',').collect();
+    let column = |name: &str| columns.iter().position(|column| *column == name).unwrap();
+    for row in csv.lines().skip(1) {
+        let fields: Vec<&str> = row.split(',').collect();
+        assert!(
+            ["100", "101", "102"].contains(&fields[column("seed")]),
+            "{row}"
+        );
+        let [test, validation] = ["test_loss_upcycled", "loss_upcycled"]
+            .map(|name| fields[column(name)].parse::<f64>().unwrap());
+        assert!(test > 0.0 && test != validation, "{row}");
+    }
+    let page = fs::read_to_string(run.join("report.html")).unwrap();
+    for part in [
+        "on the test split",
+        "over the length of pre-training",
+        "tokens since the operator",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+    let rows = run.join("results.csv");
+    let markdown = lab.ok(
+        "report",
+        &[rows.to_str().unwrap(), "--markdown", "--less", "uniform"],
+    );
+    assert!(markdown.contains("| `auto` less `uniform` |"), "{markdown}");
+    fs::write(lab.path("bad.csv"), "scale,data\n,x\n").unwrap();
+    let error = lab.fails("report", &["bad.csv"]);
+    assert!(
+        error.contains("bad.csv") && error.contains("line 2"),
+        "{error}"
+    );
+    let both = lab.fails("sweep", &["--lengths", "1M", "--tokens", "1M"]);
+    assert!(
+        both.contains("--lengths") || both.contains("lengths"),
+        "{both}"
+    );
+}
+
+#[test]
 fn the_papers_scales_are_planned_and_refused_on_a_cpu() {
     let lab = Lab::new();
     let args = ["--scales", "154M,1B", "--backend", "cpu"];

@@ -11,9 +11,10 @@ use upcycle_operator::Recipe;
 /// A recipe, and changes to its sections.
 #[derive(Debug, Clone, Args)]
 pub struct RecipeArgs {
-    /// Recipe: paper, uniform, exact, separated, released, hyperplane, dormant; for dense models sparse-upcycling,
-    /// drop-upcycling, virtual-groups; or a TOML file. [default: exact; for Hugging Face checkpoints hyperplane or
-    /// dormant, whichever fits the family's router]
+    /// Recipe: paper, uniform, exact, short-release, separated, released, hyperplane, dormant; for dense models
+    /// sparse-upcycling, drop-upcycling, virtual-groups; or a TOML file. [default: short-release, which wants some
+    /// thousand steps of continued pre-training, and with K = 1 exact; for Hugging Face checkpoints hyperplane or dormant,
+    /// whichever fits the family's router]
     #[arg(long, value_name = "NAME|FILE", help_heading = "Operator")]
     recipe: Option<String>,
     /// Which experts are copied. As with the flags below, another kind replaces what the recipe says, and the same kind or
@@ -26,12 +27,15 @@ pub struct RecipeArgs {
     #[arg(long, value_name = "KIND:KEY=VALUE,..", help_heading = "Operator")]
     expert_init: Option<String>,
     /// What the router does with them: copy, noise, interpolate, bias-noise, scale, orthogonal, adversarial, svd,
-    /// hyperplane, dormant, two-level; such as two-level:tie_break=random,strength=0.3.
+    /// hyperplane, dormant, new, two-level; such as two-level:tie_break=random,strength=0.3.
     #[arg(long, value_name = "KIND:KEY=VALUE,..", help_heading = "Operator")]
     router: Option<String>,
     /// What happens to Adam's moments: reset, reset-new, copy, scale, interpolate; such as scale:momentum=0.5.
     #[arg(long, value_name = "KIND:KEY=VALUE,..", help_heading = "Operator")]
     optimizer: Option<String>,
+    /// Learning rates of experts and router rows over some steps afterwards, such as experts=2,router=2,steps=1500.
+    #[arg(long, value_name = "KEY=VALUE,..", help_heading = "Operator")]
+    boost: Option<String>,
     /// How a dense model becomes a MoE model, such as top_k=2,shards=1.
     #[arg(long, value_name = "KEY=VALUE,..", help_heading = "Operator")]
     dense: Option<String>,
@@ -46,6 +50,7 @@ impl RecipeArgs {
             ("expert-init", "experts", &self.expert_init),
             ("router", "router", &self.router),
             ("optimizer", "optimizer", &self.optimizer),
+            ("boost", "boost", &self.boost),
             ("dense", "dense", &self.dense),
         ];
         let mut table = Table::try_from(&recipe).context("the recipe is no table")?;
@@ -83,11 +88,18 @@ impl RecipeArgs {
 
     /// The flag of a section that is of no use for checkpoints without an optimizer's state.
     pub fn of_training(&self) -> Option<&'static str> {
-        match (&self.optimizer, &self.dense) {
-            (Some(_), _) => Some("--optimizer"),
-            (None, Some(_)) => Some("--dense"),
-            (None, None) => None,
-        }
+        let of_training = [
+            ("--optimizer", &self.optimizer),
+            ("--boost", &self.boost),
+            ("--dense", &self.dense),
+        ];
+        let mut given = of_training.into_iter().filter(|(_, value)| value.is_some());
+        given.next().map(|(flag, _)| flag)
+    }
+
+    /// Whether the flags name no recipe.
+    pub fn names_none(&self) -> bool {
+        self.recipe.is_none()
     }
 
     /// Whether the flags say nothing of recipe and router.
@@ -190,6 +202,7 @@ mod tests {
             expert_init: None,
             router: None,
             optimizer: None,
+            boost: None,
             dense: None,
         };
         let field = match section {

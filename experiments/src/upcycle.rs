@@ -50,7 +50,17 @@ impl UpcycleArgs {
                 to.display()
             );
         }
-        let recipe = self.recipe.recipe("exact")?;
+        // With K = 1 a copy is exact, and the separation loss does harm before replicas have parted.
+        let default = match info.model.top_k {
+            1 => "exact",
+            _ => "short-release",
+        };
+        let recipe = self.recipe.recipe(default)?;
+        if self.recipe.names_none() {
+            output::note!(
+                "recipe {default}; for fewer than 1000 further steps --recipe exact is better"
+            );
+        }
         let dense = info.model.moe_layers() == 0;
         let target_experts = match self.experts {
             Some(experts) => experts,

@@ -1,5 +1,6 @@
 //! From the axes of a sweep to cells and stages.
 
+mod choice;
 mod line;
 mod times;
 
@@ -18,8 +19,9 @@ use crate::{
     stage::{StageKey, StageSpec},
     sweep::{Growth, SweepConfig},
 };
+use choice::Choice;
 use line::{After, Line, Planner};
-use times::{Times, times};
+use times::{Budget, Times, times};
 
 /// All cells of a sweep and the stages that they need.
 #[derive(Debug, Clone)]
@@ -65,7 +67,7 @@ impl SweepPlan {
         let recipes = config
             .recipes
             .iter()
-            .map(|name| presets::recipe(name))
+            .map(|name| Choice::named(name))
             .collect::<Result<Vec<_>, _>>()?;
         let mut planner = Planner::new(backend, data, config.precision);
         let mut cells = Vec::new();
@@ -239,11 +241,14 @@ fn target_experts(experts: usize, multiplier: f64) -> Result<usize, LabError> {
     Ok(target as usize)
 }
 
-/// One of them.
-#[derive(Clone, Copy)]
+/// Those of them that have one operator in common.
 struct Point<'a> {
     after: After,
     times: &'a Times,
+    /// Some of the budgets.
+    budgets: Vec<&'a Budget>,
+    /// What the sweep calls the recipe.
+    name: &'a str,
     recipe: &'a Recipe,
     seed: u64,
 }
@@ -255,7 +260,7 @@ struct Points<'a> {
     multiplier: f64,
     path: Path,
     times: &'a [Times],
-    recipes: &'a [Recipe],
+    recipes: &'a [Choice],
 }
 
 impl Points<'_> {
@@ -267,15 +272,19 @@ impl Points<'_> {
     ) -> Result<(), LabError> {
         for after in After::all(config) {
             for times in self.times {
-                for recipe in self.recipes {
+                for choice in self.recipes {
                     for seed in config.first_seed..config.first_seed + config.seeds {
-                        let point = Point {
-                            after,
-                            times,
-                            recipe,
-                            seed,
-                        };
-                        self.cells(point, &config.stages, planner, cells)?;
+                        for (recipe, budgets) in choice.by_budget(times, self.scale.model.top_k) {
+                            let point = Point {
+                                after,
+                                times,
+                                budgets,
+                                name: choice.name(),
+                                recipe,
+                                seed,
+                            };
+                            self.cells(point, &config.stages, planner, cells)?;
+                        }
                     }
                 }
             }
@@ -283,7 +292,7 @@ impl Points<'_> {
         Ok(())
     }
 
-    /// The cells of all budgets of one point; several growths happen at `stages`.
+    /// The cells of a point's budgets; several growths happen at `stages`.
     fn cells(
         &self,
         point: Point,
@@ -294,6 +303,8 @@ impl Points<'_> {
         let Point {
             after,
             times,
+            budgets,
+            name,
             recipe,
             seed,
         } = point;
@@ -326,11 +337,11 @@ impl Points<'_> {
             operators.push(upcycle);
         }
         let (recipe, of_paper) = match self.path.growth {
-            Growth::Jump => (recipe.name.clone(), recipe.of_paper),
+            Growth::Jump => (name.to_owned(), recipe.of_paper),
             // The paper grows at once.
-            Growth::Doubling => (format!("{} by doubling", recipe.name), false),
+            Growth::Doubling => (format!("{name} by doubling"), false),
         };
-        for budget in &times.budgets {
+        for budget in budgets {
             cells.push(CellPlan {
                 setting: Setting {
                     scale: scale.name.clone(),

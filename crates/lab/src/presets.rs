@@ -43,19 +43,38 @@ pub struct Preset {
     pub about: String,
 }
 
+/// What stands for a recipe in sweeps, and is none of its own.
+pub const AUTO: AutoRecipe = AutoRecipe {
+    name: "auto",
+    about: "By the budget: `exact` where fewer than 1000 steps follow at the stable learning rate, `short-release` from there on; with K = 1 always `exact`.",
+};
+
+/// See [`AUTO`].
+#[derive(Debug, Clone, Copy)]
+pub struct AutoRecipe {
+    /// What to give on the command line.
+    pub name: &'static str,
+    about: &'static str,
+}
+
 /// All presets.
 pub fn catalogue() -> Catalogue {
-    let list = |presets: &[(&'static str, &str)]| {
+    let list = |presets: &[(&'static str, &str)]| -> Vec<Preset> {
         let preset = |(name, text): &(&'static str, &str)| Preset {
             name,
             about: about(text),
         };
         presets.iter().map(preset).collect()
     };
+    let auto = Preset {
+        name: AUTO.name,
+        about: AUTO.about.to_owned(),
+    };
+    let recipes = list(Recipe::all_named());
     Catalogue {
         scales: list(SCALES),
         sweeps: list(SWEEPS),
-        recipes: list(Recipe::all_named()),
+        recipes: [auto].into_iter().chain(recipes).collect(),
     }
 }
 
@@ -81,7 +100,7 @@ pub fn sweep(name: &str) -> Result<SweepConfig, LabError> {
     read("sweep", SWEEPS, name)
 }
 
-/// The recipe of a name, or in the TOML file of a path.
+/// The recipe of a name, or in the TOML file of a path; not [`AUTO`], which only a plan can tell.
 ///
 /// # Errors
 /// If there is none, or it has an error.
@@ -107,6 +126,8 @@ fn read<T: DeserializeOwned>(
         }
         None => {
             let known = presets.iter().map(|(preset, _)| *preset);
+            let auto = (kind == "recipe").then_some(AUTO.name);
+            let known = auto.into_iter().chain(known);
             let known: Vec<_> = known.filter(|preset| !preset.contains('/')).collect();
             return Err(LabError::UnknownPreset {
                 kind,

@@ -25,8 +25,13 @@ use upcycle_train::{
     UpcycleJob, UpcycleOutcome,
 };
 
+/// 1000 steps of pre-training, four budgets, two recipes, two seeds.
 fn quick() -> SweepConfig {
-    presets::sweep("quick").unwrap()
+    let mut config = presets::sweep("quick").unwrap();
+    config.tokens = None;
+    config.cpt = vec![0.1, 0.25, 0.5, 1.0];
+    config.recipes = vec!["paper".into(), "exact".into()];
+    config
 }
 
 fn data() -> Dataset {
@@ -103,6 +108,22 @@ fn learning_rates_change_at_the_operator_for_all_models() {
     assert_eq!(trained, 6);
     let factors: Vec<_> = plan.cells.iter().map(|cell| cell.setting.cpt_lr).collect();
     assert_eq!(factors, [Some(1.0), Some(0.5)]);
+}
+
+#[test]
+fn auto_takes_the_recipe_that_suits_the_budget() {
+    let mut config = quick();
+    (config.seeds, config.tokens) = (1, Some(2_000_000));
+    config.recipes = vec!["auto".into()];
+    config.cpt = vec![0.25, 1.0];
+    let plan = plan(&config);
+    let operator = |cell: usize| match &plan.graph.get(&plan.cells[cell].upcycle).unwrap().spec {
+        StageSpec::Upcycle { spec, .. } => spec.recipe.name.clone(),
+        StageSpec::Train { .. } => panic!("no operator"),
+    };
+    // Of 1953 steps the last 391 are the decay.
+    assert_eq!([operator(0), operator(1)], ["exact", "short-release"]);
+    assert!(plan.cells.iter().all(|cell| cell.recipe == "auto"));
 }
 
 #[test]

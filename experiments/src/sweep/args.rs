@@ -88,7 +88,7 @@ pub(super) struct SweepArgs {
         help_heading = "Axes"
     )]
     pub(super) lengths: Option<Vec<u64>>,
-    /// Recipes: paper, uniform, exact, short-release, separated, released, hyperplane, others that --list shows, or TOML files.
+    /// Recipes: auto, paper, uniform, exact, short-release, separated, released, hyperplane, others that --list shows, or TOML files.
     #[arg(
         long,
         value_delimiter = ',',
@@ -298,13 +298,15 @@ impl SweepArgs {
         if let Some(precision) = self.precision {
             config.precision = precision.into();
         }
-        // Each of the two replaces the other of the file; together they are an error.
-        config.tokens = self
-            .tokens
-            .or(config.tokens.filter(|_| self.lengths.is_none()));
+        // A file's tokens are those of its scales. Tokens and lengths of the flags replace both of the file; together they are an
+        // error.
+        if self.scales.is_some() || self.lengths.is_some() {
+            config.tokens = None;
+        }
         if self.tokens.is_some() && self.lengths.is_none() {
             config.lengths.clear();
         }
+        config.tokens = self.tokens.or(config.tokens);
         config.vocab = self.vocab.or(config.vocab);
         config.context = self.context.or(config.context);
         config.peak_lr = self.peak_lr.or(config.peak_lr);
