@@ -95,10 +95,7 @@ fn a_killed_sweep_goes_on_and_ends_with_the_same_results() {
     let lab = Lab::new();
     let with_out = |out: &'static str| [&SWEEP[..], &["--out", out]].concat();
     let table = lab.ok("sweep", &with_out("whole"));
-    assert!(
-        table.contains("exact") && table.contains("paper"),
-        "{table}"
-    );
+    assert!(table.contains("auto") && table.contains("paper"), "{table}");
 
     // Killed in the middle: after its tenth stage, with others running.
     let mut args = with_out("killed");
@@ -212,9 +209,11 @@ fn every_part_of_the_operator_has_a_flag() {
     };
     // Grown twice, by counts of a file and by scores; the lineage has both.
     fs::write(lab.path("counts.json"), r#"{"counts": [[1, 2, 1, 2]]}"#).unwrap();
-    let counts = ["--experts", "6", "--selection", "explicit:file=counts.json"];
+    let counts = "--experts 6 --recipe exact --selection explicit:file=counts.json";
+    let counts: Vec<&str> = counts.split(' ').collect();
     let first = grow("small", "once", &counts);
-    let by_load = ["--selection", "proportional:score=load"];
+    let by_load = "--recipe exact --selection proportional:score=load --boost experts=2,steps=10";
+    let by_load: Vec<&str> = by_load.split(' ').collect();
     let second = grow("once", "twice", &by_load);
     assert!(difference(&first) < 1e-4 && difference(&second) < 1e-4);
     let inspected = lab.ok("inspect", &["twice", "--json"]);
@@ -269,6 +268,8 @@ fn every_part_of_the_operator_has_a_flag() {
             "selection.cap",
         ),
         (&["--router", "two-level:strenght=1"], "strenght"),
+        (&["--boost", "experts=0,steps=5"], "boost.experts"),
+        (&["--recipe", "auto"], "depends on the budget"),
         (&["--expert-init", "scale:factor=-1"], "experts.factor"),
         (
             &["--selection", "explicit:file=counts.json"],

@@ -97,11 +97,6 @@ impl RecipeArgs {
         given.next().map(|(flag, _)| flag)
     }
 
-    /// Whether the flags name no recipe.
-    pub fn names_none(&self) -> bool {
-        self.recipe.is_none()
-    }
-
     /// Whether the flags say nothing of recipe and router.
     pub fn router_is_open(&self) -> bool {
         self.recipe.is_none() && self.router.is_none()

@@ -40,7 +40,7 @@ use status::StatusArgs;
 
 /// Train small and big Mixture-of-Experts models, upcycle the small ones, and see how much of the gap they close.
 ///
-/// Without flags: one doubling of the experts of a tiny model on the built-in corpus, over four budgets of continued
+/// Without flags: one doubling of the experts of a tiny model on the built-in corpus, over three budgets of continued
 /// pre-training. A sweep that is stopped goes on where it was when it is started again, and processes that run the same
 /// sweep in the same folder, on one machine or on many, share the work.
 #[derive(Debug, Parser)]

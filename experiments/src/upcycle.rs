@@ -56,12 +56,12 @@ impl UpcycleArgs {
             _ => "short-release",
         };
         let recipe = self.recipe.recipe(default)?;
-        if self.recipe.names_none() {
+        let dense = info.model.moe_layers() == 0;
+        if default == "short-release" && self.recipe.router_is_open() && !dense {
             output::note!(
-                "recipe {default}; for fewer than 1000 further steps --recipe exact is better"
+                "recipe short-release, for some thousand further steps; for fewer than 1000 --recipe exact is better"
             );
         }
-        let dense = info.model.moe_layers() == 0;
         let target_experts = match self.experts {
             Some(experts) => experts,
             None if dense => bail!(

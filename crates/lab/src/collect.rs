@@ -79,8 +79,10 @@ pub fn collect(
             (Arm::Upcycled, &cell.upcycled),
             (Arm::FixedMe, &cell.fixed_me),
         ] {
-            // Recipes share Fixed-E and Fixed-mE.
-            if seen.insert(key) {
+            // Recipes share Fixed-E and Fixed-mE; targets share Fixed-E, and recipes that do the same their stages, but each has
+            // a curve of its own.
+            let recipe = (arm == Arm::Upcycled).then_some(&cell.recipe);
+            if seen.insert((arm, key, cell.setting.target_experts, recipe)) {
                 results.curves.push(collector.curve(cell, arm, key)?);
                 results.routing.extend(collector.routing(cell, arm, key)?);
             }

@@ -22,6 +22,11 @@ pub enum LabError {
         /// Names of the presets.
         known: String,
     },
+    /// What only a plan of budgets can tell was asked for as a recipe.
+    #[error(
+        "`auto` depends on the budget and exists in sweeps only; give `short-release` for 1000 further steps and more, `exact` for fewer"
+    )]
+    Auto,
     /// A file cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),

@@ -230,7 +230,8 @@ fn makespan(graph: &StageGraph, stages: &[StageEstimate], jobs: usize) -> Option
 
 /// Seeds share prices, so the first of each is taken.
 fn prices(plan: &SweepPlan, calibration: Option<&Calibration>, jobs: usize) -> Vec<Price> {
-    let first = plan.cells.iter().filter(|cell| cell.seed == 0);
+    let first_seed = plan.cells.iter().map(|cell| cell.seed).min();
+    let first = (plan.cells.iter()).filter(|cell| Some(cell.seed) == first_seed);
     let price = |cell: &CellPlan| {
         let flops = |key| plan.graph.chain(key).into_iter().map(stage_flops).sum();
         let seconds = |key, from: u64| {

@@ -8,12 +8,12 @@ use upcycle_data::Dataset;
 use upcycle_lm::{LayerPattern, LmConfig};
 use upcycle_moe::Release;
 use upcycle_operator::{Recipe, RouterExtension, Upcycle};
-use upcycle_report::Setting;
+use upcycle_report::{Setting, number::count};
 use upcycle_train::{check_growth, grown_shape};
 
 use crate::{
     error::LabError,
-    graph::StageGraph,
+    graph::{Stage, StageGraph},
     presets,
     scale::Scale,
     stage::{StageKey, StageSpec},
@@ -109,20 +109,32 @@ impl SweepPlan {
     pub fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         for cell in &self.cells {
-            let Some(release) = self.release(&cell.upcycle) else {
+            let chain = self.graph.chain(&cell.upcycled);
+            let last = chain.iter().rev().find_map(|stage| release_of(stage));
+            let (Some(release), Some(decay)) = (last, chain.last()) else {
                 continue;
             };
-            let end = self.graph.get(&cell.upcycled).map_or(0, |stage| stage.to);
-            if release.end() < end {
+            if release.end() < decay.from {
                 continue;
             }
             let setting = &cell.setting;
+            let length = setting.length.map_or(String::new(), |length| {
+                format!(", {} tokens of pre-training", count(length as f64))
+            });
+            let what = match release.end() > decay.to {
+                true => "holds replicas apart beyond the end of",
+                false => "releases replicas only in the decay that ends",
+            };
             let note = format!(
-                "`{}` still holds replicas apart where {} ends: its release takes {} steps after the operator, and the budget has {}",
+                "{} {what} {} ({}, {} experts, top-{}{length}): its release takes {} steps after the operator, and the budget has {}, of which {} are the decay",
                 cell.recipe,
                 setting.place_name(setting.place()),
+                setting.scale,
+                setting.target_experts,
+                setting.top_k,
                 release.steps,
-                end - release.from
+                decay.to - release.from,
+                decay.steps(),
             );
             if !notes.contains(&note) {
                 notes.push(note);
@@ -130,23 +142,45 @@ impl SweepPlan {
         }
         notes
     }
+}
 
-    /// The release of two-level selection that an upcycling stage begins.
-    fn release(&self, upcycle: &StageKey) -> Option<Release> {
-        let stage = self.graph.get(upcycle)?;
-        let StageSpec::Upcycle { spec, .. } = &stage.spec else {
-            return None;
-        };
-        let RouterExtension::TwoLevel { release, .. } = spec.recipe.router else {
-            return None;
-        };
-        let release = release?;
-        Some(Release {
-            shape: release.shape,
-            from: stage.from,
-            steps: release.steps_after(stage.from),
-        })
+/// The release of two-level selection that an upcycling stage begins.
+fn release_of(stage: &Stage) -> Option<Release> {
+    let StageSpec::Upcycle { spec, .. } = &stage.spec else {
+        return None;
+    };
+    release_at(&spec.recipe, stage.from)
+}
+
+/// The release of two-level selection that a recipe begins at a step.
+fn release_at(recipe: &Recipe, step: u64) -> Option<Release> {
+    let RouterExtension::TwoLevel { release, .. } = recipe.router else {
+        return None;
+    };
+    let release = release?;
+    Some(Release {
+        shape: release.shape,
+        from: step,
+        steps: release.steps_after(step),
+    })
+}
+
+/// A model grows again only when the release of the growth before is over.
+fn check_releases(recipe: &Recipe, growths: &[u64]) -> Result<(), LabError> {
+    for pair in growths.windows(2) {
+        if let Some(release) = release_at(recipe, pair[0]).filter(|it| it.end() > pair[1]) {
+            return Err(LabError::Sweep {
+                field: "growth",
+                problem: format!(
+                    "by doubling the model grows at step {}, and `{}` releases its replicas at step {}; raise the shortest budget, or take a recipe without a release",
+                    pair[1],
+                    recipe.name,
+                    release.end()
+                ),
+            });
+        }
     }
+    Ok(())
 }
 
 fn or_own(axis: &[usize], own: usize) -> Vec<usize> {
@@ -331,6 +365,7 @@ impl Points<'_> {
         };
         let mut operators = Vec::new();
         let steps = times.growth_steps(self.path.targets.len(), stages)?;
+        check_releases(recipe, &steps)?;
         for (shape, at) in shapes[1..].iter().zip(&steps) {
             let upcycle = planner.upcycle(&line, *at, recipe, shape)?;
             line = line.grown(shape, &upcycle, *at, &recipe.name, &steps);

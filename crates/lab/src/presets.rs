@@ -105,6 +105,9 @@ pub fn sweep(name: &str) -> Result<SweepConfig, LabError> {
 /// # Errors
 /// If there is none, or it has an error.
 pub fn recipe(name: &str) -> Result<Recipe, LabError> {
+    if name == AUTO.name {
+        return Err(LabError::Auto);
+    }
     let mut recipe: Recipe = read("recipe", Recipe::all_named(), name)?;
     let folder = Path::new(name).parent().unwrap_or(Path::new(""));
     recipe.read_counts(folder)?;
@@ -126,8 +129,6 @@ fn read<T: DeserializeOwned>(
         }
         None => {
             let known = presets.iter().map(|(preset, _)| *preset);
-            let auto = (kind == "recipe").then_some(AUTO.name);
-            let known = auto.into_iter().chain(known);
             let known: Vec<_> = known.filter(|preset| !preset.contains('/')).collect();
             return Err(LabError::UnknownPreset {
                 kind,

@@ -252,6 +252,12 @@ impl SweepConfig {
         if self.lengths.contains(&0) {
             return fail("lengths", "must be at least 1 token".into());
         }
+        if !self.stages.is_empty() && !self.growth.contains(&Growth::Doubling) {
+            return fail(
+                "stages",
+                "are of doublings, and no model grows by doubling; add `doubling` to `growth`, or leave them out".into(),
+            );
+        }
         let ascending = self.stages.windows(2).all(|pair| pair[0] < pair[1]);
         let inside = self.stages.iter().all(|share| (0.0..1.0).contains(share));
         if !self.stages.is_empty() && !(self.stages[0] == 0.0 && ascending && inside) {

@@ -77,10 +77,17 @@ fn budgets_that_end_before_a_release_are_told() {
     let mut config = quick();
     config.recipes = vec!["released".into(), "exact".into()];
     config.cpt = vec![0.1, 0.25];
-    // Released after 100 steps: exactly the first budget.
+    // Released after 100 steps: at the very end of the first budget, and before the decay of the second.
     let notes = plan(&config).notes();
-    let expected = "`released` still holds replicas apart where CPT 10\u{a0}% ends: its release takes 100 steps after the operator, and the budget has 100";
+    let expected = "released releases replicas only in the decay that ends CPT 10\u{a0}% (tiny, 16 experts, top-2): its release takes 100 steps after the operator, and the budget has 100, of which 100 are the decay";
     assert_eq!(notes, [expected]);
+    config.recipes = vec!["short-release".into()];
+    config.cpt = vec![0.25];
+    let notes = plan(&config).notes();
+    assert!(
+        notes[0].starts_with("short-release holds replicas apart beyond the end"),
+        "{notes:?}"
+    );
 }
 
 #[test]
@@ -124,6 +131,23 @@ fn auto_takes_the_recipe_that_suits_the_budget() {
     // Of 1953 steps the last 391 are the decay.
     assert_eq!([operator(0), operator(1)], ["exact", "short-release"]);
     assert!(plan.cells.iter().all(|cell| cell.recipe == "auto"));
+
+    config.top_k = vec![1];
+    let plan = self::plan(&config);
+    let with_a_release = plan
+        .graph
+        .stages()
+        .into_iter()
+        .any(|stage| match &stage.spec {
+            StageSpec::Upcycle { spec, .. } => spec.recipe.name != "exact",
+            StageSpec::Train { .. } => false,
+        });
+    assert!(!with_a_release);
+    let error = presets::recipe("auto").unwrap_err();
+    assert!(
+        error.to_string().contains("depends on the budget"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -234,6 +258,14 @@ fn doublings_are_spread_over_the_shortest_budget() {
         error.to_string().contains("3 doublings need 3 shares"),
         "{error}"
     );
+    (config.stages, config.recipes) = (Vec::new(), vec!["short-release".into()]);
+    let error = SweepPlan::new(&config, &data(), "cpu").unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("releases its replicas at step 1300"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -333,7 +365,11 @@ fn axes_that_cannot_be_are_named() {
         (c.cpt, c.tokens) = (vec![0.1], Some(20_000));
     });
     assert!(crowded.contains("do not fit"), "{crowded}");
-    assert!(error(&|c| c.stages = vec![0.1, 0.5]).contains("begin with 0"));
+    let late = error(&|c| {
+        (c.stages, c.growth) = (vec![0.1, 0.5], vec![Growth::Doubling]);
+    });
+    assert!(late.contains("begin with 0"), "{late}");
+    assert!(error(&|c| c.stages = vec![0.0, 0.5]).contains("add `doubling`"));
     let dense = error(&|c| c.recipes = vec!["sparse-upcycling".into()]);
     assert!(dense.contains("`top_k` = 1"), "{dense}");
 }

@@ -205,7 +205,11 @@ impl<'a> Group<'a> {
         let mut recipes = self.recipes();
         if recipes.len() > most {
             let last = self.places().last().copied().unwrap_or(f64::NAN);
-            let eta = |recipe: &str| self.seeds(recipe, last).eta().mean;
+            // What has no gap closure is none of the best.
+            let eta = |recipe: &str| match self.seeds(recipe, last).eta().mean {
+                eta if eta.is_finite() => eta,
+                _ => f64::NEG_INFINITY,
+            };
             recipes.sort_by(|a, b| eta(b).total_cmp(&eta(a)));
             let (best, worst) = (most - most / 3, most / 3);
             recipes.drain(best..recipes.len() - worst);

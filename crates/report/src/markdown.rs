@@ -31,7 +31,9 @@ fn table(group: &Group, over: Option<&str>) -> String {
     text += &row("η in %".to_owned(), names);
     text += &row("---".to_owned(), places.iter().map(|_| "---".to_owned()));
     for recipe in group.recipes() {
-        let cells = places.iter().map(|&place| eta(&group.seeds(recipe, place)));
+        let cells = places
+            .iter()
+            .map(|&place| eta(&group.seeds(recipe, place), seeds.len()));
         text += &row(format!("`{recipe}`"), cells);
     }
     let others = group.recipes().into_iter();
@@ -42,7 +44,7 @@ fn table(group: &Group, over: Option<&str>) -> String {
     for recipe in others {
         let leads = places
             .iter()
-            .map(|&place| interval(&lead(group, recipe, over, place)));
+            .map(|&place| interval(&lead(group, recipe, over, place), seeds.len()));
         text += &row(format!("`{recipe}` less `{over}`"), leads);
     }
     text
@@ -53,24 +55,29 @@ fn row(first: String, others: impl Iterator<Item = String>) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
 
-fn eta(seeds: &Seeds) -> String {
-    let mut text = interval(&seeds.eta());
+fn eta(seeds: &Seeds, all: usize) -> String {
+    let mut text = interval(&seeds.eta(), all);
     if let Some(test) = seeds.test_eta() {
-        text += &format!("; test {}", interval(&test));
+        text += &format!("; test {}", interval(&test, all));
     }
     text
 }
 
-fn interval(summary: &Summary) -> String {
+/// A mean with its interval, and the number of seeds where it is not that of `all`.
+fn interval(summary: &Summary, all: usize) -> String {
     let percent = |value: f64| fixed(100.0 * value, 1);
     if summary.n == 0 {
         return MISSING.to_owned();
     }
     let mean = percent(summary.mean);
-    match summary.interval {
+    let mut text = match summary.interval {
         Some((low, high)) => format!("{mean} ({} to {})", percent(low), percent(high)),
         None => mean,
+    };
+    if summary.n < all {
+        text += &format!(", n = {}", summary.n);
     }
+    text
 }
 
 #[cfg(test)]

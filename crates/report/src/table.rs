@@ -1,7 +1,7 @@
 //! The comparisons as a table for the terminal.
 
 use crate::group::{ANNEALED, Group, Seeds, groups};
-use crate::number::{fixed, mean_sd, percent};
+use crate::number::{count, fixed, mean_sd, percent};
 use crate::results::{Cell, Results};
 
 /// No line is longer than this.
@@ -27,7 +27,7 @@ type Row<T> = [T; 12];
 
 /// One line for each scale, E → mE, K, recipe and CPT fraction or transition: validation losses of the three models and the loss
 /// before → after the operator (means over seeds, nats a token), gap closure on validation and on the test split, and the
-/// number of seeds (`1/2`: one of two seeds has a gap closure).
+/// number of seeds (`1/2`: one of two seeds has all three losses).
 ///
 /// At most 100 columns wide; long names are shortened. Sweeps over several data sources or protocols, and
 /// those of the annealed protocol, get a heading for each.
@@ -62,7 +62,14 @@ pub fn table(results: &Results) -> String {
 
 /// The lines of a group, each with the heading that it stands under.
 fn rows(group: &Group) -> Vec<(String, Row<String>)> {
-    let heading = format!("{}, {}", group.setting.data, group.setting.protocol);
+    let setting = group.setting;
+    let mut heading = format!("{}, {}", setting.data, setting.protocol);
+    if let Some(factor) = setting.cpt_lr {
+        heading += &format!(", {factor} times the learning rate after the operator");
+    }
+    if let Some(length) = setting.length {
+        heading += &format!(", {} tokens of pre-training", count(length as f64));
+    }
     let comparisons = group.comparisons();
     comparisons
         .iter()
@@ -154,6 +161,15 @@ mod tests {
         assert_eq!(table.lines().count(), 1 + 8 + 3);
         let line = table.lines().nth(2).unwrap();
         assert!(line.contains("distinct") && line.contains("8→16"), "{line}");
+    }
+
+    #[test]
+    fn lengths_have_headings() {
+        let table = table(&sample::lengths());
+        for length in ["1.02M", "16.4M"] {
+            let heading = format!("chains, trunk, {length} tokens of pre-training:\n");
+            assert!(table.contains(&heading), "{table}");
+        }
     }
 
     #[test]

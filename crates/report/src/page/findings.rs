@@ -185,7 +185,7 @@ fn ranked<'a>(group: &Group<'a>, place: f64) -> Vec<(Seeds<'a>, Summary)> {
             let etas = seeds.eta();
             (seeds, etas)
         })
-        .filter(|(_, etas)| etas.n > 0)
+        .filter(|(_, etas)| etas.mean.is_finite())
         .collect();
     ranked.sort_by(|a, b| b.1.mean.total_cmp(&a.1.mean));
     ranked

@@ -6,7 +6,7 @@ use crate::model::Model;
 use crate::results::Results;
 
 /// Recipes whose look is the same in every report, in the order of the colours.
-const KNOWN: [&str; 3] = ["paper", "exact", "uniform"];
+const KNOWN: [&str; 4] = ["paper", "exact", "uniform", "auto"];
 
 /// The known recipes, then others in order of appearance; Okabe and Ito's colours, which colour-blind readers can tell
 /// apart.

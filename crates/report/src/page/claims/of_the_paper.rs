@@ -4,8 +4,8 @@ use super::claim::{Claim, told};
 use crate::group::Group;
 use crate::model::Model;
 use crate::number::{fixed, tenth_percent};
-use crate::page::claims::ours::FAVOURED;
-use crate::page::comparisons::{foresight, lead, on_same_seeds, reference, trend};
+use crate::page::claims::ours::favoured;
+use crate::page::comparisons::{foresight, lead, on_same_seeds, trend};
 use crate::results::Cell;
 use crate::statistics::{Summary, Test, paired, saving, summarize};
 
@@ -44,8 +44,7 @@ fn tested<'a>(group: &Group<'a>) -> Vec<&'a str> {
     let recipes = group.recipes();
     let find = |is: &dyn Fn(&str) -> bool| recipes.iter().copied().find(|recipe| is(recipe));
     let own = find(&|recipe| group.is_of_paper(recipe));
-    let favoured = find(&|recipe| recipe == FAVOURED);
-    match own.into_iter().chain(favoured).collect::<Vec<_>>() {
+    match own.into_iter().chain(favoured(group)).collect::<Vec<_>>() {
         none if none.is_empty() => recipes.into_iter().take(1).collect(),
         tested => tested,
     }
@@ -260,7 +259,10 @@ fn saves(group: &Group) -> Option<Claim> {
     if group.setting.transition.is_some() {
         return None;
     }
-    let recipe = reference(group, place).filter(|recipe| group.is_of_paper(recipe))?;
+    let recipes = group.recipes().into_iter();
+    let recipe = recipes
+        .into_iter()
+        .find(|recipe| group.is_of_paper(recipe))?;
     let seeds = group.seeds(recipe, place);
     let saving = |cell: &&Cell| saving(cell.wall_seconds, cell.wall_seconds_fixed_me);
     let saved = summarize(seeds.cells.iter().filter_map(saving));
