@@ -720,6 +720,16 @@ fn damage_is_named_with_file_and_tensor() {
 fn requests_that_cannot_be_met_are_explained() {
     let say = |recipe, target| error(&fixture("olmoe"), request(recipe, target));
     assert!(say(uniform(hyperplane()), 6).contains("must be above the model's 6"));
+    let boost = upcycle_operator::BoostRecipe {
+        experts: 2.0,
+        router: 1.0,
+        steps: 5,
+    };
+    let boosted = Recipe {
+        boost: Some(boost),
+        ..uniform(hyperplane())
+    };
+    assert!(say(boosted, 12).contains("leave `boost` out"));
     let bias = say(
         uniform(RouterExtension::BiasNoise {
             half_width: 0.1,

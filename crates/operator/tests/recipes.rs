@@ -55,3 +55,33 @@ fn every_recipe_can_be_carried_out() {
     }
     assert!(seen > 50, "{seen}");
 }
+
+#[test]
+fn times_and_rates_that_cannot_be_are_named() {
+    let named = |name: &str| {
+        let found = Recipe::all_named().iter().find(|(own, _)| *own == name);
+        found.unwrap().1.to_owned()
+    };
+    let error = |text: &str| {
+        let recipe = Recipe::from_toml(text);
+        let error = recipe.and_then(|recipe| recipe.validate()).unwrap_err();
+        error.to_string()
+    };
+    let boosted = named("boosted-release");
+    for (from, to, expected) in [
+        ("experts = 2.0", "experts = 0.0", "boost.experts"),
+        ("router = 2.0", "router = -1.0", "boost.router"),
+        ("steps = 1500", "steps = 0", "boost.steps"),
+        (
+            ", steps = 300",
+            ", steps = 300, over = 0.1",
+            "router.release",
+        ),
+        (", steps = 300", "", "router.release"),
+        (", steps = 300", ", steps = 0", "router.release.steps"),
+        (", steps = 300", ", over = -1.0", "router.release.over"),
+    ] {
+        let error = error(&boosted.replace(from, to));
+        assert!(error.contains(&format!("`{expected}`")), "{to}: {error}");
+    }
+}
