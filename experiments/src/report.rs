@@ -59,12 +59,13 @@ impl ReportArgs {
     }
 
     fn print(&self, results: &Results) -> Result<()> {
-        Ok(if self.csv {
-            output::line(upcycle_report::csv(results).trim_end())?
+        let text = if self.csv {
+            upcycle_report::csv(results)
         } else if self.markdown {
-            output::line(upcycle_report::markdown(results, self.less.as_deref()).trim_end())?
+            upcycle_report::markdown(results, self.less.as_deref())
         } else {
-            output::line(upcycle_report::table(results))?
-        })
+            upcycle_report::table(results)
+        };
+        Ok(output::line(text.trim_end())?)
     }
 }

@@ -313,7 +313,7 @@ impl Points<'_> {
                                 after,
                                 times,
                                 budgets,
-                                name: choice.name(),
+                                name: &choice.name,
                                 recipe,
                                 seed,
                             };

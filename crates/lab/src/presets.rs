@@ -46,7 +46,7 @@ pub struct Preset {
 /// What stands for a recipe in sweeps, and is none of its own.
 pub const AUTO: AutoRecipe = AutoRecipe {
     name: "auto",
-    about: "By the budget: `exact` where fewer than 1000 steps follow at the stable learning rate, `short-release` from there on; with K = 1 always `exact`.",
+    about: "By the steps of a budget at the stable learning rate: `exact` for fewer than 750, `short-release` for fewer than 1300, `boosted-release` from there on; with K = 1 always `exact`.",
 };
 
 /// See [`AUTO`].

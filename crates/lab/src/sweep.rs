@@ -260,7 +260,8 @@ impl SweepConfig {
         }
         let ascending = self.stages.windows(2).all(|pair| pair[0] < pair[1]);
         let inside = self.stages.iter().all(|share| (0.0..1.0).contains(share));
-        if !self.stages.is_empty() && !(self.stages[0] == 0.0 && ascending && inside) {
+        let begins = self.stages.first().is_none_or(|first| *first == 0.0);
+        if !(begins && ascending && inside) {
             return fail(
                 "stages",
                 "must begin with 0 and rise, each below 1: shares of the stable part of the shortest budget".into(),

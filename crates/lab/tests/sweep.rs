@@ -122,14 +122,15 @@ fn auto_takes_the_recipe_that_suits_the_budget() {
     let mut config = quick();
     (config.seeds, config.tokens) = (1, Some(2_000_000));
     config.recipes = vec!["auto".into()];
-    config.cpt = vec![0.25, 1.0];
+    config.cpt = vec![0.25, 0.6, 1.0];
     let plan = plan(&config);
     let operator = |cell: usize| match &plan.graph.get(&plan.cells[cell].upcycle).unwrap().spec {
         StageSpec::Upcycle { spec, .. } => spec.recipe.name.clone(),
         StageSpec::Train { .. } => panic!("no operator"),
     };
-    // Of 1953 steps the last 391 are the decay.
-    assert_eq!([operator(0), operator(1)], ["exact", "short-release"]);
+    // Of 488, 1172 and 1953 steps the last 244, 313 and 391 are the decay.
+    let expected = ["exact", "short-release", "boosted-release"];
+    assert_eq!([0, 1, 2].map(operator), expected);
     assert!(plan.cells.iter().all(|cell| cell.recipe == "auto"));
 
     config.top_k = vec![1];

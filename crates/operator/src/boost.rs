@@ -32,7 +32,7 @@ impl BoostRecipe {
     }
 
     /// What a layer is told that was grown at a step.
-    pub(crate) fn from_step(self, step: u64) -> Boost {
+    pub(crate) fn begun_at(self, step: u64) -> Boost {
         Boost {
             experts: self.experts,
             router: self.router,

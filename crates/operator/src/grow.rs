@@ -172,7 +172,7 @@ impl Upcycle {
         let state = GrowthState {
             lineage: lineage.ok_or_else(mismatch)?,
             two_level,
-            boost: self.recipe.boost.map(|boost| boost.from_step(self.step)),
+            boost: self.recipe.boost.map(|boost| boost.begun_at(self.step)),
         };
         (state.check(router.config().top_k)).map_err(|error| {
             OperatorError::GrownModel(format!("MoE layer {}: {error}", growth.index))

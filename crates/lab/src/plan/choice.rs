@@ -5,41 +5,37 @@ use upcycle_operator::Recipe;
 use super::times::{Budget, Times};
 use crate::{error::LabError, presets};
 
-/// A recipe of a sweep.
-pub(super) enum Choice {
-    /// The same for all budgets.
-    Always(Recipe),
-    /// The one that suits the budget, which a plan knows.
-    Auto {
-        /// For budgets that leave replicas no time to part.
-        short: Recipe,
-        /// For all others.
-        long: Recipe,
-    },
+/// A recipe of a sweep, or several of which each budget takes one.
+pub(super) struct Choice {
+    /// Name in the results.
+    pub(super) name: String,
+    /// Recipes by the number of steps at the stable learning rate from which on they are taken, ascending from 0.
+    by_steps: Vec<(u64, Recipe)>,
 }
 
-/// Steps at the stable learning rate after the operator from which on a release pays: with fewer, replicas that are let go have
-/// not parted when the decay begins (docs/results.md).
-const LONG: u64 = 1000;
+/// What `auto` is made of. Replicas that are let go before they have parted cost more than the rest of a short budget makes up
+/// for, and a boost pays once it has ended and some more steps are left (docs/results.md, "Which recipe for which budget").
+const AUTO: [(u64, &str); 3] = [
+    (0, "exact"),
+    (750, "short-release"),
+    (1300, "boosted-release"),
+];
 
 impl Choice {
-    /// The recipe with a name, or in the TOML file of a path.
+    /// The recipe with a name, or in the TOML file of a path; or `auto`.
     pub(super) fn named(name: &str) -> Result<Self, LabError> {
-        Ok(match name == presets::AUTO.name {
-            true => Self::Auto {
-                short: presets::recipe("exact")?,
-                long: presets::recipe("short-release")?,
-            },
-            false => Self::Always(presets::recipe(name)?),
-        })
-    }
-
-    /// Name in the results.
-    pub(super) fn name(&self) -> &str {
-        match self {
-            Self::Always(recipe) => &recipe.name,
-            Self::Auto { .. } => presets::AUTO.name,
+        if name != presets::AUTO.name {
+            let recipe = presets::recipe(name)?;
+            return Ok(Self {
+                name: recipe.name.clone(),
+                by_steps: vec![(0, recipe)],
+            });
         }
+        let recipes = AUTO.map(|(steps, name)| Ok((steps, presets::recipe(name)?)));
+        Ok(Self {
+            name: name.to_owned(),
+            by_steps: recipes.into_iter().collect::<Result<_, LabError>>()?,
+        })
     }
 
     /// Each recipe with its budgets, for a model of so many experts a token; none without a budget.
@@ -49,15 +45,20 @@ impl Choice {
         top_k: usize,
     ) -> Vec<(&'a Recipe, Vec<&'a Budget>)> {
         // With K = 1 a copy is exact, and the separation loss does harm before replicas have parted.
-        let is_long = |budget: &&Budget| top_k > 1 && budget.decay_from - times.tau >= LONG;
-        let parts = match self {
-            Self::Always(recipe) => vec![(recipe, times.budgets.iter().collect())],
-            Self::Auto { short, long } => {
-                let (longer, shorter): (Vec<_>, Vec<_>) = times.budgets.iter().partition(is_long);
-                vec![(short, shorter), (long, longer)]
-            }
+        let recipes = match top_k {
+            1 => &self.by_steps[..1],
+            _ => &self.by_steps,
         };
-        let used = |(_, budgets): &(_, Vec<_>)| !budgets.is_empty();
-        parts.into_iter().filter(used).collect()
+        let place = |budget: &Budget| {
+            let stable = budget.decay_from - times.tau;
+            recipes.iter().rposition(|(least, _)| *least <= stable)
+        };
+        let parts = recipes.iter().enumerate().map(|(index, (_, recipe))| {
+            let own = |budget: &&Budget| place(budget) == Some(index);
+            (recipe, times.budgets.iter().filter(own).collect())
+        });
+        parts
+            .filter(|(_, budgets): &(_, Vec<_>)| !budgets.is_empty())
+            .collect()
     }
 }
