@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use crate::group::{Group, groups};
-use crate::number::count;
+use crate::number::{count, plural};
 use crate::page::findings::findings;
 use crate::results::Results;
 
@@ -21,8 +21,11 @@ pub(crate) fn summary(results: &Results) -> Markup {
             @for (group, text) in &found {
                 p.summary { strong { (group.label) "." } " " (text) }
             }
-            @for note in &results.notes {
-                p.summary { "Note: " (note) "." }
+            @if !results.notes.is_empty() {
+                details {
+                    summary { "To know before reading: " (plural(results.notes.len(), "note")) }
+                    ul { @for note in &results.notes { li { (note) "." } } }
+                }
             }
             @if let Some(text) = shrunk(results) {
                 p.summary { (text) }

@@ -132,7 +132,7 @@ fn over_tokens(family: &[&Group], palette: &Palette) -> Result<Option<Figure>, P
         })
     });
     let words = (
-        "over the tokens since the operator, a line for each length of pre-training",
+        "over the tokens since the operator",
         "length_tokens",
         "tokens since the operator (logarithmic)",
     );
