@@ -232,7 +232,7 @@ impl SweepArgs {
         if self.json {
             output::line(serde_json::to_string_pretty(&results)?)?;
         } else {
-            output::line(upcycle_report::table(&results))?;
+            output::line(upcycle_report::table(&results).trim_end())?;
         }
         output::note!("report: {}", path.display());
         Ok(())
