@@ -53,6 +53,7 @@ fn losses(backend: BackendKind) -> Vec<f64> {
         evaluation: EvaluationConfig {
             every: 100,
             rows: 4,
+            test_rows: 0,
         },
     };
     let dir = tempfile::tempdir().unwrap();
