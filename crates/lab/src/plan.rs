@@ -8,7 +8,7 @@ use upcycle_data::Dataset;
 use upcycle_lm::{LayerPattern, LmConfig};
 use upcycle_moe::Release;
 use upcycle_operator::{Recipe, RouterExtension, Upcycle};
-use upcycle_report::{Setting, number::count};
+use upcycle_report::Setting;
 use upcycle_train::{check_growth, grown_shape};
 
 use crate::{
@@ -118,9 +118,8 @@ impl SweepPlan {
                 continue;
             }
             let setting = &cell.setting;
-            let length = setting.length.map_or(String::new(), |length| {
-                format!(", {} tokens of pre-training", count(length as f64))
-            });
+            let length = setting.length_name();
+            let length = length.map_or(String::new(), |name| format!(", {name}"));
             let what = match release.end() > decay.to {
                 true => "holds replicas apart beyond the end of",
                 false => "releases replicas only in the decay that ends",

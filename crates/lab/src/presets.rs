@@ -44,18 +44,8 @@ pub struct Preset {
 }
 
 /// What stands for a recipe in sweeps, and is none of its own.
-pub const AUTO: AutoRecipe = AutoRecipe {
-    name: "auto",
-    about: "By the steps of a budget at the stable learning rate: `exact` for fewer than 750, `short-release` for fewer than 1300, `boosted-release` from there on; with K = 1 always `exact`.",
-};
-
-/// See [`AUTO`].
-#[derive(Debug, Clone, Copy)]
-pub struct AutoRecipe {
-    /// What to give on the command line.
-    pub name: &'static str,
-    about: &'static str,
-}
+pub const AUTO: &str = "auto";
+const ABOUT_AUTO: &str = "By the steps of a budget at the stable learning rate: `exact` for fewer than 750, `short-release` for fewer than 1300, `boosted-release` from there on; with K = 1 always `exact`.";
 
 /// All presets.
 pub fn catalogue() -> Catalogue {
@@ -67,8 +57,8 @@ pub fn catalogue() -> Catalogue {
         presets.iter().map(preset).collect()
     };
     let auto = Preset {
-        name: AUTO.name,
-        about: AUTO.about.to_owned(),
+        name: AUTO,
+        about: ABOUT_AUTO.to_owned(),
     };
     let recipes = list(Recipe::all_named());
     Catalogue {
@@ -105,7 +95,7 @@ pub fn sweep(name: &str) -> Result<SweepConfig, LabError> {
 /// # Errors
 /// If there is none, or it has an error.
 pub fn recipe(name: &str) -> Result<Recipe, LabError> {
-    if name == AUTO.name {
+    if name == AUTO {
         return Err(LabError::Auto);
     }
     let mut recipe: Recipe = read("recipe", Recipe::all_named(), name)?;

@@ -122,13 +122,13 @@ fn name(mut groups: Vec<Group<'_>>) -> Vec<Group<'_>> {
             stem += &format!("_{}", s.protocol);
         }
         if let Some(factor) = s.cpt_lr {
-            label += &format!(", {factor} times the learning rate after the operator");
+            label.extend(s.cpt_lr_name().map(|name| format!(", {name}")));
             stem += &format!("_lr{factor}");
         }
         if let Some(length) = s.length {
-            let length = count(length as f64);
-            group.of_length.label = format!(", {length} tokens of pre-training");
-            group.of_length.stem = format!("_{}", file_name(&length));
+            let name = s.length_name().unwrap_or_default();
+            group.of_length.label = format!(", {name}");
+            group.of_length.stem = format!("_{}", file_name(&count(length as f64)));
         }
         group.label = label + &group.of_length.label;
         let stem = file_name(&stem) + &group.of_length.stem;
@@ -278,7 +278,7 @@ impl<'a> Group<'a> {
         Gap {
             fixed_e: of(|c| c.loss_fixed_e),
             fixed_me: of(|c| c.loss_fixed_me),
-            lead: of(|c| c.loss_fixed_e - c.loss_fixed_me),
+            lead: of(Cell::gap),
         }
     }
 
@@ -306,12 +306,7 @@ impl Seeds<'_> {
     /// Gap closure of all seeds together, as a fraction: the ratio of mean differences, with Fieller's interval. A seed with a
     /// small gap counts as it is, where the mean of ratios would have to leave it out.
     pub(crate) fn eta(&self) -> Summary {
-        let pairs = self.cells.iter().map(|c| {
-            (
-                c.loss_fixed_e - c.loss_upcycled,
-                c.loss_fixed_e - c.loss_fixed_me,
-            )
-        });
+        let pairs = self.cells.iter().map(|c| (c.closed(), c.gap()));
         ratio_of_means(pairs, SMALLEST_GAP)
     }
 

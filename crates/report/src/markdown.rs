@@ -1,8 +1,8 @@
 //! Gap closure as Markdown tables, for logs of experiments.
 
 use crate::group::{Group, Seeds, groups};
-use crate::number::{MISSING, fixed};
-use crate::page::comparisons::lead;
+use crate::number::{MISSING, mean_interval};
+use crate::page::comparisons::{lead, seeds_of};
 use crate::results::Results;
 use crate::statistics::Summary;
 
@@ -16,9 +16,7 @@ pub fn markdown(results: &Results, over: Option<&str>) -> String {
 
 fn table(group: &Group, over: Option<&str>) -> String {
     let places = group.places();
-    let mut seeds: Vec<u64> = group.cells.iter().map(|cell| cell.seed).collect();
-    seeds.sort_unstable();
-    seeds.dedup();
+    let seeds = seeds_of(group);
     let seeds: Vec<String> = seeds.iter().map(u64::to_string).collect();
     let mut text = format!("{}, seeds {}:\n\n", group.label, seeds.join(", "));
     let names = places.iter().map(|&place| {
@@ -65,15 +63,10 @@ fn eta(seeds: &Seeds, all: usize) -> String {
 
 /// A mean with its interval, and the number of seeds where it is not that of `all`.
 fn interval(summary: &Summary, all: usize) -> String {
-    let percent = |value: f64| fixed(100.0 * value, 1);
     if summary.n == 0 {
         return MISSING.to_owned();
     }
-    let mean = percent(summary.mean);
-    let mut text = match summary.interval {
-        Some((low, high)) => format!("{mean} ({} to {})", percent(low), percent(high)),
-        None => mean,
-    };
+    let mut text = mean_interval(summary, 100.0, 1);
     if summary.n < all {
         text += &format!(", n = {}", summary.n);
     }

@@ -54,6 +54,16 @@ pub fn mean_sd(summary: &Summary, unit: f64, decimals: usize) -> String {
     }
 }
 
+/// Mean and interval, such as `12.3 (10.0 to 14.6)`; the mean alone where there is no interval.
+pub fn mean_interval(summary: &Summary, unit: f64, decimals: usize) -> String {
+    let text = |value: f64| fixed(unit * value, decimals);
+    let mean = text(summary.mean);
+    match summary.interval {
+        Some((low, high)) => format!("{mean} ({} to {})", text(low), text(high)),
+        None => mean,
+    }
+}
+
 const COUNTS: [&str; 5] = ["", "k", "M", "B", "T"];
 const FLOPS: [&str; 9] = ["", "k", "M", "G", "T", "P", "E", "Z", "Y"];
 

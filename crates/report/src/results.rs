@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::number::percent;
+use crate::number::{count, percent};
 
 /// Everything that a sweep found out, with what is needed to repeat it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -113,6 +113,20 @@ impl Setting {
         self.transition.unwrap_or(self.cpt_fraction)
     }
 
+    /// The length of pre-training in words, in sweeps over several.
+    pub fn length_name(&self) -> Option<String> {
+        let length = count(self.length? as f64);
+        Some(format!("{length} tokens of pre-training"))
+    }
+
+    /// The learning rate after the operator in words, in sweeps that change it.
+    pub fn cpt_lr_name(&self) -> Option<String> {
+        let factor = self.cpt_lr?;
+        Some(format!(
+            "{factor} times the learning rate after the operator"
+        ))
+    }
+
     /// Name of a place on that axis, such as `CPT 25 %`.
     pub fn place_name(&self, place: f64) -> String {
         match self.transition {
@@ -182,6 +196,18 @@ pub struct Cell {
     pub train_flops: f64,
     /// FLOPs of Fixed-mE.
     pub train_flops_fixed_me: f64,
+}
+
+impl Cell {
+    /// Lead of Fixed-mE over Fixed-E, nats a token.
+    pub(crate) fn gap(&self) -> f64 {
+        self.loss_fixed_e - self.loss_fixed_me
+    }
+
+    /// Lead of Upcycled over Fixed-E: what it closes of the gap, nats a token.
+    pub(crate) fn closed(&self) -> f64 {
+        self.loss_fixed_e - self.loss_upcycled
+    }
 }
 
 /// Which of the three models of a cell.

@@ -1,7 +1,7 @@
 //! The comparisons as a table for the terminal.
 
 use crate::group::{ANNEALED, Group, Seeds, groups};
-use crate::number::{count, fixed, mean_sd, percent};
+use crate::number::{fixed, mean_sd, percent};
 use crate::results::{Cell, Results};
 
 /// No line is longer than this.
@@ -64,12 +64,8 @@ pub fn table(results: &Results) -> String {
 fn rows(group: &Group) -> Vec<(String, Row<String>)> {
     let setting = group.setting;
     let mut heading = format!("{}, {}", setting.data, setting.protocol);
-    if let Some(factor) = setting.cpt_lr {
-        heading += &format!(", {factor} times the learning rate after the operator");
-    }
-    if let Some(length) = setting.length {
-        heading += &format!(", {} tokens of pre-training", count(length as f64));
-    }
+    let names = [setting.cpt_lr_name(), setting.length_name()];
+    heading.extend(names.into_iter().flatten().map(|name| format!(", {name}")));
     let comparisons = group.comparisons();
     comparisons
         .iter()

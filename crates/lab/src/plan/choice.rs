@@ -24,7 +24,7 @@ const AUTO: [(u64, &str); 3] = [
 impl Choice {
     /// The recipe with a name, or in the TOML file of a path; or `auto`.
     pub(super) fn named(name: &str) -> Result<Self, LabError> {
-        if name != presets::AUTO.name {
+        if name != presets::AUTO {
             let recipe = presets::recipe(name)?;
             return Ok(Self {
                 name: recipe.name.clone(),

@@ -26,7 +26,7 @@ pub(crate) fn on_same_seeds<'a, Q: 'a>(
 /// mean gap, with Fieller's interval.
 pub(crate) fn lead<'a>(group: &Group<'a>, a: &'a str, b: &'a str, place: f64) -> Summary {
     let (a, b) = (group.seeds(a, place), group.seeds(b, place));
-    let losses = |cell: &Cell| Some((cell.loss_upcycled, cell.loss_fixed_e - cell.loss_fixed_me));
+    let losses = |cell: &Cell| Some((cell.loss_upcycled, cell.gap()));
     let pairs = on_same_seeds(&a, &b, losses);
     let pairs = pairs.filter_map(|(a, b)| {
         let ((own, gap), (other, _)) = (a?, b?);
@@ -160,7 +160,8 @@ pub(crate) fn foresight(group: &Group, place: f64) -> Summary {
     summarize(seeds_of(group).into_iter().filter_map(of_seed))
 }
 
-fn seeds_of(group: &Group) -> Vec<u64> {
+/// Seeds of a group, ascending.
+pub(crate) fn seeds_of(group: &Group) -> Vec<u64> {
     let mut seeds: Vec<u64> = group.cells.iter().map(|cell| cell.seed).collect();
     seeds.sort_unstable();
     seeds.dedup();

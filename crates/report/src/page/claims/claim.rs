@@ -1,7 +1,6 @@
 //! A claim on upcycling and what a sweep says of it.
 
-use crate::number::fixed;
-use crate::statistics::{Summary, Test, holm};
+use crate::statistics::{Test, holm};
 
 /// A claim, what was measured, and how it was tested: it holds where the quantity is above its bound.
 pub(super) struct Claim {
@@ -24,14 +23,4 @@ pub(super) fn verdicts(claims: &[Claim]) -> Vec<(&'static str, f64)> {
     let corrected = holm(&p).into_iter();
     let told = claims.iter().zip(corrected);
     told.map(|(claim, p)| (verdict(claim, p), p)).collect()
-}
-
-/// `mean (low to high)` in units.
-pub(super) fn told(summary: &Summary, unit: f64, decimals: usize) -> String {
-    let text = |value: f64| fixed(unit * value, decimals);
-    let mean = text(summary.mean);
-    match summary.interval {
-        Some((low, high)) => format!("{mean} ({} to {})", text(low), text(high)),
-        None => mean,
-    }
 }

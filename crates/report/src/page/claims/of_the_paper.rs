@@ -1,9 +1,9 @@
 //! The paper's claims.
 
-use super::claim::{Claim, told};
+use super::claim::Claim;
 use crate::group::Group;
 use crate::model::Model;
-use crate::number::{fixed, tenth_percent};
+use crate::number::{fixed, mean_interval, tenth_percent};
 use crate::page::claims::ours::favoured;
 use crate::page::comparisons::{foresight, lead, on_same_seeds, trend};
 use crate::results::Cell;
@@ -31,30 +31,33 @@ fn more_experts(group: &Group, last: f64) -> Claim {
             "{} is ahead of {} by {} nats at {}.",
             Model::FixedMe.label(group.setting),
             Model::FixedE.label(group.setting),
-            told(&ahead, 1.0, 4),
+            mean_interval(&ahead, 1.0, 4),
             group.setting.place_name(last)
         ),
         test: Test::of(&ahead, 0.0),
     }
 }
 
+/// The paper's recipe that comes first in a sweep.
+fn first_of_paper<'a>(group: &Group<'a>) -> Option<&'a str> {
+    let mut recipes = group.recipes().into_iter();
+    recipes.find(|recipe| group.is_of_paper(recipe))
+}
+
 /// The recipes that claims on the method are tested with: the paper's first, and the one that is favoured here; without both,
 /// the sweep's first. None is chosen by what it does on the seeds that it is tested on.
 fn tested<'a>(group: &Group<'a>) -> Vec<&'a str> {
-    let recipes = group.recipes();
-    let find = |is: &dyn Fn(&str) -> bool| recipes.iter().copied().find(|recipe| is(recipe));
-    let own = find(&|recipe| group.is_of_paper(recipe));
+    let own = first_of_paper(group);
     match own.into_iter().chain(favoured(group)).collect::<Vec<_>>() {
-        none if none.is_empty() => recipes.into_iter().take(1).collect(),
+        none if none.is_empty() => group.recipes().into_iter().take(1).collect(),
         tested => tested,
     }
 }
 
 /// Whether a recipe closes more than `share` of the gap: a paired test of `closed - share * gap`, which needs no ratio.
 fn closes_more_than(group: &Group, recipe: &str, share: f64, place: f64) -> Test {
-    let rest = group.seeds(recipe, place).summary(|c| {
-        (c.loss_fixed_e - c.loss_upcycled) - share * (c.loss_fixed_e - c.loss_fixed_me)
-    });
+    let seeds = group.seeds(recipe, place);
+    let rest = seeds.summary(|c| c.closed() - share * c.gap());
     Test::of(&rest, 0.0)
 }
 
@@ -75,7 +78,7 @@ fn rises(group: &Group, _: f64) -> Vec<Claim> {
             text: "η rises with the CPT budget (Table 2b).",
             here: format!(
                 "{recipe}: {} points with every doubling.",
-                told(&trend, 100.0, 1)
+                mean_interval(&trend, 100.0, 1)
             ),
             test: Test::of(&trend, 0.0),
         }
@@ -97,7 +100,7 @@ fn closes(group: &Group, last: f64) -> Vec<Claim> {
         Claim {
             text: "With CPT as long as pre-training the upcycled model is about as good as the big one: η of 98 % \
                     (Table 2b), 93 to 95 % (Table 7). Tested: above 90 %.",
-            here: format!("{recipe}: η of {} %.", told(&eta, 100.0, 1)),
+            here: format!("{recipe}: η of {} %.", mean_interval(&eta, 100.0, 1)),
             test: closes_more_than(group, recipe, NEARLY_ALL, last),
         }
     };
@@ -114,7 +117,7 @@ fn preserves(group: &Group, last: f64) -> Vec<Claim> {
             .summary(|c| c.loss_after - c.loss_before);
         Claim {
             text: "The operator changes the loss by less than 0.01 nats (section 3.2; its figure has 1.32 to 1.38).",
-            here: format!("{recipe}: {} nats.", told(&jump, 1.0, 4)),
+            here: format!("{recipe}: {} nats.", mean_interval(&jump, 1.0, 4)),
             test: Test::of(&jump, SMALL_JUMP).reversed(),
         }
     };
@@ -145,7 +148,7 @@ fn leads_of<'a>(
     let tell = |(place, lead): &(f64, Summary)| {
         format!(
             "{} at {}",
-            told(lead, 100.0, 1),
+            mean_interval(lead, 100.0, 1),
             group.setting.place_name(*place)
         )
     };
@@ -186,7 +189,7 @@ fn transition(group: &Group, _: f64) -> Vec<Claim> {
         let tell = |(place, eta): &(f64, Summary)| {
             format!(
                 "{} % at {}",
-                told(eta, 100.0, 0),
+                mean_interval(eta, 100.0, 0),
                 group.setting.place_name(*place)
             )
         };
@@ -220,7 +223,7 @@ fn dense(group: &Group, last: f64) -> Vec<Claim> {
             text: "Experts grown from experts are better than experts grown from a dense network (Table 4).",
             here: format!(
                 "{recipe} is ahead of {DENSE} by {} nats at {}.",
-                told(&ahead, 1.0, 4),
+                mean_interval(&ahead, 1.0, 4),
                 group.setting.place_name(last)
             ),
             test: Test::of(&ahead, 0.0),
@@ -243,7 +246,7 @@ fn foresees(group: &Group, last: f64) -> Vec<Claim> {
                runs (section on heuristics). Tested: above 0.5.",
         here: format!(
             "{} over {} recipes at {}.",
-            told(&correlation, 1.0, 2),
+            mean_interval(&correlation, 1.0, 2),
             group.recipes().len(),
             group.setting.place_name(last)
         ),
@@ -259,10 +262,7 @@ fn saves(group: &Group) -> Option<Claim> {
     if group.setting.transition.is_some() {
         return None;
     }
-    let recipes = group.recipes().into_iter();
-    let recipe = recipes
-        .into_iter()
-        .find(|recipe| group.is_of_paper(recipe))?;
+    let recipe = first_of_paper(group)?;
     let seeds = group.seeds(recipe, place);
     let saving = |cell: &&Cell| saving(cell.wall_seconds, cell.wall_seconds_fixed_me);
     let saved = summarize(seeds.cells.iter().filter_map(saving));

@@ -1,7 +1,8 @@
 //! Our own claim.
 
-use super::claim::{Claim, told};
+use super::claim::Claim;
 use crate::group::Group;
+use crate::number::mean_interval;
 use crate::page::comparisons::{on_same_seeds, reference};
 use crate::results::Cell;
 use crate::statistics::{SMALLEST_GAP, Test, ratio_of_means, summarize};
@@ -27,10 +28,7 @@ pub(super) fn twice(group: &Group) -> Option<Claim> {
         return None;
     }
     let (ours, theirs) = (group.seeds(own, place), group.seeds(paper, place));
-    let closed = |cell: &Cell| {
-        let [own, gap] = [cell.loss_upcycled, cell.loss_fixed_me].map(|l| cell.loss_fixed_e - l);
-        Some((own, gap))
-    };
+    let closed = |cell: &Cell| Some((cell.closed(), cell.gap()));
     // Share of the gap that is closed less `times` as much as the other recipe closes.
     let less = |times: f64| {
         let pairs: Vec<(f64, f64)> = on_same_seeds(&ours, &theirs, closed)
@@ -46,8 +44,8 @@ pub(super) fn twice(group: &Group) -> Option<Claim> {
                the paper’s recipes on these seeds.",
         here: format!(
             "{own} less {paper}: {} points; less twice {paper}: {} points.",
-            told(&ahead, 100.0, 1),
-            told(&twice, 100.0, 1)
+            mean_interval(&ahead, 100.0, 1),
+            mean_interval(&twice, 100.0, 1)
         ),
         test: Test::all_or_not(&[is_ahead, is_twice]),
     })
