@@ -119,6 +119,15 @@ impl UpcycleArgs {
         if self.json {
             output::line(serde_json::to_string_pretty(&outcome)?)?;
         } else {
+            let was = &info.model;
+            for (what, before, after) in [
+                ("experts of a token", was.top_k, grown.top_k),
+                ("hidden width of an expert", was.d_expert, grown.d_expert),
+            ] {
+                if before != after && !dense {
+                    output::line(format!("{what}: {before} -> {after}"))?;
+                }
+            }
             print_outcome(&outcome, self.dry_run)?;
         }
         if let Some(to) = to {

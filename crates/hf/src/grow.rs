@@ -5,7 +5,7 @@ use std::{fs, io::ErrorKind, path::Path};
 use serde_json::{Value, json};
 use upcycle_files::FileError;
 use upcycle_operator::{
-    Choice, Deviation, ExpertInit, ExpertMatrices, LayerGrowth, LayerPlan, OperatorError,
+    Choice, Deviation, ExpertInit, ExpertMatrices, Grows, LayerGrowth, LayerPlan, OperatorError,
     RouterExtension, RouterRows, Upcycle,
 };
 
@@ -458,6 +458,12 @@ fn check_recipe(operator: &Upcycle, moe: &Moe) -> Result<(), HfError> {
     if let RouterExtension::TwoLevel { .. } = recipe.router {
         return Err(HfError::Impossible(format!(
             "recipe `{}` has two-level selection, which routers of transformers do not know; use `router.kind` = `hyperplane`, or import the model, and grow it in memory",
+            recipe.name
+        )));
+    }
+    if recipe.grows != Grows::Experts {
+        return Err(HfError::Impossible(format!(
+            "recipe `{}` grows more than the number of experts; leave `grows` out, with `--top-k` for another K, or import the model, and grow it in memory",
             recipe.name
         )));
     }

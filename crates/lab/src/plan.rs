@@ -7,7 +7,7 @@ mod times;
 use upcycle_data::Dataset;
 use upcycle_lm::{LayerPattern, LmConfig};
 use upcycle_moe::Release;
-use upcycle_operator::{Recipe, RouterExtension, Upcycle};
+use upcycle_operator::{Grows, Recipe, RouterExtension, Upcycle};
 use upcycle_report::Setting;
 use upcycle_train::{check_growth, grown_shape};
 
@@ -344,6 +344,15 @@ impl Points<'_> {
         let (scale, tau) = (self.scale, times.tau);
         let source = self.source(recipe);
         let mut shapes = vec![source.clone()];
+        if recipe.grows == Grows::Width && self.path.targets.len() > 1 {
+            return Err(LabError::Sweep {
+                field: "growth",
+                problem: format!(
+                    "`{}` grows the width of experts, which several doublings cannot; leave `doubling` out",
+                    recipe.name
+                ),
+            });
+        }
         for &target in &self.path.targets {
             let operator = Upcycle::new(recipe.clone(), target).at_step(tau);
             // The recipe must be able to reach the target; better said now than in the middle of the sweep.
@@ -351,10 +360,14 @@ impl Points<'_> {
             check_growth(&operator, before, &[])?;
             shapes.push(grown_shape(&operator, before)?);
         }
+        let grown = &shapes[shapes.len() - 1];
         let mut big = scale.model.clone();
-        big.experts = shapes[shapes.len() - 1].experts;
+        big.experts = grown.experts;
+        if recipe.dense.is_none() {
+            (big.top_k, big.d_expert) = (grown.top_k, grown.d_expert);
+        }
         big.validate()?;
-        check_equal_compute(recipe, &shapes[shapes.len() - 1], &big)?;
+        check_equal_compute(recipe, grown, &big)?;
 
         let mut begin = |model| planner.begin(Line::new(scale, model, seed, times, after));
         let (fixed_e, fixed_me) = (begin(&scale.model)?, begin(&big)?);
@@ -365,11 +378,17 @@ impl Points<'_> {
         let mut operators = Vec::new();
         let steps = times.growth_steps(self.path.targets.len(), stages)?;
         check_releases(recipe, &steps)?;
-        for (shape, at) in shapes[1..].iter().zip(&steps) {
-            let upcycle = planner.upcycle(&line, *at, recipe, shape)?;
+        let targets = self.path.targets.iter();
+        for ((shape, &target), at) in shapes[1..].iter().zip(targets).zip(&steps) {
+            let upcycle = planner.upcycle(&line, *at, recipe, target, shape)?;
             line = line.grown(shape, &upcycle, *at, &recipe.name, &steps);
             operators.push(upcycle);
         }
+        let grows = match recipe.grows {
+            Grows::Experts => None,
+            Grows::ExpertsAndTopK => Some(upcycle_report::Grows::ExpertsAndTopK),
+            Grows::Width => Some(upcycle_report::Grows::Width),
+        };
         let (recipe, of_paper) = match self.path.growth {
             Growth::Jump => (name.to_owned(), recipe.of_paper),
             // The paper grows at once.
@@ -389,6 +408,7 @@ impl Points<'_> {
                     transition: times.transition,
                     length: times.length,
                     cpt_lr: after.lr,
+                    grows,
                 },
                 recipe: recipe.clone(),
                 of_paper,

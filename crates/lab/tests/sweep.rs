@@ -20,6 +20,7 @@ use upcycle_lab::{
 };
 use upcycle_lm::WeightSink;
 use upcycle_operator::{LayerPlan, ReplicationPlan, Verification};
+use upcycle_report::Grows;
 use upcycle_train::{
     CompareJob, Engine, Evaluation, Start, TrainError, TrainEvent, TrainJob, TrainOutcome,
     UpcycleJob, UpcycleOutcome,
@@ -709,4 +710,34 @@ fn a_failed_stage_stops_the_run_and_keeps_what_is_finished() {
     let (engine, events) = (Fake::default(), Events::default());
     run(&plan.graph, &engine, &data(), &store, &events).unwrap();
     assert!(events.cached.load(Ordering::SeqCst) > 0);
+}
+
+#[test]
+fn what_grows_is_the_same_for_the_model_of_the_final_shape() {
+    let mut config = quick();
+    (config.seeds, config.cpt) = (1, vec![0.5]);
+    config.recipes = ["exact", "growing-top-k", "wider"].map(String::from).into();
+    let plan = plan(&config);
+    let shape = |key| {
+        let model = &plan.graph.get(key).unwrap().model;
+        [model.experts, model.top_k, model.d_expert]
+    };
+    let expected = [
+        ([16, 2, 16], None),
+        ([16, 4, 16], Some(Grows::ExpertsAndTopK)),
+        ([8, 2, 32], Some(Grows::Width)),
+    ];
+    for (cell, (grown, grows)) in plan.cells.iter().zip(expected) {
+        assert_eq!(shape(&cell.fixed_e), [8, 2, 16]);
+        assert_eq!(shape(&cell.upcycled), grown);
+        assert_eq!(shape(&cell.fixed_me), grown);
+        assert_eq!(cell.setting.grows, grows);
+    }
+    config.growth = vec![Growth::Doubling];
+    config.multipliers = vec![4.0];
+    let error = SweepPlan::new(&config, &data(), "cpu").unwrap_err();
+    assert!(
+        error.to_string().contains("leave `doubling` out"),
+        "{error}"
+    );
 }

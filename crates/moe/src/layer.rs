@@ -41,6 +41,20 @@ pub struct MoeLayer<B: Backend> {
     lineage: Lineage,
     #[module(skip)]
     boost: Option<Boost>,
+    #[module(skip)]
+    resized: Resized,
+}
+
+/// What a growth made of a layer's experts of a token and of the width of its experts; none where they are as ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resized {
+    /// Experts of a token now, K.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<usize>,
+    /// Hidden width of an expert now, F.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub d_expert: Option<usize>,
 }
 
 /// Learning rates of a grown layer for some steps after its growth, so that replicas part sooner.
@@ -67,6 +81,15 @@ pub struct GrowthState {
     /// Learning rates after the last growth; none where they are as usual.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boost: Option<Boost>,
+    /// K and F where a growth changed them.
+    #[serde(default, skip_serializing_if = "Resized::is_none")]
+    pub resized: Resized,
+}
+
+impl Resized {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What a layer is said to know of its growths and cannot be.
@@ -114,6 +137,7 @@ impl MoeLayerConfig {
             ),
             lineage: Lineage::new(self.router.experts),
             boost: None,
+            resized: Resized::default(),
         }
     }
 }
@@ -125,6 +149,7 @@ impl GrowthState {
             lineage: Lineage::new(experts),
             two_level: None,
             boost: None,
+            resized: Resized::default(),
         }
     }
 
@@ -142,15 +167,17 @@ impl GrowthState {
             lineage: self.lineage.clone(),
             two_level: self.two_level.clone().filter(held),
             boost: self.boost.filter(|boost| step < boost.until),
+            resized: self.resized,
         }
     }
 
     /// Checks that growths lead from at least `top_k` sources to the experts of now, each from the experts of the one
-    /// before.
+    /// before. Where a growth changed K, that is what counts in place of `top_k`.
     ///
     /// # Errors
     /// What is wrong.
     pub fn check(&self, top_k: usize) -> Result<(), GrowthError> {
+        let top_k = self.resized.top_k.unwrap_or(top_k);
         let experts = self.experts();
         let fail = |problem| Err(GrowthError(problem));
         if !self.lineage.is_whole() {
@@ -182,6 +209,7 @@ impl<B: Backend> MoeLayer<B> {
         Self {
             lineage: Lineage::new(router.config.experts),
             boost: None,
+            resized: Resized::default(),
             router,
             experts,
         }
@@ -198,15 +226,16 @@ impl<B: Backend> MoeLayer<B> {
             lineage: self.lineage.clone(),
             two_level: self.router.config.two_level.clone(),
             boost: self.boost,
+            resized: self.resized,
         }
     }
 
-    /// Takes on the growths of another layer of the same origin. Where the number of experts changes, parameters get the
+    /// Takes on the growths of another layer of the same origin. Where the number or the width of experts changes, parameters get the
     /// shape of the grown layer and the value 0, for a record to be loaded into.
     pub fn restore(&mut self, state: GrowthState, device: &B::Device) {
-        let [found, d, f] = self.experts.gate_edf.dims();
-        let e = state.experts();
-        if e != found {
+        let [_, d, f] = self.experts.gate_edf.dims();
+        let (e, f) = (state.experts(), state.resized.d_expert.unwrap_or(f));
+        if [e, d, f] != self.experts.gate_edf.dims() {
             self.router.weight_ed = Param::from_tensor(Tensor::zeros([e, d], device));
             self.router.selection_bias_e = Initializer::state([e], device);
             self.experts = Experts {
@@ -226,6 +255,10 @@ impl<B: Backend> MoeLayer<B> {
         self.router.config.two_level = state.two_level;
         self.lineage = state.lineage;
         self.boost = state.boost;
+        self.resized = state.resized;
+        if let Some(top_k) = state.resized.top_k {
+            self.router.config.top_k = top_k;
+        }
     }
 
     /// Parameters whose learning rate is now another than usual, with its factor.

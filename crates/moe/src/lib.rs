@@ -24,7 +24,9 @@ pub use balancing::BalancingConfig;
 pub use dense::{DenseModel, DenseNetwork};
 pub use experts::{Experts, ExpertsRecord};
 pub use init::Initializer;
-pub use layer::{Boost, GrowthError, GrowthState, MoeLayer, MoeLayerConfig, MoeLayerRecord};
+pub use layer::{
+    Boost, GrowthError, GrowthState, MoeLayer, MoeLayerConfig, MoeLayerRecord, Resized,
+};
 pub use lineage::Lineage;
 pub use model::{MoeModel, MoeSite};
 pub use pattern::LayerPattern;

@@ -2,11 +2,11 @@
 
 use burn::{
     module::{Param, ParamId},
-    tensor::backend::Backend,
+    tensor::{Tensor, backend::Backend},
 };
 use upcycle_kernels::MoeAutodiffBackend;
 use upcycle_moe::{
-    Experts, GrowthState, Initializer, MoeLayer, MoeModel, MoeSite, TieBreak, TwoLevel,
+    Experts, GrowthState, Initializer, MoeLayer, MoeModel, MoeSite, Resized, TieBreak, TwoLevel,
 };
 
 use crate::{
@@ -15,8 +15,9 @@ use crate::{
     evidence::Evidence,
     experts::{ExpertMatrices, rms},
     forecast::{Forecaster, RoutingForecast, RoutingRule},
+    grows::Grows,
     layer::LayerGrowth,
-    optimizer::{AdamState, OptimizerPolicy},
+    optimizer::{AdamState, OptimizerPolicy, widen_moments},
     parameter::{host, on_device, replace},
     router::RouterRows,
     tie_break::Directions,
@@ -104,13 +105,17 @@ impl Upcycle {
             let plain = two_level.is_none();
             let layer = self.prepare(site, &growth, evidence, two_level, &mut deviations)?;
             let config = site.layer.router.config();
-            let (rule, top_k) = (RoutingRule::of(config), config.top_k);
+            let rule = RoutingRule::of(config);
+            let top_k = [
+                config.top_k,
+                layer.state.resized.top_k.unwrap_or(config.top_k),
+            ];
             if plain && sampled.contains(&growth.index) {
                 let scale = site.norm_d.map(|norm| host(norm.val().inner()));
                 let scale = scale.unwrap_or_else(|| vec![1.0; layer.before.d]);
                 let source_of = growth.plan.source_of();
                 let rows = [&layer.before, &layer.after];
-                forecaster.add(&rule, growth.index, rows, source_of, &scale, [top_k; 2]);
+                forecaster.add(&rule, growth.index, rows, source_of, &scale, top_k);
             }
             prepared.push(layer);
         }
@@ -123,12 +128,11 @@ impl Upcycle {
         let policy = &self.recipe.optimizer;
         let layers = model.moe_layers_mut().into_iter().zip(layers());
         for ((layer, growth), prepared) in layers.zip(prepared) {
-            deviations.extend(grow_experts(
-                &mut layer.experts,
-                optimizer,
-                policy,
-                &growth,
-            )?);
+            let experts = &mut layer.experts;
+            match (self.recipe.grows, prepared.state.resized.d_expert) {
+                (Grows::Width, Some(width)) => widen_experts(experts, optimizer, width)?,
+                _ => deviations.extend(grow_experts(experts, optimizer, policy, &growth)?),
+            }
             grow_router(layer, optimizer, policy, &growth, prepared)?;
         }
         Ok(Grown {
@@ -169,12 +173,22 @@ impl Upcycle {
             );
             OperatorError::ModelMismatch(problem)
         };
+        let config = router.config();
+        let [experts, _, width] = site.layer.experts.gate_edf.dims();
+        let shape = [experts, config.top_k, width];
+        let [_, top_k, d_expert] = self.recipe.grows.shape(shape, self.target_experts)?;
+        let already = site.layer.growth_state().resized;
+        let resized = Resized {
+            top_k: (top_k != config.top_k).then_some(top_k).or(already.top_k),
+            d_expert: (d_expert != width).then_some(d_expert).or(already.d_expert),
+        };
         let state = GrowthState {
             lineage: lineage.ok_or_else(mismatch)?,
             two_level,
             boost: self.recipe.boost.map(|boost| boost.begun_at(self.step)),
+            resized,
         };
-        (state.check(router.config().top_k)).map_err(|error| {
+        (state.check(config.top_k)).map_err(|error| {
             OperatorError::GrownModel(format!("MoE layer {}: {error}", growth.index))
         })?;
         Ok(Prepared {
@@ -303,6 +317,30 @@ fn grow_experts<B: MoeAutodiffBackend, O: AdamState<B>>(
         replace(weight, after);
     }
     Ok(deviation)
+}
+
+/// Experts of one layer, and their moments, with copies of all neurons up to a multiple of their width.
+fn widen_experts<B: MoeAutodiffBackend, O: AdamState<B>>(
+    experts: &mut Experts<B>,
+    optimizer: &mut O,
+    width: usize,
+) -> Result<(), OperatorError> {
+    let [_, _, f] = experts.gate_edf.dims();
+    let copies = width / f;
+    let weights = [
+        (&mut experts.gate_edf, 2, 1.0),
+        (&mut experts.up_edf, 2, 1.0),
+        // Every copy of a neuron adds its share of what the neuron added.
+        (&mut experts.down_efd, 1, 1.0 / copies as f32),
+    ];
+    for (weight, axis, share) in weights {
+        let before = weight.val().inner();
+        if weight.is_require_grad() {
+            widen_moments::<B, O>(optimizer, weight.id, before.dims(), axis, copies)?;
+        }
+        replace(weight, Tensor::cat(vec![before * share; copies], axis));
+    }
+    Ok(())
 }
 
 /// Router rows and biases of one layer, the rows' moments, and what the layer knows of its growths.

@@ -31,6 +31,8 @@ const RECIPES: &[(&str, &str)] = recipes!(
     "hyperplane",
     "dormant",
     "new-experts",
+    "growing-top-k",
+    "wider",
     "sparse-upcycling",
     "drop-upcycling",
     "virtual-groups",

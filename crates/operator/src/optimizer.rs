@@ -203,6 +203,31 @@ where
     }
 }
 
+/// Moments of parameter `id`, of dimensions `dims`, grown along an axis of neurons, each of which has `copies` afterwards: the
+/// first keeps them, and those of the others are zero.
+pub(crate) fn widen_moments<B: MoeAutodiffBackend, O: AdamState<B>>(
+    optimizer: &mut O,
+    id: ParamId,
+    dims: [usize; 3],
+    axis: usize,
+    copies: usize,
+) -> Result<(), OperatorError> {
+    if optimizer.is_empty() {
+        return Ok(());
+    }
+    let mut momentum = optimizer.moments_of(id, dims)?;
+    let widened = |moment: Tensor<B::InnerBackend, 3>| {
+        let mut parts = vec![moment.zeros_like(); copies];
+        parts[0] = moment;
+        Tensor::cat(parts, axis)
+    };
+    momentum.moment_1 = widened(momentum.moment_1);
+    momentum.moment_2 = widened(momentum.moment_2);
+    momentum.max_moment_2 = momentum.max_moment_2.map(widened);
+    optimizer.set_moments(id, momentum);
+    Ok(())
+}
+
 /// `factor_e * moment[source of e]`, and for replicas `neighbours * moment[neighbour of the source]` more.
 fn grown<B: Backend, const D: usize>(
     moment: Tensor<B, D>,

@@ -8,6 +8,7 @@ use crate::{
     dense::DenseSource,
     error::OperatorError,
     experts::ExpertInit,
+    grows::Grows,
     measurement::Measurement,
     optimizer::OptimizerPolicy,
     router::{RouterExtension, TieBreakKind},
@@ -23,6 +24,9 @@ pub struct Recipe {
     /// Whether it is the paper's method, as reports have to say.
     #[serde(default, skip_serializing_if = "is_false")]
     pub of_paper: bool,
+    /// What there is more of afterwards.
+    #[serde(default, skip_serializing_if = "Grows::is_experts")]
+    pub grows: Grows,
     /// Which experts are copied.
     pub selection: Selection,
     /// What the weights of replicas are.
@@ -63,6 +67,7 @@ impl Recipe {
             .and_then(|()| self.optimizer.validate())
             .and_then(|()| self.validate_shuffle())
             .and_then(|()| self.boost.map_or(Ok(()), |boost| boost.validate()))
+            .and_then(|()| self.grows.validate(self))
             .and(dense)
             .map_err(|(field, problem)| OperatorError::Recipe {
                 field,

@@ -6,6 +6,7 @@ use crate::{
     dense::DenseSource,
     error::OperatorError,
     evidence::{Evidence, LayerEvidence},
+    grows::Grows,
     layer::LayerGrowth,
     measurement::Measurement,
     plan::{LayerPlan, ReplicationPlan},
@@ -22,7 +23,8 @@ use crate::{
 pub struct Upcycle {
     /// Every choice.
     pub recipe: Recipe,
-    /// Experts a layer afterwards, mE.
+    /// Experts a layer afterwards, mE. With a recipe that [grows](crate::Grows) the width of experts, as many of before would
+    /// have the parameters of those afterwards.
     pub target_experts: usize,
     /// Source of all randomness.
     pub seed: u64,
@@ -132,6 +134,11 @@ impl Upcycle {
             plan: ReplicationPlan { layers: Vec::new() },
             scores: Vec::new(),
         };
+        if self.recipe.grows == Grows::Width {
+            choice.plan.layers = vec![LayerPlan::from_counts(&vec![1; experts]); layers];
+            choice.scores = vec![Vec::new(); layers];
+            return Ok(choice);
+        }
         for layer in 0..layers {
             let scores = scores(layer)?;
             let seed = LayerSeed::new(self.seed, experts, layer).of("selection");

@@ -5,7 +5,7 @@
 mod common;
 
 use burn::{
-    module::{Param, ParamId},
+    module::{Module, Param, ParamId},
     optim::{AdamWConfig, GradientsParams, Optimizer},
     tensor::Tensor,
 };
@@ -344,6 +344,60 @@ fn moments_are_where_the_policy_says_and_a_step_is_finite() {
         let (stepped, state) = step(pair.big.clone(), after.clone());
         assert!(logits(&stepped).iter().all(|value| value.is_finite()));
         assert!(!state.is_empty());
+    }
+}
+
+#[test]
+fn more_active_and_wider_experts_keep_the_function_and_copies_part() {
+    for score in [ScoreFunction::Sigmoid, ScoreFunction::TopKSoftmax] {
+        let parent = trained(&config(score, true, 2));
+        for (name, factor, shape) in [
+            ("growing-top-k", 2, [16, 4, 6]),
+            ("growing-top-k", 3, [24, 6, 6]),
+            ("wider", 2, [8, 2, 12]),
+            ("wider", 3, [8, 2, 18]),
+        ] {
+            let named = Recipe::named(name).unwrap();
+            let pair = grow_model(&parent, named, 8 * factor, &Evidence::default());
+            let after = pair.big.config();
+            assert_eq!([after.experts, after.top_k, after.d_expert], shape);
+            assert!(difference(&pair) < 2e-5, "{name}: {}", difference(&pair));
+
+            // Halves of what there is are copies of each other, and are none after a step.
+            let largest = |model: &Lm<B>| {
+                let layer = model.moe_layers().next().unwrap();
+                let up = layer.experts.up_edf.val();
+                let axis = if name == "wider" { 2 } else { 0 };
+                let parts = up.chunk(factor, axis);
+                let distance = (parts[0].clone() - parts[1].clone()).abs().max();
+                distance.into_scalar()
+            };
+            assert_eq!(largest(&pair.big), 0.0);
+            let (stepped, _) = step(pair.big.clone(), pair.optimizer[1].clone());
+            assert!(largest(&stepped) > 1e-4, "{name}");
+
+            // A record of it can be loaded into the model that it came from.
+            let mut again: Lm<B> = parent.0.config().init(7, &FlexDevice).unwrap();
+            again
+                .restore(pair.big.growth_states(), &FlexDevice)
+                .unwrap();
+            let again = again.load_record(pair.big.clone().into_record());
+            assert_eq!(again.config(), after);
+            assert_eq!(logits(&again), logits(&pair.big));
+
+            // Further experts of them are of the new shape.
+            let next = recipe(Selection::Uniform {}, NOISE, OptimizerPolicy::Copy {});
+            let twice = operator(next, 2 * after.experts);
+            let (mut big, mut optimizer) = (pair.big.clone(), pair.optimizer[1].clone());
+            twice
+                .grow(&mut big, &mut optimizer, &Evidence::default())
+                .unwrap();
+            let twice = big.config();
+            assert_eq!(
+                [twice.experts, twice.top_k, twice.d_expert],
+                [2 * shape[0], shape[1], shape[2]]
+            );
+        }
     }
 }
 

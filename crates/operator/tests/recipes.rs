@@ -84,4 +84,18 @@ fn times_and_rates_that_cannot_be_are_named() {
         let error = error(&boosted.replace(from, to));
         assert!(error.contains(&format!("`{expected}`")), "{to}: {error}");
     }
+    let wider = include_str!("../recipes/wider.toml");
+    for (from, to, expected) in [
+        ("kind = \"uniform\"", "kind = \"random\"", "selection.kind"),
+        ("kind = \"copy\"", "kind = \"bias-noise\"", "router.kind"),
+        ("kind = \"reset-new\"", "kind = \"reset\"", "optimizer.kind"),
+        (
+            "[router]",
+            "[experts]\nkind = \"orthogonal\"\n[router]",
+            "experts.kind",
+        ),
+    ] {
+        let error = error(&wider.replace(from, to));
+        assert!(error.contains(&format!("`{expected}`")), "{to}: {error}");
+    }
 }

@@ -5,7 +5,7 @@ use crate::results::{Cell, Results};
 /// The name of a column and what stands there.
 type Column = (&'static str, fn(&Cell) -> String);
 
-const COLUMNS: [Column; 35] = [
+const COLUMNS: [Column; 36] = [
     ("scale", |c| c.setting.scale.clone()),
     ("backend", |c| c.backend.clone()),
     ("data", |c| c.setting.data.clone()),
@@ -49,6 +49,7 @@ const COLUMNS: [Column; 35] = [
     ("test_loss_upcycled", |c| optional(c.test_loss_upcycled)),
     ("test_loss_fixed_me", |c| optional(c.test_loss_fixed_me)),
     ("cpt_lr", |c| optional(c.setting.cpt_lr)),
+    ("grows", |c| optional(c.setting.grows)),
 ];
 
 /// Nothing where there is no value.
@@ -102,7 +103,7 @@ mod tests {
                       logit_difference,largest_logit_difference,changed_sources,twin_coselection,\
                       gap_closure,train_flops_fixed_e,train_flops,train_flops_fixed_me,\
                       wall_seconds_fixed_e,wall_seconds,wall_seconds_fixed_me,\
-                      length,test_loss_fixed_e,test_loss_upcycled,test_loss_fixed_me,cpt_lr\n";
+                      length,test_loss_fixed_e,test_loss_upcycled,test_loss_fixed_me,cpt_lr,grows\n";
         assert_eq!(csv(&sample::empty()), header);
     }
 

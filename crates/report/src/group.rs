@@ -87,6 +87,7 @@ fn same_but_for_length(a: &Setting, b: &Setting) -> bool {
         && a.target_experts == b.target_experts
         && a.top_k == b.top_k
         && a.cpt_lr == b.cpt_lr
+        && a.grows == b.grows
         && a.transition.is_some() == b.transition.is_some()
 }
 
@@ -106,11 +107,11 @@ fn name(mut groups: Vec<Group<'_>>) -> Vec<Group<'_>> {
     let mut taken: Vec<String> = Vec::new();
     for group in &mut groups {
         let s = group.setting;
-        let mut label = format!(
-            "{}, {} to {} experts, top-{}",
-            s.scale, s.experts, s.target_experts, s.top_k
-        );
+        let mut label = format!("{}, {}", s.scale, s.growth_name());
         let mut stem = format!("{}_{}x{}_k{}", s.scale, s.experts, s.multiplier, s.top_k);
+        if let Some(grows) = s.grows {
+            stem += &format!("_{grows}");
+        }
         if several_data {
             label += &format!(", {}", s.data);
             stem += &format!("_{}", s.data);

@@ -28,7 +28,8 @@ pub use files::write;
 pub use markdown::markdown;
 pub use page::html;
 pub use results::{
-    Arm, Cell, Curve, Environment, Overrides, RecipeRow, Results, RoutingRow, Setting, TwinPoint,
+    Arm, Cell, Curve, Environment, Grows, Overrides, RecipeRow, Results, RoutingRow, Setting,
+    TwinPoint,
 };
 pub use rows::read_csv;
 pub use table::table;

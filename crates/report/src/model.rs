@@ -24,7 +24,7 @@ impl<'a> Model<'a> {
         match self {
             Self::FixedE => format!("Fixed-{}", setting.experts),
             Self::Upcycled(recipe) => recipe.to_owned(),
-            Self::FixedMe => format!("Fixed-{}", setting.target_experts),
+            Self::FixedMe => setting.fixed_me_name(),
         }
     }
 }

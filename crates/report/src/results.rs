@@ -1,5 +1,7 @@
 //! What a sweep found out: plain rows that the CSV file, the terminal table and the report are made from.
 
+use std::{fmt, str::FromStr};
+
 use serde::{Deserialize, Serialize};
 
 use crate::number::{count, percent};
@@ -105,9 +107,75 @@ pub struct Setting {
     /// Stable learning rate after the operator over that before it, in sweeps that change it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpt_lr: Option<f64>,
+    /// What there is m times as much of after upcycling, where that is not the number of experts alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grows: Option<Grows>,
+}
+
+/// What there is m times as much of after upcycling, beside or in place of the number of experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Grows {
+    /// Experts, and the experts of a token.
+    ExpertsAndTopK,
+    /// The hidden width of experts; their number stays.
+    Width,
+}
+
+impl fmt::Display for Grows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ExpertsAndTopK => "experts-and-top-k",
+            Self::Width => "width",
+        })
+    }
+}
+
+impl FromStr for Grows {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let mut all = [Self::ExpertsAndTopK, Self::Width].into_iter();
+        let found = all.find(|it| it.to_string() == name);
+        found.ok_or_else(|| format!("nothing that grows is called `{name}`"))
+    }
 }
 
 impl Setting {
+    /// What grows in words, such as `8 to 16 experts, top-2`.
+    pub fn growth_name(&self) -> String {
+        let Self {
+            experts,
+            target_experts,
+            top_k,
+            multiplier,
+            ..
+        } = self;
+        match self.grows {
+            None => format!("{experts} to {target_experts} experts, top-{top_k}"),
+            Some(Grows::ExpertsAndTopK) => {
+                let grown = *top_k as f64 * multiplier;
+                format!("{experts} to {target_experts} experts, top-{top_k} to top-{grown}")
+            }
+            Some(Grows::Width) => {
+                format!("{experts} experts to {multiplier} times their width, top-{top_k}")
+            }
+        }
+    }
+
+    /// Name of the model of the final shape.
+    pub fn fixed_me_name(&self) -> String {
+        let Self {
+            target_experts,
+            multiplier,
+            ..
+        } = self;
+        match self.grows {
+            Some(Grows::Width) => format!("Fixed-{target_experts}, {multiplier} times as wide"),
+            _ => format!("Fixed-{target_experts}"),
+        }
+    }
+
     /// Where on the axis of its group: the transition in sweeps that move tau, else the CPT fraction.
     pub fn place(&self) -> f64 {
         self.transition.unwrap_or(self.cpt_fraction)

@@ -53,6 +53,7 @@ impl Row<'_> {
                 transition: self.optional("transition")?,
                 length: self.optional("length")?,
                 cpt_lr: self.optional("cpt_lr")?,
+                grows: self.optional("grows")?,
             },
             recipe: self.value("recipe")?,
             seed: self.value("seed")?,
@@ -121,7 +122,7 @@ mod tests {
         let text = csv(&sample::results());
         let older: String = text
             .lines()
-            .map(|line| line.rsplitn(6, ',').last().unwrap_or(line).to_owned() + "\n")
+            .map(|line| line.rsplitn(7, ',').last().unwrap_or(line).to_owned() + "\n")
             .collect();
         let read = read_csv("older", &older).unwrap();
         assert!(

@@ -157,6 +157,7 @@ fn setting(top_k: usize, cpt_fraction: f64) -> Setting {
         transition: None,
         length: None,
         cpt_lr: None,
+        grows: None,
     }
 }
 

@@ -64,7 +64,8 @@ pub fn table(results: &Results) -> String {
 fn rows(group: &Group) -> Vec<(String, Row<String>)> {
     let setting = group.setting;
     let mut heading = format!("{}, {}", setting.data, setting.protocol);
-    let names = [setting.cpt_lr_name(), setting.length_name()];
+    let growth = setting.grows.map(|_| setting.growth_name());
+    let names = [growth, setting.cpt_lr_name(), setting.length_name()];
     heading.extend(names.into_iter().flatten().map(|name| format!(", {name}")));
     let comparisons = group.comparisons();
     comparisons

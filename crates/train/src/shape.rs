@@ -22,7 +22,14 @@ pub fn grown_shape(operator: &Upcycle, config: &LmConfig) -> Result<LmConfig, Tr
         grown.top_k = layer.router.top_k;
         grown.gate_scale = layer.router.scale;
     }
-    grown.experts = target;
+    let shape = [config.experts, config.top_k, config.d_expert];
+    match config.moe_layers() {
+        0 => grown.experts = target,
+        _ => {
+            let shape = operator.recipe.grows.shape(shape, target)?;
+            [grown.experts, grown.top_k, grown.d_expert] = shape;
+        }
+    }
     let invalid = |error: upcycle_lm::ConfigError| OperatorError::GrownModel(error.to_string());
     grown.validate().map_err(invalid)?;
     Ok(grown)

@@ -73,7 +73,7 @@ impl<'a> Line<'a> {
     ) -> Self {
         let name = match model.moe_layers() {
             0 => "dense".to_owned(),
-            _ => format!("fixed-{}", model.experts),
+            _ => format!("fixed-{}{}", model.experts, wider(model, scale)),
         };
         let decays = times.budgets.iter().map(|budget| budget.decay_from);
         let mut cuts: Vec<u64> = decays.chain(times.earlier.iter().copied()).collect();
@@ -127,8 +127,12 @@ impl<'a> Line<'a> {
         cuts.dedup();
         Self {
             label: format!(
-                "{}/{from}->{} {recipe} k{} seed {}",
-                scale.name, model.experts, model.top_k, self.seed
+                "{}/{from}->{}{} {recipe} k{} seed {}",
+                scale.name,
+                model.experts,
+                wider(model, scale),
+                model.top_k,
+                self.seed
             ),
             model: model.clone(),
             origin: Origin::Stage(upcycle.clone()),
@@ -141,6 +145,14 @@ impl<'a> Line<'a> {
             cuts,
             ..self.clone()
         }
+    }
+}
+
+/// Names the width of experts that is not the scale's.
+fn wider(model: &LmConfig, scale: &Scale) -> String {
+    match model.d_expert == scale.model.d_expert {
+        true => String::new(),
+        false => format!(" of width {}", model.d_expert),
     }
 }
 
@@ -276,6 +288,7 @@ impl<'a> Planner<'a> {
         line: &Line,
         at: u64,
         recipe: &Recipe,
+        target: usize,
         grown: &LmConfig,
     ) -> Result<StageKey, LabError> {
         // `at` is behind the first step of the line, or the line begins with a stage.
@@ -283,7 +296,6 @@ impl<'a> Planner<'a> {
             Some(parent) => parent,
             None => self.train(line, None, 0..at, Phase::Stable)?,
         };
-        let target = grown.experts;
         let spec = StageSpec::Upcycle {
             parent: parent.clone(),
             spec: Box::new(UpcycleSpec {

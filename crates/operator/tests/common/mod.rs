@@ -36,6 +36,7 @@ pub fn recipe(selection: Selection, router: RouterExtension, optimizer: Optimize
     Recipe {
         name: "test".into(),
         of_paper: false,
+        grows: Grows::Experts,
         selection,
         experts: ExpertInit::Copy {},
         router,

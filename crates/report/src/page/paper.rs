@@ -40,6 +40,7 @@ fn over_places(groups: &[Group], palette: &Palette, tau_moves: bool) -> Option<T
     let rows: Vec<(&Group, &str)> = groups
         .iter()
         .filter(|group| group.setting.transition.is_some() == tau_moves)
+        .filter(|group| group.setting.grows.is_none())
         .filter(|group| group.places().iter().any(near))
         .flat_map(|group| {
             let recipes = group.recipes().into_iter();
@@ -228,6 +229,7 @@ fn scales(groups: &[Group], palette: &Palette) -> Option<Table> {
                 && doubled
                 && matches!(group.setting.experts, 32 | 256)
                 && group.setting.transition.is_none()
+                && group.setting.grows.is_none()
                 && group.places().contains(&place)
         });
         let Some(group) = group else { continue };
