@@ -19,6 +19,7 @@ const RECIPES: &[(&str, &str)] = recipes!(
     "paper-saliency",
     "paper-fisher",
     "uniform",
+    "uniform-moments",
     "exact",
     "exact-random",
     "exact-untied",
