@@ -26,8 +26,9 @@ pub struct InspectArgs {
     /// A checkpoint, the folder of a training run, or a model of the Hugging Face hub.
     #[arg(value_name = "DIR|hf:ORG/NAME[@REVISION]")]
     dir: String,
-    /// Layout of a family of Hugging Face checkpoints that is not built in: a TOML file, see docs/huggingface.md.
-    #[arg(long, value_name = "FILE")]
+    /// Layout of a family of Hugging Face checkpoints that is not built in: the name of one that it follows (`upcycle
+    /// --families` lists them), or a TOML file, see docs/huggingface.md.
+    #[arg(long, value_name = "NAME|FILE")]
     layout: Option<PathBuf>,
     /// Print as JSON.
     #[arg(long)]
@@ -147,7 +148,8 @@ impl InspectArgs {
 
     /// Shows the checkpoint of transformers in `dir`.
     fn run_hf(&self, dir: &Path) -> Result<()> {
-        let layout = self.layout.as_deref().map(Layout::read).transpose()?;
+        let layout = self.layout.as_deref();
+        let layout = layout.map(Layout::named_or_read).transpose()?;
         let checkpoint = HfCheckpoint::open(dir, layout)?;
         let found = checkpoint.inspect()?;
         if self.json {
@@ -195,6 +197,11 @@ impl InspectArgs {
         ];
         for (layer, stats) in &found.routers {
             rows.push(("router", format!("layer {layer}: {}", router_text(stats))));
+        }
+        for layer in &found.prediction_layers {
+            let text =
+                format!("layer {layer}: multi-token prediction, which the model does not run");
+            rows.push(("MoE layer", text));
         }
         for (name, size) in &found.shards {
             rows.push(("file", format!("{name}, {}", number::bytes(*size))));

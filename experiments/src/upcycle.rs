@@ -36,6 +36,9 @@ impl UpcycleArgs {
     /// # Errors
     /// With a sentence on what is wrong and what to do.
     pub fn run(self) -> Result<()> {
+        if self.hf.families {
+            return hf::print_families();
+        }
         let from = sources::folder(&self.from)?;
         if sources::is_hugging_face(&from) {
             return self.run_hf(&from);

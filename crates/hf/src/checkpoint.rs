@@ -99,6 +99,46 @@ impl HfCheckpoint {
     /// # Errors
     /// If a file is missing or damaged, or the files contradict each other.
     pub fn open(dir: &Path, layout: Option<Layout>) -> Result<Self, HfError> {
+        let index = read_index(dir)?;
+        let files = match &index {
+            Some(index) => {
+                let mut files: Vec<String> = index.weight_map.values().cloned().collect();
+                files.sort();
+                files.dedup();
+                check_sidecars(dir, &files)?;
+                files
+            }
+            None => {
+                check_single(dir)?;
+                vec![SINGLE.to_owned()]
+            }
+        };
+        Self::of_files(dir, layout, &files, index.as_ref())
+    }
+
+    /// Opens the checkpoint in `dir` with all safetensors files that lie there, whatever an index says.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), or if there is no such file, files that their names count are missing, or two have a tensor
+    /// of the same name.
+    pub fn open_without_index(dir: &Path, layout: Option<Layout>) -> Result<Self, HfError> {
+        let files = safetensors_in(dir)?;
+        if files.is_empty() {
+            return Err(HfError::file(dir, "there is no safetensors file in it"));
+        }
+        if let Some(missing) = missing_of_series(&files) {
+            let problem = format!("has no {missing}, though there are others of its series");
+            return Err(HfError::file(dir, problem));
+        }
+        Self::of_files(dir, layout, &files, None)
+    }
+
+    fn of_files(
+        dir: &Path,
+        layout: Option<Layout>,
+        files: &[String],
+        index: Option<&Index>,
+    ) -> Result<Self, HfError> {
         if !Self::is_one(dir) {
             let problem = format!("there is no {} in it", ConfigFile::NAME);
             return Err(HfError::file(dir, problem));
@@ -108,17 +148,6 @@ impl HfCheckpoint {
             Some(layout) => layout,
             None => Layout::of(&config.need::<String>("model_type")?, config.path())?,
         };
-        let index = read_index(dir)?;
-        let mut files: Vec<&String> = match &index {
-            Some(index) => index.weight_map.values().collect(),
-            None => Vec::new(),
-        };
-        files.sort();
-        files.dedup();
-        let single = SINGLE.to_owned();
-        if index.is_none() {
-            files.push(&single);
-        }
         let mut checkpoint = Self {
             dir: dir.to_owned(),
             config,
@@ -127,9 +156,9 @@ impl HfCheckpoint {
             tensors: BTreeMap::new(),
         };
         for file in files {
-            checkpoint.add_shard(file, index.as_ref())?;
+            checkpoint.add_shard(file, index)?;
         }
-        for (tensor, file) in index.iter().flat_map(|index| &index.weight_map) {
+        for (tensor, file) in index.into_iter().flat_map(|index| &index.weight_map) {
             if !checkpoint.tensors.contains_key(tensor) {
                 return Err(HfError::Tensor {
                     path: dir.join(file),
@@ -166,7 +195,14 @@ impl HfCheckpoint {
                 offset: header.data + start as u64,
                 bytes: (end - start) as u64,
             };
-            self.tensors.insert(name, entry);
+            if let Some(other) = self.tensors.insert(name.clone(), entry) {
+                let first = self.shards[other.shard].path.display();
+                return Err(HfError::Tensor {
+                    problem: format!("is in {first}, too"),
+                    path,
+                    tensor: name,
+                });
+            }
         }
         self.shards.push(Shard {
             bytes: header.data + header.metadata.data_len() as u64,
@@ -303,6 +339,63 @@ pub(crate) fn is_weights(name: &Path) -> bool {
     ];
     let index = name.to_string_lossy().ends_with(".index.json") && name != Path::new(INDEX);
     index || extension.is_some_and(|extension| weights.contains(&extension))
+}
+
+/// Names of the safetensors files in a folder, in order.
+fn safetensors_in(dir: &Path) -> Result<Vec<String>, HfError> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).map_err(FileError::of("read", dir))? {
+        let entry = entry.map_err(FileError::of("read", dir))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".safetensors") && !name.starts_with('.') {
+            files.push(name);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Without an index there is one file.
+fn check_single(dir: &Path) -> Result<(), HfError> {
+    let files = safetensors_in(dir)?;
+    if files.is_empty() || files.iter().any(|file| file == SINGLE) {
+        return Ok(());
+    }
+    let problem = format!(
+        "is missing, though there are {} safetensors files; download it again, or read all of them with `--without-index`",
+        files.len()
+    );
+    Err(HfError::file(dir.join(INDEX), problem))
+}
+
+/// Weights of multi-token prediction beside the index would stay behind when the others grow.
+fn check_sidecars(dir: &Path, indexed: &[String]) -> Result<(), HfError> {
+    let beside = |file: &&String| {
+        let name = file.to_lowercase();
+        !indexed.contains(file) && (name.contains("mtp") || name.contains("nextn"))
+    };
+    match safetensors_in(dir)?.iter().find(beside) {
+        Some(file) => Err(HfError::file(
+            dir.join(file),
+            format!(
+                "lies beside {INDEX}, which does not name it, and would stay as it is while the others grow; read all files with `--without-index`, which puts its tensors among the others, or move it elsewhere to do without it"
+            ),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// A file that the names of the others, such as `model-00001-of-00003.safetensors`, count and that is not there.
+fn missing_of_series(files: &[String]) -> Option<String> {
+    files.iter().find_map(|file| {
+        let (start, end) = file.strip_suffix(".safetensors")?.split_once("-of-")?;
+        let (stem, number) = start.rsplit_once('-')?;
+        let (count, width) = (end.parse::<usize>().ok()?, number.len());
+        let name = |index: usize| format!("{stem}-{index:0width$}-of-{end}.safetensors");
+        (1..=count.min(100_000))
+            .map(name)
+            .find(|name| !files.contains(name))
+    })
 }
 
 fn read_index(dir: &Path) -> Result<Option<Index>, HfError> {

@@ -20,7 +20,7 @@ use crate::{
     error::HfError,
     floats,
     folder::{NewFolder, check_free},
-    layout::{Layout, ModelLayout, Renormalize},
+    layout::{Choice, Layout, ModelLayout},
     moe::transpose,
     names::{Stored, stored},
     shards::{ShardPlan, TensorMeta},
@@ -349,7 +349,7 @@ fn misfit(model: &LmConfig, layout: &Layout, family: &ModelLayout) -> Option<&'s
         Some("that normalises queries and keys otherwise (see `qk_norm`)")
     } else if model.qk_norm == QkNorm::AllHeads && !all_heads_are_d_model {
         Some("there all heads together are as wide as the model (see `d_head`)")
-    } else if layout.routing.renormalize == Renormalize::Always(true) && !renormalizes(model) {
+    } else if layout.routing.renormalize == Choice::Always(true) && !renormalizes(model) {
         Some("there gates sum to 1 (see `renormalize`)")
     } else if model.moe_layers() < model.layers && family.d_ffn.is_none() {
         Some("that has no dense layers")
@@ -396,8 +396,10 @@ fn fields(
     for field in types {
         set(field, dtype.torch_name().into());
     }
-    if let Renormalize::Field { field, .. } = &layout.routing.renormalize {
-        set(field, renormalizes(model).into());
+    if let Choice::Field { field, .. } = &layout.routing.renormalize {
+        for field in field {
+            set(field, renormalizes(model).into());
+        }
     }
     if is_new {
         set("model_type", layout.model_types[0].clone().into());

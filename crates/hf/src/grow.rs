@@ -1,20 +1,26 @@
 //! Growing the experts of a checkpoint: what every tensor of the grown one is made of.
 
-use std::{fs, io::ErrorKind, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    io::ErrorKind,
+    path::Path,
+};
 
 use serde_json::{Value, json};
 use upcycle_files::FileError;
 use upcycle_operator::{
     Choice, Deviation, ExpertInit, ExpertMatrices, Grows, LayerGrowth, LayerPlan, OperatorError,
-    RouterExtension, RouterRows, Upcycle,
+    Recipe, RouterExtension, RouterRows, Selection, Upcycle,
 };
 
 use crate::{
     checkpoint::{HfCheckpoint, TensorEntry},
     config::ConfigFile,
     error::HfError,
-    layout::Matrix,
-    moe::{Moe, MoeLayer},
+    layout::{Matrix, Stacking},
+    moe::Moe,
+    quantisation::QUANTISATION,
     replica::Replica,
     scores::{GivenScores, check_scores, utility_scores},
     shards::TensorMeta,
@@ -51,6 +57,8 @@ pub struct Growth<'a> {
     order: Vec<Vec<usize>>,
     /// The configuration afterwards.
     pub config: ConfigFile,
+    /// What the user has to know before, in sentences.
+    pub notes: Vec<String>,
     /// The record of the growth that the checkpoint comes from, or null.
     before: Value,
 }
@@ -109,9 +117,7 @@ impl<'a> Growth<'a> {
             check_scores(given, &operator, &moe)?;
         }
         let groups = moe.routing.groups;
-        let choice = operator.choose(moe.layers.len(), moe.experts, groups, |layer| {
-            utility_scores(checkpoint, &moe, &operator, scores.as_ref(), layer)
-        })?;
+        let choice = choose(checkpoint, &moe, &operator, scores.as_ref())?;
         let group = moe.experts / groups;
         let order = choice.plan.layers.iter().map(|plan| {
             let mut order: Vec<usize> = (0..plan.source_of().len()).collect();
@@ -121,20 +127,54 @@ impl<'a> Growth<'a> {
         let order = order.collect();
         let fields = &checkpoint.layout.config;
         let mut config = checkpoint.config.clone();
-        config.set(&fields.experts, operator.target_experts)?;
-        config.set(&fields.top_k, top_k)?;
-        let growth = Self {
+        config.set(&fields.experts, moe.experts, operator.target_experts)?;
+        config.set(&fields.top_k, moe.top_k, top_k)?;
+        let mut growth = Self {
             checkpoint,
             moe,
             operator,
             top_k,
             choice,
             order,
-            config,
+            config: config.clone(),
+            notes: Vec::new(),
             before: record_of(&checkpoint.dir)?,
         };
         growth.check_tensors()?;
+        let mut left = growth.extend_config(&mut config)?;
+        let beside = checkpoint.dir.join(QUANTISATION);
+        if beside.is_file() {
+            let mut lists = ConfigFile::read_from(&beside)?;
+            left.extend(growth.extend_lists(&mut lists, None)?);
+        }
+        growth.config = config;
+        growth.notes = growth.notes(&left);
         Ok(growth)
+    }
+
+    fn notes(&self, left: &[String]) -> Vec<String> {
+        let mut notes = Vec::new();
+        let target = self.operator.target_experts;
+        let layers = self.moe.layers.iter().filter(|layer| !layer.runs);
+        let layers: Vec<&str> = layers.map(|layer| layer.weight.as_str()).collect();
+        if !layers.is_empty() {
+            notes.push(format!(
+                "layers of multi-token prediction are grown as well, by their weights alone: {}",
+                layers.join(", ")
+            ));
+        }
+        for field in left {
+            notes.push(format!(
+                "`{field}` names experts, and was left as it is; see that it holds for replicas, too"
+            ));
+        }
+        // LLAMA_MAX_EXPERTS in llama.cpp's src/llama-hparams.h.
+        if target > 512 {
+            notes.push(format!(
+                "llama.cpp reads at most 512 experts a layer, and there will be {target}"
+            ));
+        }
+        notes
     }
 
     /// What cannot be computed is better said before anything is written.
@@ -155,7 +195,7 @@ impl<'a> Growth<'a> {
             }
             if recipe.experts != (ExpertInit::Copy {}) {
                 self.checkpoint.check_experts(layer, self.moe.experts)?;
-                let matrices = self.checkpoint.layout.experts.names().count();
+                let matrices = self.checkpoint.layout.storage(layer).names().count();
                 if layer.parts.len() > matrices
                     && matches!(recipe.experts, ExpertInit::Shuffle { .. })
                 {
@@ -239,7 +279,7 @@ impl<'a> Growth<'a> {
         &self,
         layer: usize,
         expert: usize,
-    ) -> Result<(Replica, Option<Deviation>), HfError> {
+    ) -> Result<(Replica<'_>, Option<Deviation>), HfError> {
         let tensors = &self.moe.layers[layer];
         let source = self.choice.plan.layers[layer].source_of()[expert];
         let (own, [d, f]) = self.checkpoint.expert(tensors, source)?;
@@ -253,7 +293,7 @@ impl<'a> Growth<'a> {
             expert,
             matrices,
             shape: [d, f],
-            orientation: self.checkpoint.layout.experts.orientation,
+            layout: self.checkpoint.layout.storage(tensors),
         };
         Ok((replica, deviation))
     }
@@ -271,59 +311,127 @@ impl<'a> Growth<'a> {
     /// All tensors of the grown checkpoint.
     pub(crate) fn tensors(&self) -> Result<Vec<OutTensor>, HfError> {
         let checkpoint = self.checkpoint;
-        let pattern = &checkpoint.layout.experts.tensors;
+        let layers = &self.moe.layers;
         let mut in_order: Vec<(&String, &TensorEntry)> = checkpoint.tensors.iter().collect();
         in_order.sort_by_key(|(_, tensor)| (tensor.shard, tensor.offset));
-        let mut written = vec![false; self.moe.layers.len()];
+        let mut written = vec![false; layers.len()];
         let mut tensors = Vec::with_capacity(in_order.len());
+        let of_routers = self.router_tensors();
         for (name, tensor) in in_order {
-            if let Some(place) = pattern.find(name) {
-                let is_layer = |layer: &MoeLayer| {
-                    (layer.layer, layer.before.as_str()) == (place.layer, place.before)
-                };
-                // All experts of a layer go where its first tensor was.
-                if let Some(index) = self.moe.layers.iter().position(is_layer)
-                    && !std::mem::replace(&mut written[index], true)
-                {
-                    self.expert_tensors(index, &mut tensors)?;
+            if let Some(&(layer, role)) = of_routers.get(name.as_str()) {
+                tensors.push(self.router_tensor(name, tensor, layer, role)?);
+                continue;
+            }
+            // All experts of a layer go where its first tensor was.
+            if let Some(layer) = self.layer_of(name) {
+                if !std::mem::replace(&mut written[layer], true) {
+                    self.expert_tensors(layer, &mut tensors)?;
                 }
                 continue;
             }
-            let layer = |of: fn(&MoeLayer) -> Option<&String>| {
-                self.moe
-                    .layers
-                    .iter()
-                    .position(|layer| of(layer) == Some(name))
-            };
-            let mut shape = tensor.shape.clone();
-            let part = if let Some(layer) = layer(|layer| Some(&layer.weight)) {
-                shape[0] = self.operator.target_experts;
-                Part::Rows { layer }
-            } else if let Some(layer) = layer(|layer| layer.bias.as_ref()) {
-                shape[0] = self.operator.target_experts;
-                Part::Bias { layer }
-            } else {
-                Part::copy(tensor, 0, tensor.bytes)
-            };
-            let elements = shape.iter().map(|&dim| dim as u64).product();
-            let parameters = checkpoint.layout.experts.parameters(name, elements);
-            tensors.push(OutTensor {
-                meta: TensorMeta {
-                    name: name.clone(),
-                    dtype: tensor.dtype,
-                    shape,
-                    parameters,
-                },
-                parts: vec![part],
-            });
+            let parts = vec![Part::copy(tensor, 0, tensor.bytes)];
+            tensors.push(self.out_tensor(name, tensor, tensor.shape.clone(), parts));
         }
-        Ok(tensors)
+        let mut names = HashSet::new();
+        match tensors
+            .iter()
+            .find(|tensor| !names.insert(&tensor.meta.name))
+        {
+            Some(twice) => {
+                let problem = "would be there twice, as a replica has the name of another tensor; the layout does not tell experts from what else there is";
+                Err(checkpoint.fault(&twice.meta.name, problem))
+            }
+            None => Ok(tensors),
+        }
+    }
+
+    /// Tensors of routers, by name: the layer, and what they are.
+    fn router_tensors(&self) -> HashMap<&str, (usize, OfRouter)> {
+        let mut tensors = HashMap::new();
+        for (index, layer) in self.moe.layers.iter().enumerate() {
+            tensors.insert(layer.weight.as_str(), (index, OfRouter::Rows));
+            let bias = layer.bias.iter().map(|name| (name, OfRouter::Bias));
+            let further = layer.further.iter().map(|name| (name, OfRouter::Further));
+            for (name, role) in bias.chain(further) {
+                tensors.insert(name, (index, role));
+            }
+        }
+        tensors
+    }
+
+    fn router_tensor(
+        &self,
+        name: &str,
+        tensor: &TensorEntry,
+        layer: usize,
+        role: OfRouter,
+    ) -> Result<OutTensor, HfError> {
+        let mut shape = tensor.shape.clone();
+        let parts = match role {
+            OfRouter::Further => {
+                shape[0] = self.operator.target_experts;
+                self.slices(layer, name, tensor, 1, None)?
+            }
+            OfRouter::Rows | OfRouter::Bias => {
+                let rows = self.moe.experts + self.moe.further_rows;
+                let row = tensor.bytes / rows as u64;
+                let kept = row * self.moe.further_rows as u64;
+                let axis = match role {
+                    OfRouter::Rows => 0,
+                    _ => shape.len() - 1,
+                };
+                shape[axis] = self.operator.target_experts + self.moe.further_rows;
+                let computed = match role {
+                    OfRouter::Rows => Part::Rows { layer },
+                    _ => Part::Bias { layer },
+                };
+                let mut parts = vec![computed];
+                if kept > 0 {
+                    parts.push(Part::copy(tensor, tensor.bytes - kept, kept));
+                }
+                parts
+            }
+        };
+        Ok(self.out_tensor(name, tensor, shape, parts))
+    }
+
+    fn out_tensor(
+        &self,
+        name: &str,
+        tensor: &TensorEntry,
+        shape: Vec<usize>,
+        parts: Vec<Part>,
+    ) -> OutTensor {
+        let elements = shape.iter().map(|&dim| dim as u64).product();
+        OutTensor {
+            meta: TensorMeta {
+                name: name.to_owned(),
+                dtype: tensor.dtype,
+                shape,
+                parameters: self.checkpoint.layout.parameters(name, elements),
+            },
+            parts,
+        }
+    }
+
+    /// The MoE layer that a tensor of an expert belongs to.
+    fn layer_of(&self, name: &str) -> Option<usize> {
+        let sets = self.checkpoint.layout.sets();
+        sets.iter().enumerate().find_map(|(set, (storages, _))| {
+            storages.iter().enumerate().find_map(|(storage, layout)| {
+                let place = layout.tensors.find(name)?;
+                self.moe.layers.iter().position(|layer| {
+                    let is_part = || layer.parts.iter().any(|part| part == place.after);
+                    layer.storage == storage && layer.is_at(set, &place) && is_part()
+                })
+            })
+        })
     }
 
     fn expert_tensors(&self, index: usize, tensors: &mut Vec<OutTensor>) -> Result<(), HfError> {
         let layer = &self.moe.layers[index];
-        let layout = &self.checkpoint.layout.experts;
-        if !layout.tensors.has_expert() {
+        let layout = self.checkpoint.layout.storage(layer);
+        if layout.stacking() != Stacking::Separate {
             for part in &layer.parts {
                 tensors.push(self.stacked_tensor(index, part)?);
             }
@@ -338,17 +446,11 @@ impl<'a> Growth<'a> {
             let source = plan.source_of()[expert];
             for part in &layer.parts {
                 let from = layout.tensors.name(layer.place(Some(source), part));
+                let to = layout.tensors.name(layer.place(Some(place), part));
                 let tensor = self.checkpoint.tensor(&from)?;
                 let replica = self.replica_part(plan, index, expert, part);
-                tensors.push(OutTensor {
-                    meta: TensorMeta {
-                        name: layout.tensors.name(layer.place(Some(place), part)),
-                        dtype: tensor.dtype,
-                        shape: tensor.shape.clone(),
-                        parameters: layout.parameters(part, tensor.elements()),
-                    },
-                    parts: vec![replica.unwrap_or(Part::copy(tensor, 0, tensor.bytes))],
-                });
+                let parts = vec![replica.unwrap_or(Part::copy(tensor, 0, tensor.bytes))];
+                tensors.push(self.out_tensor(&to, tensor, tensor.shape.clone(), parts));
             }
         }
         Ok(())
@@ -365,7 +467,8 @@ impl<'a> Growth<'a> {
         if self.layer(layer).copies_experts() || expert < plan.first_replica() {
             return None;
         }
-        let matrix = self.checkpoint.layout.experts.matrix(part)?;
+        let layer_of = &self.moe.layers[layer];
+        let matrix = self.checkpoint.layout.storage(layer_of).matrix(part)?;
         Some(Part::Replica {
             layer,
             expert,
@@ -375,22 +478,36 @@ impl<'a> Growth<'a> {
 
     fn stacked_tensor(&self, index: usize, part: &str) -> Result<OutTensor, HfError> {
         let layer = &self.moe.layers[index];
-        let layout = &self.checkpoint.layout.experts;
-        let plan = &self.choice.plan.layers[index];
+        let layout = self.checkpoint.layout.storage(layer);
         let name = layout.tensors.name(layer.place(None, part));
         let tensor = self.checkpoint.tensor(&name)?;
         let outer: usize = tensor.shape[..layout.axis].iter().product();
+        let parts = self.slices(index, &name, tensor, outer, Some(part))?;
+        let mut shape = tensor.shape.clone();
+        shape[layout.axis] = shape[layout.axis] / self.moe.experts * self.operator.target_experts;
+        Ok(self.out_tensor(&name, tensor, shape, parts))
+    }
+
+    /// The slices of all experts of a stacked tensor, `outer` times, where `part` of an expert may be changed.
+    fn slices(
+        &self,
+        index: usize,
+        name: &str,
+        tensor: &TensorEntry,
+        outer: usize,
+        part: Option<&str>,
+    ) -> Result<Vec<Part>, HfError> {
+        let plan = &self.choice.plan.layers[index];
         let slices = (outer * self.moe.experts) as u64;
         let slice = tensor.bytes / slices.max(1);
         if slice * slices != tensor.bytes {
-            return Err(self
-                .checkpoint
-                .fault(&name, "has experts that share a byte"));
+            return Err(self.checkpoint.fault(name, "has experts that share a byte"));
         }
         let mut parts: Vec<Part> = Vec::new();
         for row in 0..outer {
             for &expert in &self.order[index] {
-                if let Some(replica) = self.replica_part(plan, index, expert, part) {
+                let replica = part.and_then(|part| self.replica_part(plan, index, expert, part));
+                if let Some(replica) = replica {
                     parts.push(replica);
                     continue;
                 }
@@ -409,19 +526,48 @@ impl<'a> Growth<'a> {
                 }
             }
         }
-        let mut shape = tensor.shape.clone();
-        shape[layout.axis] = self.operator.target_experts;
-        let elements = shape.iter().map(|&dim| dim as u64).product();
-        Ok(OutTensor {
-            meta: TensorMeta {
-                name,
-                dtype: tensor.dtype,
-                shape,
-                parameters: layout.parameters(part, elements),
-            },
-            parts,
-        })
+        Ok(parts)
     }
+}
+
+/// Which experts are copied. Layers that the model does not run are copied evenly where scores are given, which are of those
+/// that it runs.
+fn choose(
+    checkpoint: &HfCheckpoint,
+    moe: &Moe,
+    operator: &Upcycle,
+    scores: Option<&GivenScores>,
+) -> Result<Choice, HfError> {
+    let (experts, groups, count) = (moe.experts, moe.routing.groups, moe.layers.len());
+    let scored = scores.map_or(count, |given| given.layers.len());
+    let mut choice = operator.choose(count, experts, groups, |layer| match layer < scored {
+        true => utility_scores(checkpoint, moe, operator, scores, layer),
+        false => Ok(vec![1.0; experts]),
+    })?;
+    if scored < count {
+        let recipe = Recipe {
+            selection: Selection::Uniform {},
+            ..operator.recipe.clone()
+        };
+        let even = Upcycle {
+            recipe,
+            ..operator.clone()
+        };
+        let none = |_| Ok::<_, HfError>(Vec::new());
+        let even = even.choose(count, experts, groups, none)?;
+        choice.plan.layers[scored..].clone_from_slice(&even.plan.layers[scored..]);
+        choice.scores[scored..].fill(Vec::new());
+    }
+    Ok(choice)
+}
+
+/// What a tensor of a router is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OfRouter {
+    Rows,
+    Bias,
+    /// Something more of every expert.
+    Further,
 }
 
 /// The record in a checkpoint's folder; null without one.

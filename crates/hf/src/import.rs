@@ -178,12 +178,14 @@ fn shape(checkpoint: &HfCheckpoint, model: &ModelLayout, moe: &Moe) -> Result<Lm
     let moe_layers: Vec<usize> = moe.layers.iter().map(|layer| layer.layer).collect();
     let missing = (0..layers).find(|layer| !moe_layers.contains(layer));
     if let (None, Some(layer)) = (&model.d_ffn, missing) {
-        let first = checkpoint.layout.router.weight.name(Place {
+        let place = Place {
             before: "model.",
             layer,
             expert: None,
             after: "",
-        });
+        };
+        let weight = checkpoint.layout.router.weight.first();
+        let first = weight.map(|weight| weight.name(place)).unwrap_or_default();
         return Err(checkpoint.fault(&first, "is missing"));
     }
     let head: Option<usize> = config.get("head_dim")?;

@@ -32,8 +32,10 @@ pub struct Inspection {
     pub dtypes: BTreeMap<String, u64>,
     /// Name and size of every shard.
     pub shards: Vec<(String, u64)>,
-    /// Number in tensor names, and router, of every MoE layer.
+    /// Number in tensor names, and router, of every MoE layer that the model runs.
     pub routers: Vec<(usize, RouterStats)>,
+    /// Numbers of the MoE layers that it does not run: those of multi-token prediction.
+    pub prediction_layers: Vec<usize>,
 }
 
 impl HfCheckpoint {
@@ -43,14 +45,13 @@ impl HfCheckpoint {
     /// If the checkpoint is no MoE model, or a router cannot be read.
     pub fn inspect(&self) -> Result<Inspection, HfError> {
         let moe = self.moe()?;
-        let layout = &self.layout.experts;
         let (mut others, mut experts) = (0, 0);
         let mut dtypes = BTreeMap::new();
         for (name, tensor) in &self.tensors {
-            let parameters = layout.parameters(name, tensor.elements());
-            match layout.tensors.find(name) {
-                Some(_) => experts += parameters,
-                None => others += parameters,
+            let parameters = self.layout.parameters(name, tensor.elements());
+            match self.is_of_an_expert(name) {
+                true => experts += parameters,
+                false => others += parameters,
             }
             *dtypes.entry(tensor.dtype.to_string()).or_default() += tensor.bytes;
         }
@@ -58,10 +59,9 @@ impl HfCheckpoint {
             let name = shard.path.file_name().unwrap_or_default();
             (name.to_string_lossy().into_owned(), shard.bytes)
         });
-        let layer_fields = ["num_hidden_layers", "text_config.num_hidden_layers"].map(String::from);
         Ok(Inspection {
             family: self.layout.name.clone(),
-            layers: self.config.any(&layer_fields).ok(),
+            layers: self.layers()?,
             d_model: moe.d,
             experts: moe.experts,
             top_k: moe.top_k,
@@ -72,11 +72,17 @@ impl HfCheckpoint {
             dtypes,
             shards: shards.collect(),
             routers: self.routers(&moe)?,
+            prediction_layers: moe
+                .layers
+                .iter()
+                .filter(|layer| !layer.runs)
+                .map(|layer| layer.layer)
+                .collect(),
         })
     }
 
     fn routers(&self, moe: &Moe) -> Result<Vec<(usize, RouterStats)>, HfError> {
-        let layers = moe.layers.iter();
+        let layers = moe.layers.iter().filter(|layer| layer.runs);
         let stats = layers.map(|layer| {
             let rows = self.router_rows(moe, layer)?;
             Ok((layer.layer, RouterStats::of(&rows)))

@@ -1,13 +1,13 @@
 //! The MoE layers of a checkpoint.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use upcycle_operator::{RouterRows, RoutingRule, rms};
 
 use crate::{
     checkpoint::{HfCheckpoint, TensorEntry},
     error::HfError,
-    layout::{BiasOf, Fused, Matrix, Orientation, Renormalize},
+    layout::{ExpertLayout, Fused, Matrix, Orientation, Stacking},
     pattern::Place,
 };
 
@@ -20,9 +20,13 @@ pub struct Moe {
     pub top_k: usize,
     /// Model width, D.
     pub d: usize,
+    /// Rows of a router behind those of experts, of what is no expert.
+    pub further_rows: usize,
     /// How a router chooses.
     pub routing: RoutingRule,
-    /// Layers, by place in the model.
+    /// Why nothing can be foretold of what a router chooses; none where it can.
+    pub no_forecast: Option<String>,
+    /// Layers, by place in the model; those that it does not run come last.
     pub layers: Vec<MoeLayer>,
 }
 
@@ -31,9 +35,16 @@ pub struct Moe {
 pub struct MoeLayer {
     /// Its number in tensor names.
     pub layer: usize,
+    /// Whether the model runs it: not so the layers of multi-token prediction, which transformers leaves alone.
+    pub runs: bool,
+    /// Its experts, E.
+    experts: usize,
+    /// Which of the layout's sets of experts it has, and how they are stored.
+    pub(crate) set: usize,
+    pub(crate) storage: usize,
     /// Text before the pattern of its names.
     pub(crate) before: String,
-    /// Router rows, `[E, D]`.
+    /// Router rows, `[E, D]`, and further ones.
     pub(crate) weight: String,
     /// Router biases, `[E]`.
     pub(crate) bias: Option<String>,
@@ -41,12 +52,19 @@ pub struct MoeLayer {
     pub(crate) input_norm: Option<String>,
     /// What a tensor of an expert is called after the pattern.
     pub(crate) parts: Vec<String>,
+    /// Names of further tensors of its experts, `[E, ..]`.
+    pub(crate) further: Vec<String>,
 }
 
 impl MoeLayer {
     /// Whether its router has biases.
     pub fn has_bias(&self) -> bool {
         self.bias.is_some()
+    }
+
+    /// Its place among the tensors of a set of experts.
+    pub(crate) fn is_at(&self, set: usize, place: &Place) -> bool {
+        (self.set, self.layer, self.before.as_str()) == (set, place.layer, place.before)
     }
 
     pub(crate) fn place<'a>(&'a self, expert: Option<usize>, part: &'a str) -> Place<'a> {
@@ -59,34 +77,55 @@ impl MoeLayer {
     }
 }
 
+/// Parts of names of tensors that all experts share in every family: their lengths have nothing to do with experts.
+const SHARED: [&str; 6] = ["attn", "attention", "norm", "shared", "mamba", "conv"];
+
+/// A layer of a set of experts: set, number, and text before.
+type Key<'a> = (usize, usize, &'a str);
+
+/// What a tensor under a pattern of a router is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Rows,
+    Bias,
+    /// Something more of every expert.
+    Further,
+}
+
+/// Tensors of experts in a layer: storage, name after the pattern, and how many experts have it.
+type Parts<'a> = BTreeMap<(usize, &'a str), usize>;
+
 impl HfCheckpoint {
-    /// Finds the MoE layers and checks their tensors.
+    /// Finds the MoE layers, and proves that every tensor of theirs is understood.
     ///
     /// # Errors
-    /// If there is none, or a tensor is missing or of another shape than the configuration says.
+    /// If there is none, if the family is one that cannot be grown, if a router has no experts or experts have no router,
+    /// or if a tensor is missing, of another shape than the configuration says, or may be one of experts that the layout
+    /// says nothing of.
     pub fn moe(&self) -> Result<Moe, HfError> {
         let (layout, config) = (&self.layout, &self.config);
-        let experts: usize = config.any(&layout.config.experts)?;
-        let top_k: usize = config.any(&layout.config.top_k)?;
+        if let Some(reason) = &layout.refused {
+            return Err(HfError::Impossible(format!(
+                "{} checkpoints cannot be grown: {reason}",
+                layout.name
+            )));
+        }
+        let experts = config.count(&layout.config.experts)?;
+        let top_k = config.count(&layout.config.top_k)?;
         if top_k == 0 || top_k > experts {
             let problem = format!("{top_k} experts a token of {experts} cannot be");
             return Err(HfError::file(config.path(), problem));
         }
-        let count = |field: &Option<String>| -> Result<usize, HfError> {
-            match field {
-                Some(field) => Ok(config.get(field)?.unwrap_or(1)),
-                None => Ok(1),
-            }
+        let number = |fields: &[String], without: usize| -> Result<usize, HfError> {
+            Ok(config.first(fields)?.unwrap_or(without))
         };
         let routing = RoutingRule {
-            score: layout.routing.score,
-            renormalize: match &layout.routing.renormalize {
-                Renormalize::Always(always) => *always,
-                Renormalize::Field { field, default } => config.get(field)?.unwrap_or(*default),
-            },
-            selection_bias: layout.router.bias_of == BiasOf::Selection,
-            groups: count(&layout.config.groups)?,
-            top_groups: count(&layout.config.top_groups)?,
+            score: config.choice(&layout.routing.score)?,
+            renormalize: config.choice(&layout.routing.renormalize)?,
+            bias_of: layout.router.bias_of,
+            groups: number(&layout.config.groups, 1)?,
+            top_groups: number(&layout.config.top_groups, 1)?,
+            groups_by: config.choice(&layout.routing.groups_by)?,
         };
         let rule = &routing;
         if rule.groups == 0 || !experts.is_multiple_of(rule.groups) || rule.top_groups > rule.groups
@@ -97,40 +136,56 @@ impl HfCheckpoint {
             );
             return Err(HfError::file(config.path(), problem));
         }
-        self.check_layers()?;
         let mut moe = Moe {
             experts,
             top_k,
             d: 0,
+            further_rows: number(&layout.router.further_rows, 0)?,
             routing,
+            no_forecast: layout.routing.no_forecast.clone(),
             layers: self.find_layers(experts)?,
         };
-        for (index, layer) in moe.layers.iter().enumerate() {
-            let shape = &self.tensor(&layer.weight)?.shape;
-            let d = match (shape.as_slice(), index) {
-                (&[rows, d], 0) if rows == experts && d > 0 => d,
-                (&[rows, d], _) if rows == experts && d == moe.d => d,
-                _ => {
-                    let problem =
-                        format!("has shape {shape:?}, not one row for each of {experts} experts");
-                    return Err(self.fault(&layer.weight, problem));
-                }
-            };
-            let widths = ["hidden_size", "text_config.hidden_size"].map(String::from);
-            if config.any(&widths).is_ok_and(|width: usize| width != d) {
-                let problem =
-                    format!("has rows of {d} values, which is not the hidden_size of config.json");
+        self.check_layers(&moe)?;
+        for index in 0..moe.layers.len() {
+            self.check_router(&mut moe, index)?;
+        }
+        Ok(moe)
+    }
+
+    fn check_router(&self, moe: &mut Moe, index: usize) -> Result<(), HfError> {
+        let layer = &moe.layers[index];
+        let shape = &self.tensor(&layer.weight)?.shape;
+        let rows = moe.experts + moe.further_rows;
+        let d = match (shape.as_slice(), index) {
+            (&[found, d], 0) if found == rows && d > 0 => d,
+            (&[found, d], _) if found == rows && d == moe.d => d,
+            _ => {
+                let problem = match moe.further_rows {
+                    0 => format!("has shape {shape:?}, not one row for each of {rows} experts"),
+                    further => format!(
+                        "has shape {shape:?}, not one row for each of {} experts and {further} more",
+                        moe.experts
+                    ),
+                };
                 return Err(self.fault(&layer.weight, problem));
             }
-            moe.d = d;
-            if let Some(bias) = &layer.bias
-                && self.tensor(bias)?.shape != [experts]
-            {
-                let problem = format!("has shape {:?}, not [{experts}]", self.tensor(bias)?.shape);
+        };
+        let width: Option<usize> = self.config.first(&["hidden_size".to_owned()])?;
+        if width.is_some_and(|width| width != d) {
+            let problem =
+                format!("has rows of {d} values, which is not the hidden_size of config.json");
+            return Err(self.fault(&layer.weight, problem));
+        }
+        if let Some(bias) = &layer.bias {
+            let shape = &self.tensor(bias)?.shape;
+            let values: usize = shape.iter().product();
+            if values != rows || shape.last() != Some(&rows) {
+                let problem = format!("has shape {shape:?}, not [{rows}]");
                 return Err(self.fault(bias, problem));
             }
         }
-        Ok(moe)
+        moe.d = d;
+        Ok(())
     }
 
     /// Largest difference of two router biases of a layer; 0 without biases.
@@ -157,55 +212,129 @@ impl HfCheckpoint {
         let scale = self.input_scale(moe, layer)?;
         let rms = rms(&scale);
         Ok(RouterRows {
-            weight: self.floats(&layer.weight, &[moe.experts, moe.d])?,
+            weight: self.float_range(&layer.weight, 0, (moe.experts * moe.d) as u64)?,
             bias,
             d: moe.d,
             input_rms: if rms > 0.0 { rms } else { 1.0 },
         })
     }
 
-    /// Scale of the norm before the router, 1 where it is not known, `[D]`.
+    /// Whether a tensor is one of an expert.
+    pub(crate) fn is_of_an_expert(&self, name: &str) -> bool {
+        let sets = self.layout.sets();
+        let of_router = sets.iter().any(|(_, router)| {
+            let mut patterns = router.weight.iter().chain(&router.bias);
+            patterns.any(|pattern| pattern.find(name).is_some())
+        });
+        let mut storages = sets.iter().flat_map(|(storages, _)| *storages);
+        !of_router && storages.any(|storage| storage.tensors.find(name).is_some())
+    }
+
+    /// Rows and biases of a router behind those of experts: they stay as they are.
+    pub(crate) fn further_rows(&self, moe: &Moe, layer: &MoeLayer) -> Result<RouterRows, HfError> {
+        let (experts, rows) = (moe.experts as u64, moe.further_rows as u64);
+        let d = moe.d as u64;
+        Ok(RouterRows {
+            weight: self.float_range(&layer.weight, experts * d, rows * d)?,
+            bias: match &layer.bias {
+                Some(bias) => self.float_range(bias, experts, rows)?,
+                None => vec![0.0; moe.further_rows],
+            },
+            d: moe.d,
+            input_rms: 1.0,
+        })
+    }
+
+    /// What the norm before the router multiplies its input by, 1 where that is not known, `[D]`.
     pub(crate) fn input_scale(&self, moe: &Moe, layer: &MoeLayer) -> Result<Vec<f32>, HfError> {
-        match &layer.input_norm {
-            Some(norm) => self.floats(norm, &[moe.d]),
-            None => Ok(vec![1.0; moe.d]),
+        let router = self.layout.sets()[layer.set].1;
+        let mut scale = match &layer.input_norm {
+            Some(norm) => self.floats(norm, &[moe.d])?,
+            None => vec![1.0; moe.d],
+        };
+        if router.one_plus && layer.input_norm.is_some() {
+            scale.iter_mut().for_each(|value| *value += 1.0);
         }
+        if router.divided_by_root_of_width {
+            let root = (moe.d as f32).sqrt();
+            scale.iter_mut().for_each(|value| *value /= root);
+        }
+        Ok(scale)
+    }
+
+    /// Layers of the language model, where the configuration says so.
+    pub(crate) fn layers(&self) -> Result<Option<usize>, HfError> {
+        let fields = ["num_hidden_layers", "num_layers", "n_layers"].map(String::from);
+        self.config.first(&fields)
     }
 
     /// Every layer that the configuration speaks of must have some tensor.
-    fn check_layers(&self) -> Result<(), HfError> {
-        let fields = ["num_hidden_layers", "text_config.num_hidden_layers"].map(String::from);
-        let Ok(layers) = self.config.any::<usize>(&fields) else {
+    fn check_layers(&self, moe: &Moe) -> Result<(), HfError> {
+        let Some(layers) = self.layers()? else {
             return Ok(());
         };
-        let number = |name: &str| {
-            let (_, after) = name.split_once("layers.")?;
-            after.split('.').next()?.parse::<usize>().ok()
+        let stem = |layer: &MoeLayer, number: usize| {
+            let weight = &self.layout.sets()[layer.set].1.weight;
+            let pattern = weight
+                .iter()
+                .find(|pattern| pattern.find(&layer.weight).is_some());
+            pattern.map(|pattern| pattern.of_layer(&layer.before, number))
         };
-        let there: BTreeSet<usize> = self
-            .tensors
-            .keys()
-            .filter_map(|name| number(name))
-            .collect();
-        match (0..layers).find(|layer| !there.contains(layer)) {
-            Some(layer) => Err(HfError::file(
-                &self.dir,
-                format!(
-                    "has no tensor of layer {layer}, though config.json speaks of {layers} layers; download it again"
-                ),
-            )),
-            None => Ok(()),
+        let mut stems: Vec<_> = moe.layers.iter().filter(|layer| layer.runs).collect();
+        stems.dedup_by_key(|layer| (layer.set, &layer.before));
+        // An encoder may have other layers than the decoder that the configuration counts.
+        let [only] = stems.as_slice() else {
+            return Ok(());
+        };
+        for number in 0..layers {
+            let Some(stem) = stem(only, number) else {
+                continue;
+            };
+            let next = self.tensors.range(stem.clone()..).next();
+            if !next.is_some_and(|(name, _)| name.starts_with(&stem)) {
+                return Err(HfError::file(
+                    &self.dir,
+                    format!(
+                        "has no tensor of layer {number} (`{stem}`), though config.json speaks of {layers} layers; download it again"
+                    ),
+                ));
+            }
         }
+        Ok(())
     }
 
-    /// MoE layers by router, with the parts of their experts.
+    /// MoE layers, each with its router and the parts of its experts.
     fn find_layers(&self, experts: usize) -> Result<Vec<MoeLayer>, HfError> {
-        let layout = &self.layout;
-        let pattern = &layout.experts.tensors;
-        // Parts of every layer, with the number of experts that have them.
-        let mut parts: BTreeMap<(usize, &str), BTreeMap<&str, usize>> = BTreeMap::new();
+        let sets = self.layout.sets();
+        let mut routers: BTreeMap<Key, Vec<(Role, &str)>> = BTreeMap::new();
+        let mut parts: BTreeMap<Key, Parts> = BTreeMap::new();
+        let mut understood: HashSet<&str> = HashSet::new();
         for (name, tensor) in &self.tensors {
-            let Some(place) = pattern.find(name) else {
+            // What a router's pattern names is a router's, whatever else its name fits.
+            let of_router = sets
+                .iter()
+                .enumerate()
+                .find_map(|(set, (storages, router))| {
+                    let rows = router.weight.iter().map(|pattern| (Role::Rows, pattern));
+                    let biases = router.bias.iter().map(|pattern| (Role::Bias, pattern));
+                    let further = storages.iter().flat_map(|storage| &storage.further);
+                    let further = further.map(|pattern| (Role::Further, pattern));
+                    let mut all = rows.chain(biases).chain(further);
+                    all.find_map(|(role, pattern)| Some((set, role, pattern.find(name)?)))
+                });
+            if let Some((set, role, place)) = of_router {
+                let key = (set, place.layer, place.before);
+                routers.entry(key).or_default().push((role, name));
+                understood.insert(name);
+                continue;
+            }
+            let of_expert = sets.iter().enumerate().find_map(|(set, (storages, _))| {
+                let mut storages = storages.iter().enumerate();
+                storages.find_map(|(index, storage)| {
+                    Some((set, index, storage, storage.tensors.find(name)?))
+                })
+            });
+            let Some((set, storage, of, place)) = of_expert else {
                 continue;
             };
             let seen = match place.expert {
@@ -215,61 +344,184 @@ impl HfCheckpoint {
                     return Err(self.fault(name, problem));
                 }
                 Some(_) => 1,
-                None => self.stacked(name, tensor, experts)?,
+                None if self.is_stacked(of, name, place.after, tensor, experts)? => experts,
+                // All experts share it.
+                None => continue,
             };
-            let layer = parts.entry((place.layer, place.before)).or_default();
-            *layer.entry(place.after).or_default() += seen;
+            let layer = parts.entry((set, place.layer, place.before)).or_default();
+            *layer.entry((storage, place.after)).or_default() += seen;
+            understood.insert(name);
         }
         let mut layers = Vec::new();
-        for ((layer, before), parts) in parts {
-            let own = |part| Place {
-                before,
-                layer,
-                expert: Some(0),
-                after: part,
-            };
-            for (part, &count) in &parts {
-                if count < experts {
-                    let missing = (0..experts).find_map(|expert| {
-                        let place = Place {
-                            expert: Some(expert),
-                            ..own(part)
-                        };
-                        let name = pattern.name(place);
-                        (!self.tensors.contains_key(&name)).then_some(name)
-                    });
-                    let name = missing.unwrap_or_default();
-                    let problem = format!("is missing; {count} of {experts} experts have theirs");
-                    return Err(self.fault(&name, problem));
-                }
-            }
-            let there = |pattern: &Option<crate::pattern::Pattern>| {
-                let name = pattern.as_ref().map(|pattern| pattern.name(own("")));
-                name.filter(|name| self.tensors.contains_key(name))
-            };
-            let weight = layout.router.weight.name(own(""));
-            self.tensor(&weight)?;
-            layers.push(MoeLayer {
-                layer,
-                before: before.to_owned(),
-                weight,
-                bias: there(&layout.router.bias),
-                input_norm: there(&layout.router.input_norm),
-                parts: parts.into_keys().map(str::to_owned).collect(),
-            });
+        for (key, parts) in &parts {
+            let router = routers.remove(key).unwrap_or_default();
+            layers.push(self.layer(*key, parts, &router, experts)?);
+        }
+        if let Some((_, name)) = routers.values().flatten().next() {
+            let problem = format!(
+                "is of a router, and its layer has no tensor of an expert as {} models have them; add how they are stored to [[experts]] of the layout",
+                self.layout.name
+            );
+            return Err(self.fault(name, problem));
         }
         if layers.is_empty() {
-            let problem = format!("has no tensor of an expert, as {} models have", layout.name);
+            let problem = format!(
+                "has no tensor of an expert, as {} models have",
+                self.layout.name
+            );
             return Err(HfError::file(&self.dir, problem));
         }
+        self.check_understood(&layers, &understood, experts)?;
+        layers.sort_by_key(|layer| !layer.runs);
         Ok(layers)
     }
 
-    /// Experts of a stacked tensor.
-    fn stacked(&self, name: &str, tensor: &TensorEntry, experts: usize) -> Result<usize, HfError> {
-        let axis = self.layout.experts.axis;
-        if tensor.shape.get(axis) == Some(&experts) {
-            return Ok(experts);
+    /// A layer of these parts and these tensors of a router: rows, biases and further tensors.
+    fn layer(
+        &self,
+        (set, layer, before): Key,
+        parts: &Parts,
+        router: &[(Role, &str)],
+        experts: usize,
+    ) -> Result<MoeLayer, HfError> {
+        let (storages, of_router) = self.layout.sets()[set];
+        let own = |part| Place {
+            before,
+            layer,
+            expert: Some(0),
+            after: part,
+        };
+        let ways: BTreeSet<usize> = parts.keys().map(|(storage, _)| *storage).collect();
+        let storage = *ways.first().unwrap_or(&0);
+        let pattern = &storages[storage].tensors;
+        if let Some((_, part)) = parts.keys().find(|(way, _)| *way != storage) {
+            let other = ways.last().unwrap_or(&0);
+            let name = storages[*other].tensors.name(own(part));
+            let problem = "is an expert's, though others of its layer are stored in another way";
+            return Err(self.fault(&name, problem));
+        }
+        for ((_, part), &count) in parts {
+            if count < experts {
+                let missing = (0..experts).find_map(|expert| {
+                    let place = Place {
+                        expert: Some(expert),
+                        ..own(part)
+                    };
+                    let name = pattern.name(place);
+                    (!self.tensors.contains_key(&name)).then_some(name)
+                });
+                let name = missing.unwrap_or_default();
+                let problem = format!("is missing; {count} of {experts} experts have theirs");
+                return Err(self.fault(&name, problem));
+            }
+        }
+        let of = |role: Role| {
+            let named = router.iter().filter(move |(own, _)| *own == role);
+            named
+                .map(|(_, name)| (*name).to_owned())
+                .collect::<Vec<String>>()
+        };
+        let one = |role: Role, what: &str| -> Result<Option<String>, HfError> {
+            match of(role).as_slice() {
+                [] => Ok(None),
+                [name] => Ok(Some(name.clone())),
+                [_, name, ..] => {
+                    Err(self.fault(name, format!("is a second tensor of {what} in its layer")))
+                }
+            }
+        };
+        let Some(weight) = one(Role::Rows, "router rows")? else {
+            let expected = of_router
+                .weight
+                .first()
+                .map(|pattern| pattern.name(own("")));
+            let problem = "is missing, the router of experts that are there";
+            return Err(self.fault(&expected.unwrap_or_default(), problem));
+        };
+        let further = of(Role::Further);
+        for name in &further {
+            let shape = &self.tensor(name)?.shape;
+            if shape.first() != Some(&experts) {
+                let problem =
+                    format!("has shape {shape:?}, not one entry for each of {experts} experts");
+                return Err(self.fault(name, problem));
+            }
+        }
+        let norms = of_router
+            .input_norm
+            .iter()
+            .map(|pattern| pattern.name(own("")));
+        let of_prediction = before.split('.').any(|part| part.starts_with("mtp"));
+        Ok(MoeLayer {
+            layer,
+            experts,
+            runs: !of_prediction && self.layers()?.is_none_or(|layers| layer < layers),
+            set,
+            storage,
+            before: before.to_owned(),
+            weight,
+            bias: one(Role::Bias, "router biases")?,
+            input_norm: norms
+                .into_iter()
+                .find(|name| self.tensors.contains_key(name)),
+            parts: parts.keys().map(|(_, part)| (*part).to_owned()).collect(),
+            further,
+        })
+    }
+
+    /// A tensor of a MoE layer with an axis that is as long as there are experts must be known for what it is.
+    fn check_understood(
+        &self,
+        layers: &[MoeLayer],
+        understood: &HashSet<&str>,
+        experts: usize,
+    ) -> Result<(), HfError> {
+        let sets = self.layout.sets();
+        for layer in layers {
+            let patterns = sets[layer.set].1.weight.iter();
+            let mut stems = patterns.map(|pattern| pattern.of_layer(&layer.before, layer.layer));
+            let Some(stem) = stems.find(|stem| layer.weight.starts_with(stem)) else {
+                continue;
+            };
+            let in_layer = self.tensors.range(stem.clone()..);
+            for (name, tensor) in in_layer.take_while(|(name, _)| name.starts_with(&stem)) {
+                let shared = |part: &&str| name[stem.len()..].contains(part);
+                let known = understood.contains(name.as_str())
+                    || !tensor.shape.contains(&experts)
+                    || SHARED.iter().any(|part| shared(part))
+                    || self.layout.shared.iter().any(|part| shared(&part.as_str()));
+                if !known {
+                    let problem = format!(
+                        "has shape {:?}, with an axis as long as there are experts ({experts}), and the layout says nothing of it; name it in `experts.further` if every expert has one, in `router.bias` if it is that, or in `shared` if all experts share it",
+                        tensor.shape
+                    );
+                    return Err(self.fault(name, problem));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a tensor under the pattern of stacked experts holds something of each; else all share it.
+    fn is_stacked(
+        &self,
+        storage: &ExpertLayout,
+        name: &str,
+        part: &str,
+        tensor: &TensorEntry,
+        experts: usize,
+    ) -> Result<bool, HfError> {
+        let axis = storage.axis;
+        let along = tensor.shape.get(axis).copied().unwrap_or(0);
+        let fits = match storage.flat {
+            true => along > 0 && along.is_multiple_of(experts),
+            false => along == experts,
+        };
+        if fits {
+            return Ok(true);
+        }
+        if storage.matrix(part).is_none() && !tensor.shape.contains(&experts) {
+            return Ok(false);
         }
         let problem = format!(
             "has shape {:?}, its axis {axis} should be that of {experts} experts",
@@ -287,7 +539,7 @@ impl HfCheckpoint {
         layer: &MoeLayer,
         expert: usize,
     ) -> Result<([Vec<f32>; 3], [usize; 2]), HfError> {
-        let layout = &self.layout.experts;
+        let layout = self.layout.storage(layer);
         let [d, f] = self.expert_shape(layer, expert)?;
         let (mut gate, mut up, mut down) = (Vec::new(), Vec::new(), Vec::new());
         for part in layout.names() {
@@ -312,6 +564,10 @@ impl HfCheckpoint {
                 None => {}
             }
         }
+        if !layout.has_gate() {
+            // Nothing of it is written.
+            gate.clone_from(&up);
+        }
         Ok(([gate, up, down], [d, f]))
     }
 
@@ -333,7 +589,7 @@ impl HfCheckpoint {
 
     /// D and F of an expert, whose matrices must be floats and fit each other.
     fn expert_shape(&self, layer: &MoeLayer, expert: usize) -> Result<[usize; 2], HfError> {
-        let layout = &self.layout.experts;
+        let layout = self.layout.storage(layer);
         let mut shape = None;
         for part in layout.names() {
             let name = layout.tensors.name(layer.place(Some(expert), part));
@@ -345,7 +601,7 @@ impl HfCheckpoint {
                 return Err(self.fault(&name, problem));
             }
             self.check_float(&name)?;
-            let [inputs, outputs] = self.matrix_shape(&name)?;
+            let [inputs, outputs] = self.matrix_shape(layer, part, &name)?;
             let own = match layout.matrix(part) {
                 Some(Matrix::Down) => [outputs, inputs],
                 Some(Matrix::GateUp(_)) if outputs.is_multiple_of(2) => [inputs, outputs / 2],
@@ -364,15 +620,18 @@ impl HfCheckpoint {
     }
 
     /// Inputs and outputs of a matrix of an expert.
-    fn matrix_shape(&self, name: &str) -> Result<[usize; 2], HfError> {
-        let layout = &self.layout.experts;
+    fn matrix_shape(
+        &self,
+        layer: &MoeLayer,
+        part: &str,
+        name: &str,
+    ) -> Result<[usize; 2], HfError> {
+        let layout = self.layout.storage(layer);
         let tensor = self.tensor(name)?;
-        let [rows, columns] = match (
-            layout.tensors.has_expert(),
-            layout.axis,
-            tensor.shape.as_slice(),
-        ) {
-            (true, _, &[rows, columns]) | (false, 0, &[_, rows, columns]) => [rows, columns],
+        let [rows, columns] = match (layout.stacking(), tensor.shape.as_slice()) {
+            (Stacking::Separate, &[rows, columns]) => [rows, columns],
+            (Stacking::Stacked, &[_, rows, columns]) if layout.axis == 0 => [rows, columns],
+            (Stacking::Flat, &[rows, columns]) => [rows / layer.experts.max(1), columns],
             _ => {
                 let problem = format!(
                     "has shape {:?}, which is not that of a matrix an expert",
@@ -381,10 +640,16 @@ impl HfCheckpoint {
                 return Err(self.fault(name, problem));
             }
         };
-        Ok(match layout.orientation {
+        Ok(match self.orientation(layer, part) {
             Orientation::InOut => [rows, columns],
             Orientation::OutIn => [columns, rows],
         })
+    }
+
+    fn orientation(&self, layer: &MoeLayer, part: &str) -> Orientation {
+        let layout = self.layout.storage(layer);
+        let matrix = layout.matrix(part).unwrap_or(Matrix::Up);
+        layout.orientation(matrix)
     }
 
     /// A matrix of an expert as `[inputs, outputs]`.
@@ -394,16 +659,16 @@ impl HfCheckpoint {
         expert: usize,
         part: &str,
     ) -> Result<Vec<f32>, HfError> {
-        let layout = &self.layout.experts;
+        let layout = self.layout.storage(layer);
         let name = layout.tensors.name(layer.place(Some(expert), part));
-        let [inputs, outputs] = self.matrix_shape(&name)?;
+        let [inputs, outputs] = self.matrix_shape(layer, part, &name)?;
         let size = (inputs * outputs) as u64;
-        let start = match layout.tensors.has_expert() {
-            true => 0,
-            false => expert as u64 * size,
+        let start = match layout.stacking() {
+            Stacking::Separate => 0,
+            Stacking::Stacked | Stacking::Flat => expert as u64 * size,
         };
         let values = self.float_range(&name, start, size)?;
-        Ok(match layout.orientation {
+        Ok(match self.orientation(layer, part) {
             Orientation::InOut => values,
             Orientation::OutIn => transpose(&values, [outputs, inputs]),
         })

@@ -46,10 +46,12 @@ pub(crate) fn stored(layout: &Layout, config: &LmConfig, path: &str) -> Option<S
         after: "",
     };
     let experts = |matrix| {
-        let part = layout.experts.part(matrix)?;
+        // Families that can be run here name separate experts first.
+        let storage = layout.experts.first()?;
+        let part = storage.part(matrix)?;
         let of = |expert| {
             let place = place(Some(expert));
-            layout.experts.tensors.name(Place {
+            storage.tensors.name(Place {
                 after: part,
                 ..place
             })
@@ -68,7 +70,10 @@ pub(crate) fn stored(layout: &Layout, config: &LmConfig, path: &str) -> Option<S
         "ffn.Dense.gate_df" => transposed("mlp.gate_proj"),
         "ffn.Dense.up_df" => transposed("mlp.up_proj"),
         "ffn.Dense.down_fd" => transposed("mlp.down_proj"),
-        "ffn.Moe.router.weight_ed" => Some(Stored::Same(layout.router.weight.name(place(None)))),
+        "ffn.Moe.router.weight_ed" => {
+            let weight = layout.router.weight.first()?;
+            Some(Stored::Same(weight.name(place(None))))
+        }
         "ffn.Moe.experts.gate_edf" => experts(Matrix::Gate),
         "ffn.Moe.experts.up_edf" => experts(Matrix::Up),
         "ffn.Moe.experts.down_efd" => experts(Matrix::Down),

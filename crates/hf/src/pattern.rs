@@ -115,6 +115,15 @@ impl Pattern {
         (self.any_after || rest.is_empty()).then_some(place)
     }
 
+    /// What names of a layer begin with: `before`, the first text of the pattern, the layer's number and a dot.
+    pub fn of_layer(&self, before: &str, layer: usize) -> String {
+        let first = match self.pieces.first() {
+            Some(Piece::Text(text)) => text.as_str(),
+            _ => "",
+        };
+        format!("{before}{first}{layer}.")
+    }
+
     /// The name of a place.
     pub fn name(&self, place: Place) -> String {
         let mut name = place.before.to_owned();

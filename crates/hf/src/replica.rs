@@ -1,22 +1,22 @@
 //! Experts that are not copies, in the layout of their family.
 
 use crate::{
-    layout::{Fused, Matrix, Orientation},
+    layout::{ExpertLayout, Fused, Matrix, Orientation},
     moe::transpose,
 };
 
 /// An expert that is not a copy.
-pub(crate) struct Replica {
+pub(crate) struct Replica<'a> {
     pub layer: usize,
     pub expert: usize,
     /// Gate, up and down, `[D, F]`, `[D, F]` and `[F, D]`.
     pub matrices: [Vec<f32>; 3],
     /// D and F.
     pub shape: [usize; 2],
-    pub orientation: Orientation,
+    pub layout: &'a ExpertLayout,
 }
 
-impl Replica {
+impl Replica<'_> {
     /// Values of a tensor of this expert.
     pub fn matrix(&self, matrix: Matrix) -> Vec<f32> {
         let [gate, up, down] = &self.matrices;
@@ -34,7 +34,7 @@ impl Replica {
                 (both.collect(), [d, 2 * f])
             }
         };
-        match self.orientation {
+        match self.layout.orientation(matrix) {
             Orientation::InOut => values,
             Orientation::OutIn => transpose(&values, shape),
         }

@@ -12,7 +12,7 @@ use crate::{checkpoint::HfCheckpoint, error::HfError, moe::Moe};
 pub struct GivenScores {
     /// What they are; must be what the recipe asks for.
     pub score: Score,
-    /// Scores of all experts, for each MoE layer in order.
+    /// Scores of all experts, for each MoE layer in order; those that the model does not run come last, and may be left out.
     pub layers: Vec<Vec<f64>>,
 }
 
@@ -37,11 +37,16 @@ pub(crate) fn check_scores(
             name(utility.score)
         ));
     }
-    if given.layers.len() != moe.layers.len() {
+    // Programs that run the model see no others.
+    let runs = moe.layers.iter().filter(|layer| layer.runs).count();
+    if ![runs, moe.layers.len()].contains(&given.layers.len()) {
         return fail(format!(
-            "the file has scores for {} layers, the model has {} MoE layers",
+            "the file has scores for {} layers, the model has {runs} MoE layers{}",
             given.layers.len(),
-            moe.layers.len()
+            match moe.layers.len() - runs {
+                0 => String::new(),
+                more => format!(", and {more} of multi-token prediction"),
+            }
         ));
     }
     Ok(())

@@ -13,7 +13,7 @@ use crate::{
     config::ConfigFile,
     error::HfError,
     floats,
-    layout::Layout,
+    layout::{ExpertLayout, Layout, Matrix, Orientation},
     pattern::Place,
     shards::{ShardPlan, TensorMeta},
 };
@@ -120,8 +120,8 @@ impl Synthetic {
         for (field, value) in [
             (fields.experts.first(), self.experts),
             (fields.top_k.first(), self.top_k),
-            (fields.groups.as_ref(), self.groups),
-            (fields.top_groups.as_ref(), self.groups),
+            (fields.groups.first(), self.groups),
+            (fields.top_groups.first(), self.groups),
         ] {
             if let Some(field) = field {
                 config[field] = value.into();
@@ -146,26 +146,28 @@ impl Synthetic {
         let mut tensors = vec![meta("model.embed_tokens.weight".into(), plain, vec![64, d])];
         for layer in 0..self.layers {
             let router = &layout.router;
-            tensors.push(meta(
-                router.weight.name(place(layer, None, "")),
-                plain,
-                vec![e, d],
-            ));
-            if let Some(bias) = &router.bias {
+            if let Some(weight) = router.weight.first() {
+                let name = weight.name(place(layer, None, ""));
+                tensors.push(meta(name, plain, vec![e, d]));
+            }
+            if let Some(bias) = router.bias.first() {
                 tensors.push(meta(bias.name(place(layer, None, "")), Dtype::F32, vec![e]));
             }
-            if let Some(norm) = &router.input_norm {
+            if let Some(norm) = router.input_norm.first() {
                 tensors.push(meta(norm.name(place(layer, None, "")), plain, vec![d]));
             }
-            let experts = &layout.experts.tensors;
+            let Some(storage) = layout.experts.first() else {
+                continue;
+            };
+            let experts = &storage.tensors;
             let each: Vec<Option<usize>> = match experts.has_expert() {
                 true => (0..e).map(Some).collect(),
                 false => vec![None],
             };
             for expert in each {
-                for (part, dtype, mut shape) in self.parts(layout, plain) {
+                for (part, dtype, mut shape) in self.parts(storage, plain) {
                     if expert.is_none() {
-                        shape.insert(layout.experts.axis, e);
+                        shape.insert(storage.axis, e);
                     }
                     tensors.push(meta(
                         experts.name(place(layer, expert, &part)),
@@ -179,17 +181,17 @@ impl Synthetic {
     }
 
     /// Tensors of one expert.
-    fn parts(&self, layout: &Layout, plain: Dtype) -> Vec<(String, Dtype, Vec<usize>)> {
-        use crate::layout::{Matrix, Orientation};
+    fn parts(&self, storage: &ExpertLayout, plain: Dtype) -> Vec<(String, Dtype, Vec<usize>)> {
         let (d, f) = (self.d, self.f);
         let mut parts = Vec::new();
-        for name in layout.experts.names() {
-            let [inputs, outputs] = match layout.experts.matrix(name) {
-                Some(Matrix::Down) => [f, d],
-                Some(Matrix::GateUp(_)) => [d, 2 * f],
-                _ => [d, f],
+        for name in storage.names() {
+            let matrix = storage.matrix(name).unwrap_or(Matrix::Up);
+            let [inputs, outputs] = match matrix {
+                Matrix::Down => [f, d],
+                Matrix::GateUp(_) => [d, 2 * f],
+                Matrix::Gate | Matrix::Up => [d, f],
             };
-            let shape = match layout.experts.orientation {
+            let shape = match storage.orientation(matrix) {
                 Orientation::InOut => vec![inputs, outputs],
                 Orientation::OutIn => vec![outputs, inputs],
             };

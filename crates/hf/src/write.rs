@@ -18,6 +18,7 @@ use crate::{
     floats,
     folder::{NewFolder, check_free, existing_above, partial},
     grow::{Growth, OutTensor, Part, RECORD},
+    quantisation::QUANTISATION,
     replica::Replica,
     shards::{ShardFile, ShardPlan, TensorMeta},
 };
@@ -150,7 +151,14 @@ impl Growth<'_> {
             write_text(&folder.path.join(INDEX), &index)?;
         }
         for name in &files {
-            copy_file(&self.checkpoint.dir.join(name), &folder.path.join(name))?;
+            let (from, to) = (self.checkpoint.dir.join(name), folder.path.join(name));
+            if name == Path::new(QUANTISATION) {
+                let mut lists = ConfigFile::read_from(&from)?;
+                self.extend_lists(&mut lists, None)?;
+                write_text(&to, lists.text())?;
+            } else {
+                copy_file(&from, &to)?;
+            }
         }
         let mut deviations = self.deviations()?;
         deviations.extend(folder.noted());
@@ -211,7 +219,7 @@ struct Writer<'a> {
     /// Open files of the source.
     sources: HashMap<usize, File>,
     /// The expert that was computed last.
-    replica: Option<Replica>,
+    replica: Option<Replica<'a>>,
     /// Experts of the shard that had to be copies.
     deviations: Vec<Deviation>,
     done: u64,

@@ -74,6 +74,7 @@ fn recipe(selection: Selection, router: RouterExtension) -> Recipe {
     Recipe {
         name: "test".into(),
         of_paper: false,
+        grows: Default::default(),
         selection,
         experts: ExpertInit::Copy {},
         router,
@@ -950,6 +951,7 @@ fn the_forecast_knows_what_is_exact() {
         Growth::new(&checkpoint, request)
             .unwrap()
             .forecast()
+            .unwrap()
             .unwrap()
     };
     let copy = RouterExtension::Copy {};

@@ -1,25 +1,76 @@
 //! What growing does to the routers, told from their rows alone.
 
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use upcycle_digest::Digest;
 use upcycle_moe::{RouterConfig, ScoreFunction};
 
 use crate::{experts::normal, router::RouterRows};
 
+/// How router logits become the scores that gates are made of, in the models of the field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GateScore {
+    /// Sigmoid of each logit (DeepSeek-V3).
+    Sigmoid,
+    /// Softmax over all experts, before the top K are taken (Qwen3-MoE).
+    Softmax,
+    /// Softmax over the K selected logits (Mixtral).
+    TopKSoftmax,
+    /// Square root of the softplus of each logit (DeepSeek-V4).
+    SqrtSoftplus,
+}
+
+impl From<ScoreFunction> for GateScore {
+    fn from(score: ScoreFunction) -> Self {
+        match score {
+            ScoreFunction::Sigmoid => Self::Sigmoid,
+            ScoreFunction::Softmax => Self::Softmax,
+            ScoreFunction::TopKSoftmax => Self::TopKSoftmax,
+        }
+    }
+}
+
+/// What biases of a router are added to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RouterBias {
+    /// Logits: they change scores.
+    #[default]
+    Logits,
+    /// Scores, for the selection alone.
+    Selection,
+    /// Logits, for the selection alone.
+    LogitsOfSelection,
+}
+
+/// What makes a group of experts strong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GroupStrength {
+    /// The sum of its two best scores (DeepSeek-V3).
+    TopTwo,
+    /// Its best score (DeepSeek-V2).
+    Best,
+    /// Nothing: a token chooses among all experts, whatever groups there are.
+    Ignored,
+}
+
 /// How a router chooses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct RoutingRule {
     /// From logits to scores.
-    pub score: ScoreFunction,
+    pub score: GateScore,
     /// Gates of a token are divided by their sum.
     pub renormalize: bool,
-    /// Biases are added to scores for the selection alone; to logits otherwise.
-    pub selection_bias: bool,
+    /// What biases are added to.
+    pub bias_of: RouterBias,
     /// Groups of consecutive experts; 1 where there are none.
     pub groups: usize,
     /// Groups that a token may choose from.
     pub top_groups: usize,
+    /// Which groups these are.
+    pub groups_by: GroupStrength,
 }
 
 /// How routers choose afterwards, on random inputs.
@@ -72,11 +123,12 @@ impl RoutingRule {
     /// That of a router of this project without two-level selection.
     pub fn of(config: &RouterConfig) -> Self {
         Self {
-            score: config.score,
+            score: config.score.into(),
             renormalize: config.renormalize,
-            selection_bias: true,
+            bias_of: RouterBias::Selection,
             groups: 1,
             top_groups: 1,
+            groups_by: GroupStrength::TopTwo,
         }
     }
 
@@ -92,7 +144,7 @@ impl RoutingRule {
             |row: &[f32]| -> f64 { row.iter().zip(input).map(|(w, x)| f64::from(w * x)).sum() };
         let mut logits: Vec<f64> = rows.weight.chunks_exact(rows.d).map(dot).collect();
         let biases = rows.bias.iter().map(|&bias| f64::from(bias));
-        if !self.selection_bias {
+        if self.bias_of == RouterBias::Logits {
             logits
                 .iter_mut()
                 .zip(biases.clone())
@@ -100,30 +152,34 @@ impl RoutingRule {
         }
         let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let scores: Vec<f64> = match self.score {
-            ScoreFunction::Sigmoid => logits
+            GateScore::Sigmoid => logits
                 .iter()
                 .map(|logit| 1.0 / (1.0 + (-logit).exp()))
                 .collect(),
-            ScoreFunction::Softmax | ScoreFunction::TopKSoftmax => {
+            GateScore::SqrtSoftplus => logits
+                .iter()
+                .map(|logit| (logit.max(0.0) + (-logit.abs()).exp().ln_1p()).sqrt())
+                .collect(),
+            GateScore::Softmax | GateScore::TopKSoftmax => {
                 let exps: Vec<f64> = logits.iter().map(|logit| (logit - largest).exp()).collect();
                 let sum: f64 = exps.iter().sum();
                 exps.iter().map(|exp| exp / sum).collect()
             }
         };
         // A softmax over the selected is one over all, divided by its sum over the selected.
-        let over_selected = self.score == ScoreFunction::TopKSoftmax;
-        let by: Vec<f64> = match (self.selection_bias, over_selected) {
-            (true, false) => scores
+        let over_selected = self.score == GateScore::TopKSoftmax;
+        let by: Vec<f64> = match (self.bias_of, over_selected) {
+            (RouterBias::Selection, false) => scores
                 .iter()
                 .zip(biases)
                 .map(|(s, bias)| s + bias)
                 .collect(),
-            (true, true) => logits
+            (RouterBias::Selection, true) | (RouterBias::LogitsOfSelection, _) => logits
                 .iter()
                 .zip(biases)
                 .map(|(l, bias)| l + bias)
                 .collect(),
-            (false, _) => logits,
+            (RouterBias::Logits, _) => logits,
         };
         let mut open: Vec<usize> = self.in_top_groups(&by);
         open.sort_by(|&a, &b| by[b].total_cmp(&by[a]));
@@ -144,16 +200,20 @@ impl RoutingRule {
         gates
     }
 
-    /// Experts of the groups with the largest sums of their two best (DeepSeek-V3).
+    /// Experts of the strongest groups.
     fn in_top_groups(&self, by: &[f64]) -> Vec<usize> {
         let size = by.len() / self.groups;
-        if self.groups == 1 || size == 0 {
+        if self.groups == 1 || size == 0 || self.groups_by == GroupStrength::Ignored {
             return (0..by.len()).collect();
         }
         let strength = |group: usize| {
             let mut values = by[group * size..][..size].to_vec();
             values.sort_by(|a, b| b.total_cmp(a));
-            values.iter().take(2).sum::<f64>()
+            let best = match self.groups_by {
+                GroupStrength::Best => 1,
+                GroupStrength::TopTwo | GroupStrength::Ignored => 2,
+            };
+            values.iter().take(best).sum::<f64>()
         };
         let mut groups: Vec<(usize, f64)> = (0..self.groups)
             .map(|group| (group, strength(group)))

@@ -16,10 +16,16 @@ use crate::{
 #[command(name = "upcycle", version)]
 pub struct UpcycleArgs {
     /// The checkpoint to grow, the folder of a training run, or a model of the Hugging Face hub.
-    #[arg(long, value_name = "DIR|hf:ORG/NAME[@REVISION]")]
+    #[arg(
+        long,
+        value_name = "DIR|hf:ORG/NAME[@REVISION]",
+        required_unless_present = "families",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub(super) from: String,
     /// Folder for the new checkpoint; must not exist.
-    #[arg(long, value_name = "DIR", required_unless_present = "dry_run")]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["dry_run", "families"])]
     pub(super) to: Option<PathBuf>,
     /// Experts a layer afterwards; any number above the model's. [default: twice as many]
     #[arg(long, value_name = "N")]
@@ -84,9 +90,15 @@ pub struct HfArgs {
     /// Compare logits and losses before and after, on --data or on random tokens; for OLMoE, Mixtral and Qwen3-MoE.
     #[arg(long, conflicts_with = "dry_run", help_heading = HEADING)]
     pub(super) verify: bool,
-    /// Layout of a family that is not built in: a TOML file, see docs/huggingface.md.
-    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    /// Layout of a family that is not built in: the name of one that it follows, or a TOML file, see docs/huggingface.md.
+    #[arg(long, value_name = "NAME|FILE", help_heading = HEADING)]
     pub(super) layout: Option<PathBuf>,
+    /// Read all safetensors files of the folder, whatever its index says or if there is none.
+    #[arg(long, help_heading = HEADING)]
+    pub(super) without_index: bool,
+    /// List the families of checkpoints that are known, and end.
+    #[arg(long, help_heading = HEADING)]
+    pub(super) families: bool,
 }
 
 /// As `save_pretrained` of transformers.

@@ -16,9 +16,9 @@ use upcycle_hf::{
     WriteOptions, Written, check_free,
 };
 use upcycle_lm::{CostModel, LmConfig, WeightSource};
-use upcycle_moe::ScoreFunction;
 use upcycle_operator::{
-    ExpertInit, Recipe, ReplicationPlan, RoutingForecast, Selection, Upcycle, Verification,
+    ExpertInit, GateScore, Recipe, ReplicationPlan, RouterBias, RoutingForecast, Selection,
+    Upcycle, Verification,
 };
 use upcycle_report::number;
 use upcycle_train::{CompareJob, Engine};
@@ -47,7 +47,8 @@ struct HfOutcome<'a> {
     layers: Vec<usize>,
     plan: &'a ReplicationPlan,
     scores: &'a [Vec<f64>],
-    forecast: RoutingForecast,
+    /// None where nothing can be foretold.
+    forecast: Option<RoutingForecast>,
     output: Written,
     verification: Option<Verification>,
     seconds: f64,
@@ -70,6 +71,7 @@ impl HfArgs {
             ("--resume", self.resume),
             ("--verify", self.verify),
             ("--layout", self.layout.is_some()),
+            ("--without-index", self.without_index),
         ];
         match flags.iter().find(|(_, given)| *given) {
             Some((flag, _)) => bail!(
@@ -96,6 +98,25 @@ impl HfArgs {
     }
 }
 
+/// Lists the families of checkpoints: names for `--layout`, model types, and how they route or why they cannot be grown.
+pub(super) fn print_families() -> Result<()> {
+    for (name, layout) in Layout::named()? {
+        output::line(format!("{name:<16} {}", layout.name))?;
+        output::line(format!("{:<16} {}", "", layout.model_types.join(", ")))?;
+        if let Some(reason) = &layout.refused {
+            output::line(format!("{:<16} cannot be grown: {reason}", ""))?;
+        }
+        if let Some(reason) = layout.no_forecast() {
+            output::line(format!("{:<16} nothing can be foretold: {reason}", ""))?;
+        }
+        let runs = layout.runs();
+        if runs {
+            output::line(format!("{:<16} can be run here: import, train, export", ""))?;
+        }
+    }
+    Ok(())
+}
+
 impl UpcycleArgs {
     /// Grows the checkpoint in `from`.
     pub(super) fn run_hf(&self, from: &Path) -> Result<()> {
@@ -116,6 +137,9 @@ impl UpcycleArgs {
             scores: self.hf.scores()?,
         };
         let growth = Growth::new(&checkpoint, request)?;
+        for note in &growth.notes {
+            output::note!("note: {note}");
+        }
         // What stands against it is better said before hours of copying.
         let trial = match self.hf.verify {
             true => Some(self.trial(from, target_experts)?),
@@ -124,7 +148,13 @@ impl UpcycleArgs {
         let forecast = growth.forecast()?;
         if !self.json {
             print_plan(&growth, self.dry_run)?;
-            print_forecast(&growth, &forecast)?;
+            match &forecast {
+                Some(forecast) => print_forecast(&growth, forecast)?,
+                None => output::line(format!(
+                    "what routers will choose cannot be foretold: {}",
+                    moe.no_forecast.as_deref().unwrap_or_default()
+                ))?,
+            }
         }
         let written = self.copy(&growth, to)?;
         let seconds = started.elapsed().as_secs_f64();
@@ -226,8 +256,12 @@ impl UpcycleArgs {
     }
 
     fn open_hf(&self, dir: &Path) -> Result<HfCheckpoint> {
-        let layout = self.hf.layout.as_deref().map(Layout::read).transpose()?;
-        Ok(HfCheckpoint::open(dir, layout)?)
+        let layout = self.hf.layout.as_deref();
+        let layout = layout.map(Layout::named_or_read).transpose()?;
+        Ok(match self.hf.without_index {
+            true => HfCheckpoint::open_without_index(dir, layout)?,
+            false => HfCheckpoint::open(dir, layout)?,
+        })
     }
 
     /// A checkpoint as a model for short sequences.
@@ -282,8 +316,9 @@ impl UpcycleArgs {
         if !self.recipe.router_is_open() {
             return self.recipe.recipe("hyperplane");
         }
-        let own_gates = moe.routing.renormalize || moe.routing.score == ScoreFunction::Sigmoid;
-        let selects = moe.routing.selection_bias && moe.layers.iter().all(MoeLayer::has_bias);
+        let own_gates = moe.routing.renormalize || moe.routing.score == GateScore::Sigmoid;
+        let selects =
+            moe.routing.bias_of != RouterBias::Logits && moe.layers.iter().all(MoeLayer::has_bias);
         if moe.top_k == 1 && own_gates {
             // Twins compute the same: any difference of their logits parts them.
             self.recipe.with_router("hyperplane", "strength=0.02")
