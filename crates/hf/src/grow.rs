@@ -10,8 +10,8 @@ use std::{
 use serde_json::{Value, json};
 use upcycle_files::FileError;
 use upcycle_operator::{
-    Choice, Deviation, ExpertInit, ExpertMatrices, Grows, LayerGrowth, LayerPlan, OperatorError,
-    Recipe, RouterExtension, RouterRows, Selection, Upcycle,
+    Choice, Deviation, ExpertInit, ExpertMatrices, GateScore, Grows, LayerGrowth, LayerPlan,
+    OperatorError, Recipe, RouterBias, RouterExtension, RouterRows, Selection, Upcycle,
 };
 
 use crate::{
@@ -262,11 +262,26 @@ impl<'a> Growth<'a> {
         let rows = order
             .iter()
             .flat_map(|&expert| &grown.weight[expert * d..][..d]);
+        let keep = self.bias_factor(layer);
+        let biases = order.iter().map(|&expert| keep * grown.bias[expert]);
         Ok(RouterRows {
             weight: rows.copied().collect(),
-            bias: order.iter().map(|&expert| grown.bias[expert]).collect(),
+            bias: biases.collect(),
             ..grown
         })
+    }
+
+    /// What biases are multiplied by. A softmax over m equal copies of each expert has scores of 1/m, which biases that are
+    /// added to them for the selection have to follow; with other softmaxes, or uneven copies, nothing restores the order.
+    fn bias_factor(&self, layer: usize) -> f32 {
+        let rule = &self.moe.routing;
+        let counts = self.choice.plan.layers[layer].counts();
+        let even = counts.iter().all(|&count| count == counts[0]);
+        let softmax = rule.score == GateScore::Softmax && rule.bias_of == RouterBias::Selection;
+        match softmax && rule.renormalize && even && self.moe.further_rows == 0 {
+            true => 1.0 / counts[0] as f32,
+            false => 1.0,
+        }
     }
 
     /// What is computed of a MoE layer.
@@ -373,14 +388,14 @@ impl<'a> Growth<'a> {
                 self.slices(layer, name, tensor, 1, None)?
             }
             OfRouter::Rows | OfRouter::Bias => {
-                let rows = self.moe.experts + self.moe.further_rows;
-                let row = tensor.bytes / rows as u64;
-                let kept = row * self.moe.further_rows as u64;
                 let axis = match role {
                     OfRouter::Rows => 0,
                     _ => shape.len() - 1,
                 };
-                shape[axis] = self.operator.target_experts + self.moe.further_rows;
+                // Biases may be those of experts alone.
+                let further = shape[axis] - self.moe.experts;
+                let kept = tensor.bytes / shape[axis] as u64 * further as u64;
+                shape[axis] = self.operator.target_experts + further;
                 let computed = match role {
                     OfRouter::Rows => Part::Rows { layer },
                     _ => Part::Bias { layer },

@@ -179,7 +179,8 @@ impl HfCheckpoint {
         if let Some(bias) = &layer.bias {
             let shape = &self.tensor(bias)?.shape;
             let values: usize = shape.iter().product();
-            if values != rows || shape.last() != Some(&rows) {
+            let fits = values == moe.experts || values == rows;
+            if !fits || shape.last() != Some(&values) {
                 let problem = format!("has shape {shape:?}, not [{rows}]");
                 return Err(self.fault(bias, problem));
             }
@@ -237,8 +238,10 @@ impl HfCheckpoint {
         Ok(RouterRows {
             weight: self.float_range(&layer.weight, experts * d, rows * d)?,
             bias: match &layer.bias {
-                Some(bias) => self.float_range(bias, experts, rows)?,
-                None => vec![0.0; moe.further_rows],
+                Some(bias) if self.tensor(bias)?.elements() > experts => {
+                    self.float_range(bias, experts, rows)?
+                }
+                _ => vec![0.0; moe.further_rows],
             },
             d: moe.d,
             input_rms: 1.0,

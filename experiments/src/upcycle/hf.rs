@@ -323,7 +323,12 @@ impl UpcycleArgs {
             // Twins compute the same: any difference of their logits parts them.
             self.recipe.with_router("hyperplane", "strength=0.02")
         } else if selects {
-            let range = 1.0 + checkpoint.bias_range(moe)?;
+            // Scores of sigmoids and softmaxes are at most 1; logits and what grows with them have no bound.
+            let scores = match (moe.routing.score, moe.routing.bias_of) {
+                (GateScore::SqrtSoftplus, _) | (_, RouterBias::LogitsOfSelection) => 1000.0,
+                _ => 1.0,
+            };
+            let range = scores + checkpoint.bias_range(moe)?;
             self.recipe.with_router("dormant", &format!("bias={range}"))
         } else if self.copies_evenly(moe, target)? {
             self.recipe.recipe("hyperplane")
