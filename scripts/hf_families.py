@@ -45,9 +45,8 @@ FIELDS = {
     "llama4_text": dict(interleave_moe_layer_step=1, pad_token_id=0),
     "longcat_flash": dict(num_layers=2, head_dim=4),
     "nemotron_h": dict(n_groups=1),
+    "step3p5": dict(pad_token_id=0, mlp_layer_types=["dense", "sparse", "sparse"]),
     "step3p7": dict(pad_token_id=0),
-    "step3p5": dict(pad_token_id=0),
-    "qwen3_5_moe": dict(),
 }
 SECTIONS = {
     "dbrx": dict(
@@ -131,6 +130,26 @@ def randomize(model):
             if name.endswith("per_expert_scale"):
                 parameter.uniform_(0.5, 1.5)
     return model
+
+
+# Model types that transformers does not build alone, or that are the text of another one; with the reason.
+NOT_BUILT = {
+    "kimi_k2": "DeepSeek-V3 under another name, and code of its own on the hub",
+    "bailing_moe_v2": "code of its own on the hub",
+    "qwen3_omni_moe": "the thinker is checked as `qwen3_omni_moe_thinker`",
+    "inkling_mm_model": "its text is checked as `inkling_text`",
+    "dots3_note": "its text is checked as `dots3_note_text`",
+    "llama4": "its text is checked as `llama4_text`",
+    "inkling2": "its text is checked as `inkling2_text`",
+    "glm5_next": "its configuration wants sizes that are not tiny",
+    "hy_v4_vl": "its text is that of `hy_v4`",
+    "deepseek_ocr2": "its language model is that of `deepseek_v2`",
+}
+
+
+def is_text_of_another(family):
+    """Whether transformers has no model of its own for a type."""
+    return family not in CONFIG_MAPPING or model_class(family) is None
 
 
 def make(family, top_k=None):

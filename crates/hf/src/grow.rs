@@ -20,6 +20,7 @@ use crate::{
     error::HfError,
     layout::{Matrix, Stacking},
     moe::Moe,
+    pattern::{Pattern, Place},
     quantisation::QUANTISATION,
     replica::Replica,
     scores::{GivenScores, check_scores, utility_scores},
@@ -337,8 +338,15 @@ impl<'a> Growth<'a> {
                 tensors.push(self.router_tensor(name, tensor, layer, role)?);
                 continue;
             }
-            // All experts of a layer go where its first tensor was.
-            if let Some(layer) = self.layer_of(name) {
+            if let Some((layer, place, pattern)) = self.layer_of(name) {
+                if let Some(behind) = place.expert.and_then(|it| it.checked_sub(self.moe.experts)) {
+                    let expert = Some(self.operator.target_experts + behind);
+                    let name = pattern.name(Place { expert, ..place });
+                    let parts = vec![Part::copy(tensor, 0, tensor.bytes)];
+                    tensors.push(self.out_tensor(&name, tensor, tensor.shape.clone(), parts));
+                    continue;
+                }
+                // All experts of a layer go where its first tensor was.
                 if !std::mem::replace(&mut written[layer], true) {
                     self.expert_tensors(layer, &mut tensors)?;
                 }
@@ -429,16 +437,17 @@ impl<'a> Growth<'a> {
         }
     }
 
-    /// The MoE layer that a tensor of an expert belongs to.
-    fn layer_of(&self, name: &str) -> Option<usize> {
+    /// The MoE layer that a tensor of an expert belongs to, its place there, and the pattern of its name.
+    fn layer_of<'n>(&self, name: &'n str) -> Option<(usize, Place<'n>, &'a Pattern)> {
         let sets = self.checkpoint.layout.sets();
         sets.iter().enumerate().find_map(|(set, (storages, _))| {
             storages.iter().enumerate().find_map(|(storage, layout)| {
                 let place = layout.tensors.find(name)?;
-                self.moe.layers.iter().position(|layer| {
+                let layer = self.moe.layers.iter().position(|layer| {
                     let is_part = || layer.parts.iter().any(|part| part == place.after);
                     layer.storage == storage && layer.is_at(set, &place) && is_part()
-                })
+                })?;
+                Some((layer, place, &layout.tensors))
             })
         })
     }

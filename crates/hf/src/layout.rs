@@ -33,6 +33,7 @@ const BUILT_IN: &[(&str, &str)] = layouts!(
     "granitemoe",
     "hunyuan_v1_moe",
     "inkling",
+    "inkling2",
     "jamba",
     "jetmoe",
     "kimi_linear",
@@ -52,6 +53,7 @@ const BUILT_IN: &[(&str, &str)] = layouts!(
     "qwen3_next",
     "qwen3_omni_moe",
     "qwen3_vl_moe",
+    "step3p7",
     "zaya",
 );
 

@@ -143,8 +143,9 @@ impl HfCheckpoint {
             further_rows: number(&layout.router.further_rows, 0)?,
             routing,
             no_forecast: layout.routing.no_forecast.clone(),
-            layers: self.find_layers(experts)?,
+            layers: Vec::new(),
         };
+        moe.layers = self.find_layers(experts, moe.further_rows)?;
         self.check_layers(&moe)?;
         for index in 0..moe.layers.len() {
             self.check_router(&mut moe, index)?;
@@ -258,6 +259,12 @@ impl HfCheckpoint {
         if router.one_plus && layer.input_norm.is_some() {
             scale.iter_mut().for_each(|value| *value += 1.0);
         }
+        if let Some(norm) = &layer.input_norm
+            && scale.iter().all(|&value| value == 0.0)
+        {
+            let problem = "is 0 everywhere, and so would be all that the router reads; if the family multiplies by 1 + w, say `one_plus = true` in `[router]` of the layout";
+            return Err(self.fault(norm, problem));
+        }
         if router.divided_by_root_of_width {
             let root = (moe.d as f32).sqrt();
             scale.iter_mut().for_each(|value| *value /= root);
@@ -307,7 +314,7 @@ impl HfCheckpoint {
     }
 
     /// MoE layers, each with its router and the parts of its experts.
-    fn find_layers(&self, experts: usize) -> Result<Vec<MoeLayer>, HfError> {
+    fn find_layers(&self, experts: usize, further: usize) -> Result<Vec<MoeLayer>, HfError> {
         let sets = self.layout.sets();
         let mut routers: BTreeMap<Key, Vec<(Role, &str)>> = BTreeMap::new();
         let mut parts: BTreeMap<Key, Parts> = BTreeMap::new();
@@ -341,11 +348,13 @@ impl HfCheckpoint {
                 continue;
             };
             let seen = match place.expert {
-                Some(expert) if expert >= experts => {
+                Some(expert) if expert >= experts + further => {
                     let problem =
                         format!("is of an expert beyond the {experts} that config.json speaks of");
                     return Err(self.fault(name, problem));
                 }
+                // Of what is no expert and has a row of the router all the same.
+                Some(expert) if expert >= experts => continue,
                 Some(_) => 1,
                 None if self.is_stacked(of, name, place.after, tensor, experts)? => experts,
                 // All experts share it.
