@@ -1,5 +1,5 @@
 //! Opens checkpoints whose header, index and configuration are whatever the fuzzer thinks of: every one must open or
-//! give an error.
+//! give an error, and what was grown must be understood again, with the new number of experts in as many layers.
 //!
 //!     cargo fuzz run --sanitizer none checkpoint -- -max_total_time=60
 
@@ -12,12 +12,22 @@ use tempfile::TempDir;
 use upcycle_hf::{Growth, GrowthRequest, HfCheckpoint, WriteOptions};
 use upcycle_operator::{ExpertInit, OptimizerPolicy, Recipe, RouterExtension, Selection, Upcycle};
 
-/// A family with one tensor an expert, one with groups and biases, two with stacked tensors.
-const CONFIGS: [&str; 4] = [
+/// Families with one tensor an expert, with groups and biases, with stacked and flat tensors, rows behind those of experts,
+/// further tensors of experts, two sets of experts, and no gate projections.
+const CONFIGS: [&str; 12] = [
     r#"{"model_type": "olmoe", "num_experts": 2, "num_experts_per_tok": 1}"#,
     r#"{"model_type": "deepseek_v3", "n_routed_experts": 2, "num_experts_per_tok": 1, "n_group": 2, "topk_group": 1}"#,
     r#"{"model_type": "gpt_oss", "num_local_experts": 2, "num_experts_per_tok": 1}"#,
     r#"{"model_type": "llama4_text", "num_local_experts": 2, "num_experts_per_tok": 1}"#,
+    r#"{"model_type": "granitemoe", "num_local_experts": 2, "num_experts_per_tok": 1}"#,
+    r#"{"model_type": "gemma4_text", "num_experts": 2, "top_k_experts": 1}"#,
+    r#"{"model_type": "qwen3_5_moe", "text_config": {"num_experts": [2, 2], "num_experts_per_tok": 1}, "x": Infinity}"#,
+    r#"{"model_type": "dbrx", "ffn_config": {"moe_num_experts": 2, "moe_top_k": 1}}"#,
+    r#"{"model_type": "longcat_flash", "n_routed_experts": 2, "moe_topk": 1, "zero_expert_num": 1}"#,
+    r#"{"model_type": "jetmoe", "num_local_experts": 2, "num_experts_per_tok": 1}"#,
+    r#"{"model_type": "nemotron_h", "n_routed_experts": 2, "num_experts_per_tok": 1, "num_hidden_layers": 1}"#,
+    r#"{"model_type": "ernie4_5_moe", "moe_num_experts": 2, "moe_k": 1,
+        "quantization_config": {"ignore": ["model.layers.0.mlp.experts.0.up_proj"]}}"#,
 ];
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -42,10 +52,12 @@ fn grow(checkpoint: &HfCheckpoint, experts: ExpertInit) {
     let recipe = Recipe {
         name: "fuzz".into(),
         of_paper: false,
+        grows: Default::default(),
         selection: Selection::Uniform {},
         experts,
         router: RouterExtension::Hyperplane { strength: 1.0 },
         optimizer: OptimizerPolicy::Reset {},
+        boost: None,
         dense: None,
     };
     let operator = Upcycle::new(recipe, 4);
@@ -64,7 +76,14 @@ fn grow(checkpoint: &HfCheckpoint, experts: ExpertInit) {
         resume: false,
         force: true,
     };
-    let _ = growth.write(&to, options, &mut |_| ());
+    if growth.write(&to, options, &mut |_| ()).is_ok() {
+        let grown = HfCheckpoint::open(&to, None).expect("what was written can be opened");
+        match grown.moe() {
+            Ok(moe) => assert_eq!((moe.experts, moe.layers.len()), (4, growth.moe.layers.len())),
+            // Some length that has nothing to do with experts is by chance that of the new experts.
+            Err(error) => assert!(error.to_string().contains("as long as there are experts"), "{error}"),
+        }
+    }
     for left in [to.with_extension("grown.partial"), to] {
         let _ = fs::remove_dir_all(left);
     }
@@ -83,7 +102,7 @@ fuzz_target!(|data: &[u8]| {
         file.resize(file.len() + data, 0);
         file
     };
-    let config = CONFIGS[usize::from(*kind / 4 % 4)];
+    let config = CONFIGS[usize::from(*kind / 4) % CONFIGS.len()];
     write("config.json", config.as_bytes());
     remove(INDEX);
     match kind % 4 {

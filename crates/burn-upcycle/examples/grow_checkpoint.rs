@@ -35,7 +35,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     // All is decided and checked before anything is written.
     let growth = Growth::new(&checkpoint, request)?;
-    println!("{}", growth.forecast()?.in_words());
+    let forecast = growth.forecast()?;
+    println!("{}", forecast.map_or("nothing can be foretold", |it| it.in_words()));
     let options = WriteOptions {
         shard_bytes: 5_000_000_000,
         resume: false,
@@ -60,6 +61,7 @@ fn tiny() -> Synthetic {
         groups: 1,
         d: 32,
         f: 64,
+        storage: 0,
         weights: Weights::Bf16,
         shard_bytes: 1_000_000,
     }

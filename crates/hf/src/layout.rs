@@ -368,6 +368,11 @@ impl Layout {
         self.routing.no_forecast.as_deref()
     }
 
+    /// In how many ways it stores experts.
+    pub fn storages(&self) -> usize {
+        self.experts.len()
+    }
+
     /// Whether models of the family can be imported, trained and exported.
     pub fn runs(&self) -> bool {
         self.model.is_some()

@@ -500,7 +500,7 @@ impl HfCheckpoint {
                 let shared = |part: &&str| name[stem.len()..].contains(part);
                 let known = understood.contains(name.as_str())
                     || !tensor.shape.contains(&experts)
-                    || SHARED.iter().any(|part| shared(part))
+                    || SHARED.iter().any(&shared)
                     || self.layout.shared.iter().any(|part| shared(&part.as_str()));
                 if !known {
                     let problem = format!(

@@ -126,7 +126,10 @@ impl Pattern {
 
     /// The name of a place.
     pub fn name(&self, place: Place) -> String {
-        let mut name = place.before.to_owned();
+        let mut name = match self.any_before {
+            true => place.before.to_owned(),
+            false => String::new(),
+        };
         for piece in &self.pieces {
             match piece {
                 Piece::Text(text) => name.push_str(text),

@@ -13,8 +13,8 @@ use crate::{
     config::ConfigFile,
     error::HfError,
     floats,
-    layout::{ExpertLayout, Layout, Matrix, Orientation},
-    pattern::Place,
+    layout::{ExpertLayout, Layout, Matrix, Orientation, Stacking},
+    pattern::{Pattern, Place},
     shards::{ShardPlan, TensorMeta},
 };
 
@@ -35,13 +35,15 @@ pub struct Synthetic {
     pub d: usize,
     /// Hidden width of an expert, F.
     pub f: usize,
-    /// How experts are stored.
+    /// In which of the family's ways experts are stored, from 0.
+    pub storage: usize,
+    /// What type they are.
     pub weights: Weights,
     /// Largest size of a shard's data.
     pub shard_bytes: u64,
 }
 
-/// How experts are stored.
+/// What type the weights of experts are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Weights {
     /// As f32.
@@ -122,9 +124,13 @@ impl Synthetic {
             (fields.top_k.first(), self.top_k),
             (fields.groups.first(), self.groups),
             (fields.top_groups.first(), self.groups),
+            (layout.router.further_rows.first(), 1),
         ] {
-            if let Some(field) = field {
-                config[field] = value.into();
+            // A field may lie in a section.
+            let mut parts = field.into_iter().flat_map(|field| field.split('.'));
+            if let Some(first) = parts.next() {
+                let place = parts.fold(&mut config[first], |place, part| &mut place[part]);
+                *place = value.into();
             }
         }
         config
@@ -144,30 +150,41 @@ impl Synthetic {
             shape,
         };
         let mut tensors = vec![meta("model.embed_tokens.weight".into(), plain, vec![64, d])];
-        for layer in 0..self.layers {
-            let router = &layout.router;
-            if let Some(weight) = router.weight.first() {
-                let name = weight.name(place(layer, None, ""));
-                tensors.push(meta(name, plain, vec![e, d]));
+        let further = layout.router.further_rows.len();
+        for (layer, (storages, router)) in
+            (0..self.layers).flat_map(|layer| layout.sets().into_iter().map(move |it| (layer, it)))
+        {
+            let named = |patterns: &[Pattern]| {
+                let pattern = patterns.get(self.storage).or(patterns.first());
+                pattern.map(|pattern| pattern.name(place(layer, None, "")))
+            };
+            if let Some(weight) = named(&router.weight) {
+                tensors.push(meta(weight, plain, vec![e + further, d]));
             }
-            if let Some(bias) = router.bias.first() {
-                tensors.push(meta(bias.name(place(layer, None, "")), Dtype::F32, vec![e]));
+            if let Some(bias) = named(&router.bias) {
+                tensors.push(meta(bias, Dtype::F32, vec![e + further]));
             }
-            if let Some(norm) = router.input_norm.first() {
-                tensors.push(meta(norm.name(place(layer, None, "")), plain, vec![d]));
+            if let Some(norm) = named(&router.input_norm) {
+                tensors.push(meta(norm, plain, vec![d]));
             }
-            let Some(storage) = layout.experts.first() else {
+            let Some(storage) = storages.get(self.storage).or(storages.first()) else {
                 continue;
             };
+            for pattern in &storage.further {
+                let name = pattern.name(place(layer, None, ""));
+                tensors.push(meta(name, Dtype::F32, vec![e]));
+            }
             let experts = &storage.tensors;
-            let each: Vec<Option<usize>> = match experts.has_expert() {
-                true => (0..e).map(Some).collect(),
-                false => vec![None],
+            let each: Vec<Option<usize>> = match storage.stacking() {
+                Stacking::Separate => (0..e).map(Some).collect(),
+                Stacking::Stacked | Stacking::Flat => vec![None],
             };
             for expert in each {
                 for (part, dtype, mut shape) in self.parts(storage, plain) {
-                    if expert.is_none() {
-                        shape.insert(storage.axis, e);
+                    match storage.stacking() {
+                        Stacking::Separate => {}
+                        Stacking::Stacked => shape.insert(storage.axis, e),
+                        Stacking::Flat => shape[0] *= e,
                     }
                     tensors.push(meta(
                         experts.name(place(layer, expert, &part)),

@@ -13,8 +13,8 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 use upcycle_hf::{
-    GivenScores, Growth, GrowthRequest, HfCheckpoint, HfError, Synthetic, Weights, WriteOptions,
-    Written,
+    GivenScores, Growth, GrowthRequest, HfCheckpoint, HfError, Layout, Synthetic, Weights,
+    WriteOptions, Written,
 };
 use upcycle_operator::{
     Deviation, ExpertInit, ExpertMatrices, Initialization, OptimizerPolicy, Recipe,
@@ -255,6 +255,7 @@ fn generated() -> Vec<Synthetic> {
         groups: 1,
         d: 32,
         f: 64,
+        storage: 0,
         weights: Weights::Bf16,
         shard_bytes: 30_000,
     };
@@ -806,6 +807,7 @@ fn a_second_growth_parts_twins_along_other_directions() {
 #[test]
 fn values_that_a_type_cannot_hold_are_refused() {
     let (_dir, from) = generate(&Synthetic {
+        storage: 0,
         weights: Weights::F16,
         ..generated().swap_remove(0)
     });
@@ -982,4 +984,59 @@ fn the_forecast_knows_what_is_exact() {
         None,
     );
     assert!(strong.gate_change < 0.02 && strong.gate_change < weak.gate_change / 4.0);
+}
+
+/// The rule of all families, in every way in which each stores experts: what was as long as there were experts is as long as
+/// there are now, and nothing else has changed.
+#[test]
+fn every_family_grows_along_every_axis_of_experts() {
+    let (e, target) = (6, 12);
+    let mut families = 0;
+    for (name, layout) in Layout::named().unwrap() {
+        if layout.refused.is_some() {
+            continue;
+        }
+        families += 1;
+        for storage in 0..layout.storages() {
+            let (_dir, from) = generate(&Synthetic {
+                model_type: layout.model_types[0].clone(),
+                layers: 2,
+                experts: e,
+                top_k: 2,
+                groups: 1,
+                d: 32,
+                f: 20,
+                storage,
+                weights: Weights::Bf16,
+                shard_bytes: 30_000,
+            });
+            let to = from.with_extension("to");
+            let grown = grow(&from, &to, request(uniform(hyperplane()), target));
+            let (_, sources) = grown.unwrap_or_else(|error| panic!("{name} {storage}: {error}"));
+            assert_eq!(sources.len(), 2, "{name} {storage}");
+            let (before, after) = (tensors(&from), tensors(&to));
+            for (tensor, (_, shape, _)) in &before {
+                let grown = &after[tensor].1;
+                for (axis, (&old, &new)) in shape.iter().zip(grown).enumerate() {
+                    let expected = match old {
+                        6 => target,
+                        // A row more than experts, and experts one after the other.
+                        7 => target + 1,
+                        120 | 240 if axis == 0 => 2 * old,
+                        _ => old,
+                    };
+                    assert_eq!(new, expected, "{name} {storage}: {tensor} {shape:?}");
+                }
+            }
+            let separate = |name: &str| name.contains("experts.11.");
+            let stacked = before
+                .values()
+                .any(|(_, shape, _)| shape.len() == 3 || shape[0] == 120);
+            assert!(
+                stacked || after.keys().any(|name| separate(name)),
+                "{name} {storage}"
+            );
+        }
+    }
+    assert!(families > 30, "{families}");
 }

@@ -43,6 +43,7 @@ pub fn measure(layers: usize, rounds: usize, scratch: &Path) -> Result<Table> {
         groups: 1,
         d: 2048,
         f: 1024,
+        storage: 0,
         weights: Weights::Bf16,
         shard_bytes: 2_000_000_000,
     };
