@@ -36,7 +36,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     // All is decided and checked before anything is written.
     let growth = Growth::new(&checkpoint, request)?;
     let forecast = growth.forecast()?;
-    println!("{}", forecast.map_or("nothing can be foretold", |it| it.in_words()));
+    println!(
+        "{}",
+        forecast.map_or("nothing can be foretold", |it| it.in_words())
+    );
     let options = WriteOptions {
         shard_bytes: 5_000_000_000,
         resume: false,

@@ -27,6 +27,7 @@ fn gigabytes_are_grown_in_less_than_500_mb() {
         ("llama4_text", Weights::Bf16, 16),
     ] {
         let checkpoint = Synthetic {
+            storage: 0,
             model_type: model_type.into(),
             layers: if experts == 64 { 2 } else { 1 },
             experts,
