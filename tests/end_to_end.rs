@@ -7,6 +7,10 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 const SCALE: &str = include_str!("micro.toml");
@@ -548,6 +552,22 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 impl Lab {
+    /// Whether some file below a folder holds weights.
+    fn has_weights(&self, folder: &str) -> bool {
+        let mut folders = vec![self.path(folder)];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|it| it == "safetensors") {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
     /// A fixture of transformers with a tokenizer of letters, and a text for it.
     fn hugging_face(&self, name: &str) {
         let dir = self.path("hf");
@@ -789,18 +809,25 @@ fn a_checkpoint_of_transformers_is_trained_on_and_exported() {
 
 /// Serves the files of `dir` as the hub does, on this machine, until the process ends.
 fn serve(dir: PathBuf) -> String {
+    serve_counted(dir, true).0
+}
+
+/// The same, with or without parts of files, and how many bytes were sent.
+fn serve_counted(dir: PathBuf, parts: bool) -> (String, Arc<AtomicUsize>) {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let count = sent.clone();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let dir = dir.clone();
-            std::thread::spawn(move || answer(stream.unwrap(), &dir));
+            let (dir, count) = (dir.clone(), count.clone());
+            std::thread::spawn(move || answer(stream.unwrap(), &dir, parts, &count));
         }
     });
-    address
+    (address, sent)
 }
 
-fn answer(mut stream: std::net::TcpStream, dir: &Path) {
+fn answer(mut stream: std::net::TcpStream, dir: &Path, parts: bool, sent: &AtomicUsize) {
     let mut request = BufReader::new(stream.try_clone().unwrap()).lines();
     let first = request.next().unwrap().unwrap();
     let headers: Vec<String> = request
@@ -837,7 +864,11 @@ fn answer(mut stream: std::net::TcpStream, dir: &Path) {
             "content-range: bytes {start}-{end}/{}\r\nx-repo-commit: c0ffee\r\netag: \"{name}\"\r\n",
             all.len()
         );
-        ("206 Partial Content", more, all[start..=end].to_vec())
+        // The client that downloads whole files asks for their first byte to learn how long they are.
+        match parts || end == 0 || !name.ends_with(".safetensors") {
+            true => ("206 Partial Content", more, all[start..=end].to_vec()),
+            false => ("200 OK", String::new(), all),
+        }
     } else {
         ("404 Not Found", String::new(), Vec::new())
     };
@@ -845,8 +876,54 @@ fn answer(mut stream: std::net::TcpStream, dir: &Path) {
         "HTTP/1.1 {status}\r\n{more}content-length: {}\r\nconnection: close\r\n\r\n",
         body.len()
     );
+    sent.fetch_add(body.len(), Ordering::Relaxed);
     let _ = stream.write_all(head.as_bytes());
     let _ = stream.write_all(&body);
+}
+
+#[test]
+fn a_model_of_the_hub_is_looked_at_and_grown_without_a_download() {
+    let lab = Lab::new();
+    lab.hugging_face("olmoe");
+    let run = |bin: &str, args: &[&str], endpoint: &str, cache: &str| {
+        let mut command = lab.command(bin, args);
+        command.env("HF_ENDPOINT", endpoint);
+        command.env("HF_HOME", lab.path(cache));
+        command.output().unwrap()
+    };
+    let weights: u64 = fs::read_dir(lab.path("hf"))
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.file_name().to_string_lossy().ends_with("safetensors"))
+        .map(|entry| entry.metadata().unwrap().len())
+        .sum();
+    let (address, sent) = serve_counted(lab.path("hf"), true);
+    for (bin, args) in [
+        ("inspect", &["hf:org/tiny"][..]),
+        ("upcycle", &["--from", "hf:org/tiny", "--dry-run"][..]),
+    ] {
+        let output = run(bin, args, &address, "cache");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{errors}");
+        assert!(!lab.has_weights("cache"));
+    }
+    // Headers and routers, several times; the experts of this tiny model are not much more.
+    assert!(sent.load(Ordering::Relaxed) < 6 * weights as usize);
+
+    let to = ["--from", "hf:org/tiny", "--to", "big", "--stream", "--json"];
+    let output = run("upcycle", &to, &address, "cache");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    assert!(!lab.has_weights("cache"));
+    lab.ok("upcycle", &["--from", "hf", "--to", "local", "--json"]);
+    let shard = |dir: &str| fs::read(lab.path(dir).join("model.safetensors")).unwrap();
+    assert_eq!(shard("big"), shard("local"));
+
+    let (address, _) = serve_counted(lab.path("hf"), false);
+    let output = run("inspect", &["hf:org/tiny"], &address, "other");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(errors.contains("does not give parts of"), "{errors}");
 }
 
 #[test]

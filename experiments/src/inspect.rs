@@ -51,6 +51,9 @@ impl InspectArgs {
     /// # Errors
     /// With a sentence on what is wrong and what to do.
     pub fn run(self) -> Result<()> {
+        if let Some(model) = self.dir.strip_prefix("hf:") {
+            return self.show_hf(&sources::elsewhere(model, self.layout()?, false)?);
+        }
         let dir = sources::folder(&self.dir)?;
         if sources::is_hugging_face(&dir) {
             return self.run_hf(&dir);
@@ -148,16 +151,22 @@ impl InspectArgs {
 
     /// Shows the checkpoint of transformers in `dir`.
     fn run_hf(&self, dir: &Path) -> Result<()> {
-        let layout = self.layout.as_deref();
-        let layout = layout.map(Layout::named_or_read).transpose()?;
-        let checkpoint = HfCheckpoint::open(dir, layout)?;
+        self.show_hf(&HfCheckpoint::open(dir, self.layout()?)?)
+    }
+
+    fn layout(&self) -> Result<Option<Layout>> {
+        let layout = self.layout.as_deref().map(Layout::named_or_read);
+        Ok(layout.transpose()?)
+    }
+
+    fn show_hf(&self, checkpoint: &HfCheckpoint) -> Result<()> {
         let found = checkpoint.inspect()?;
         if self.json {
             return Ok(output::line(serde_json::to_string_pretty(&found)?)?);
         }
         let layers = match found.layers {
-            Some(layers) => format!("{layers} ({} MoE)", found.routers.len()),
-            None => format!("{} MoE", found.routers.len()),
+            Some(layers) => format!("{layers} ({} MoE)", found.moe_layers),
+            None => format!("{} MoE", found.moe_layers),
         };
         let rule = &found.routing;
         let groups = match rule.groups {
@@ -173,7 +182,7 @@ impl InspectArgs {
             .iter()
             .map(|(name, &size)| format!("{name} {}", number::bytes(size)));
         let mut rows = vec![
-            ("checkpoint", dir.display().to_string()),
+            ("checkpoint", self.dir.clone()),
             ("family", found.family.clone()),
             ("layers", format!("{layers}, d_model {}", found.d_model)),
             (

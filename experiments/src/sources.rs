@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use upcycle_hf::HfCheckpoint;
+use upcycle_hf::{HfCheckpoint, Layout};
 use upcycle_train::StageCheckpoints;
 
 /// The folder of `--from`: what `hf:` names is downloaded first.
@@ -16,6 +16,18 @@ pub fn folder(from: &str) -> Result<PathBuf> {
             Ok(dir)
         }
     }
+}
+
+/// A checkpoint of the hub whose weights are not downloaded, for what `hf:` names; with all of its other files if it is to be
+/// grown `whole`.
+#[cfg(feature = "hub")]
+pub fn elsewhere(model: &str, layout: Option<Layout>, whole: bool) -> Result<HfCheckpoint> {
+    Ok(upcycle_hf::HubModel::open(model, layout, whole)?)
+}
+
+#[cfg(not(feature = "hub"))]
+pub fn elsewhere(model: &str, layout: Option<Layout>, _: bool) -> Result<HfCheckpoint> {
+    Ok(HfCheckpoint::open(&hub(model)?, layout)?)
 }
 
 /// A folder must be a checkpoint of this program, one of its training runs, or a checkpoint of transformers.

@@ -39,6 +39,15 @@ impl UpcycleArgs {
         if self.hf.families {
             return hf::print_families();
         }
+        let of_hub = self.from.strip_prefix("hf:");
+        if let Some(model) = of_hub.filter(|_| self.dry_run || self.hf.stream) {
+            let whole = !self.dry_run;
+            let checkpoint = sources::elsewhere(model, self.hf.layout()?, whole)?;
+            return self.grow_hf(&checkpoint, None);
+        }
+        if self.hf.stream {
+            bail!("--stream is for models of the hub (--from hf:ORG/NAME); leave it out");
+        }
         let from = sources::folder(&self.from)?;
         if sources::is_hugging_face(&from) {
             return self.run_hf(&from);

@@ -12,7 +12,13 @@ use serde::Deserialize;
 use upcycle_files::FileError;
 
 use crate::{
-    config::ConfigFile, error::HfError, floats, folder::is_trace, header::Header, layout::Layout,
+    config::ConfigFile,
+    error::HfError,
+    floats,
+    folder::is_trace,
+    header::Header,
+    layout::Layout,
+    ranges::{Ranges, read_exact, read_header},
 };
 
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
@@ -30,6 +36,8 @@ pub struct HfCheckpoint {
     pub(crate) shards: Vec<Shard>,
     /// By name.
     pub(crate) tensors: BTreeMap<String, TensorEntry>,
+    /// Where its shards lie, if not in its folder.
+    pub(crate) ranges: Option<Box<dyn Ranges>>,
 }
 
 /// A safetensors file.
@@ -113,7 +121,29 @@ impl HfCheckpoint {
                 vec![SINGLE.to_owned()]
             }
         };
-        Self::of_files(dir, layout, &files, index.as_ref())
+        Self::of_files(dir, layout, &files, index.as_ref(), None)
+    }
+
+    /// Opens the checkpoint whose small files are in `dir` and whose shards lie elsewhere.
+    #[cfg(feature = "hub")]
+    pub(crate) fn open_elsewhere(
+        dir: &Path,
+        layout: Option<Layout>,
+        ranges: Box<dyn Ranges>,
+    ) -> Result<Self, HfError> {
+        let index = read_index(dir)?;
+        let mut files = match &index {
+            Some(index) => index.weight_map.values().cloned().collect(),
+            None => vec![SINGLE.to_owned()],
+        };
+        files.sort();
+        files.dedup();
+        Self::of_files(dir, layout, &files, index.as_ref(), Some(ranges))
+    }
+
+    /// Whether its shards lie elsewhere, so that every byte has to come over a network.
+    pub fn is_elsewhere(&self) -> bool {
+        self.ranges.is_some()
     }
 
     /// Opens the checkpoint in `dir` with all safetensors files that lie there, whatever an index says.
@@ -130,7 +160,7 @@ impl HfCheckpoint {
             let problem = format!("has no {missing}, though there are others of its series");
             return Err(HfError::file(dir, problem));
         }
-        Self::of_files(dir, layout, &files, None)
+        Self::of_files(dir, layout, &files, None, None)
     }
 
     fn of_files(
@@ -138,6 +168,7 @@ impl HfCheckpoint {
         layout: Option<Layout>,
         files: &[String],
         index: Option<&Index>,
+        ranges: Option<Box<dyn Ranges>>,
     ) -> Result<Self, HfError> {
         if !Self::is_one(dir) {
             let problem = format!("there is no {} in it", ConfigFile::NAME);
@@ -154,6 +185,7 @@ impl HfCheckpoint {
             layout,
             shards: Vec::new(),
             tensors: BTreeMap::new(),
+            ranges,
         };
         for file in files {
             checkpoint.add_shard(file, index)?;
@@ -172,14 +204,17 @@ impl HfCheckpoint {
 
     fn add_shard(&mut self, file: &str, index: Option<&Index>) -> Result<(), HfError> {
         let path = self.dir.join(file);
-        if !path.is_file() {
+        if self.ranges.is_none() && !path.is_file() {
             let problem = match index {
                 Some(_) => format!("is missing, though {INDEX} names it; download it again"),
                 None => format!("is missing, and there is no {INDEX}; weights must be safetensors"),
             };
             return Err(HfError::file(path, problem));
         }
-        let header = Header::read(&path)?;
+        let header = match &self.ranges {
+            Some(ranges) => read_header(ranges.as_ref(), &path)?,
+            None => Header::read(&path)?,
+        };
         let shard = self.shards.len();
         for (name, info) in header.metadata.tensors() {
             // Another file may be said to have it.
@@ -241,6 +276,9 @@ impl HfCheckpoint {
         bytes: u64,
     ) -> Result<Vec<u8>, HfError> {
         let path = &self.shards[shard].path;
+        if let Some(ranges) = &self.ranges {
+            return read_exact(ranges.as_ref(), path, offset, bytes);
+        }
         let read = || {
             let mut file = File::open(path)?;
             file.seek(SeekFrom::Start(offset))?;

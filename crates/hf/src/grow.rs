@@ -10,8 +10,8 @@ use std::{
 use serde_json::{Value, json};
 use upcycle_files::FileError;
 use upcycle_operator::{
-    Choice, Deviation, ExpertInit, ExpertMatrices, GateScore, Grows, LayerGrowth, LayerPlan,
-    OperatorError, Recipe, RouterBias, RouterExtension, RouterRows, Selection, Upcycle,
+    Choice, Deviation, ExpertInit, ExpertMatrices, Forecaster, GateScore, Grows, LayerGrowth,
+    LayerPlan, OperatorError, Recipe, RouterBias, RouterExtension, RouterRows, Selection, Upcycle,
 };
 
 use crate::{
@@ -178,10 +178,20 @@ impl<'a> Growth<'a> {
         notes
     }
 
+    /// MoE layers whose routers are looked at before anything is written: all, or, where every byte comes over a network, a
+    /// few.
+    fn looked_at(&self) -> Vec<usize> {
+        match self.checkpoint.is_elsewhere() {
+            true => Forecaster::layers(self.moe.layers.len()),
+            false => (0..self.moe.layers.len()).collect(),
+        }
+    }
+
     /// What cannot be computed is better said before anything is written.
     fn check_tensors(&self) -> Result<(), HfError> {
         let recipe = &self.operator.recipe;
-        for (index, layer) in self.moe.layers.iter().enumerate() {
+        for index in self.looked_at() {
+            let layer = &self.moe.layers[index];
             let rows = self.rounded_rows(index)?;
             if layer.bias.is_none() && rows.bias.iter().any(|&bias| bias != 0.0) {
                 return Err(HfError::Impossible(format!(
@@ -317,7 +327,7 @@ impl<'a> Growth<'a> {
     /// Router rows that could not be made as the recipe says.
     pub fn deviations(&self) -> Result<Vec<Deviation>, HfError> {
         let mut deviations = Vec::new();
-        for layer in 0..self.moe.layers.len() {
+        for layer in self.looked_at() {
             let (_, deviation) = self.layer(layer).rows(&self.rows_before(layer)?);
             deviations.extend(deviation);
         }

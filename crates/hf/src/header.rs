@@ -24,20 +24,30 @@ impl Header {
     pub fn read(path: &Path) -> Result<Self, HfError> {
         let mut file = File::open(path).map_err(FileError::of("open", path))?;
         let bytes = file.metadata().map_err(FileError::of("read", path))?.len();
-        let mut size = [0; 8];
-        let short = || HfError::file(path, "is too short for a safetensors file; is it cut off?");
-        file.read_exact(&mut size).map_err(|_| short())?;
-        let size = u64::from_le_bytes(size);
-        if size > LARGEST {
-            return Err(HfError::file(path, "is not a safetensors file"));
-        }
-        if size + 8 > bytes {
-            return Err(short());
-        }
+        let mut start = Vec::new();
+        let mut first = Read::by_ref(&mut file).take(8);
+        first
+            .read_to_end(&mut start)
+            .map_err(FileError::of("read", path))?;
+        let size = Self::size(&start, bytes, path)?;
         let mut header = vec![0; size as usize];
         file.read_exact(&mut header)
             .map_err(FileError::of("read", path))?;
         Self::parse(&header, bytes, path)
+    }
+
+    /// The length of the header of a file of so many bytes, from how the file begins.
+    pub fn size(start: &[u8], file_bytes: u64, path: &Path) -> Result<u64, HfError> {
+        let short = || HfError::file(path, "is too short for a safetensors file; is it cut off?");
+        let size = start.first_chunk().copied().ok_or_else(short)?;
+        let size = u64::from_le_bytes(size);
+        if size > LARGEST {
+            return Err(HfError::file(path, "is not a safetensors file"));
+        }
+        match size + 8 > file_bytes {
+            true => Err(short()),
+            false => Ok(size),
+        }
     }
 
     /// Checks a header, without its length, against the size of its file.

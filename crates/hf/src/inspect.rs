@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use upcycle_operator::RoutingRule;
+use upcycle_operator::{Forecaster, RoutingRule};
 
 use crate::{checkpoint::HfCheckpoint, error::HfError, moe::Moe, router_stats::RouterStats};
 
@@ -32,8 +32,11 @@ pub struct Inspection {
     pub dtypes: BTreeMap<String, u64>,
     /// Name and size of every shard.
     pub shards: Vec<(String, u64)>,
-    /// Number in tensor names, and router, of every MoE layer that the model runs.
+    /// Number in tensor names, and router, of every MoE layer that the model runs; of a few, where the checkpoint was not
+    /// downloaded.
     pub routers: Vec<(usize, RouterStats)>,
+    /// MoE layers that the model runs.
+    pub moe_layers: usize,
     /// Numbers of the MoE layers that it does not run: those of multi-token prediction.
     pub prediction_layers: Vec<usize>,
 }
@@ -72,6 +75,7 @@ impl HfCheckpoint {
             dtypes,
             shards: shards.collect(),
             routers: self.routers(&moe)?,
+            moe_layers: moe.layers.iter().filter(|layer| layer.runs).count(),
             prediction_layers: moe
                 .layers
                 .iter()
@@ -82,7 +86,13 @@ impl HfCheckpoint {
     }
 
     fn routers(&self, moe: &Moe) -> Result<Vec<(usize, RouterStats)>, HfError> {
-        let layers = moe.layers.iter().filter(|layer| layer.runs);
+        // Rows of all layers are too much to come over a network.
+        let looked_at = match self.is_elsewhere() {
+            true => Forecaster::layers(moe.layers.len()),
+            false => (0..moe.layers.len()).collect(),
+        };
+        let layers = looked_at.into_iter().map(|layer| &moe.layers[layer]);
+        let layers = layers.filter(|layer| layer.runs);
         let stats = layers.map(|layer| {
             let rows = self.router_rows(moe, layer)?;
             Ok((layer.layer, RouterStats::of(&rows)))

@@ -22,6 +22,7 @@ mod one_or_many;
 mod pattern;
 mod predict;
 mod quantisation;
+mod ranges;
 mod replica;
 mod router_stats;
 mod scores;
@@ -36,7 +37,7 @@ pub use export::{Export, ExportType};
 pub use folder::check_free;
 pub use grow::{Growth, GrowthRequest};
 #[cfg(feature = "hub")]
-pub use hub::download;
+pub use hub::{HubModel, download};
 pub use import::Import;
 pub use inspect::Inspection;
 pub use layout::Layout;

@@ -19,6 +19,7 @@ use crate::{
     folder::{NewFolder, check_free, existing_above, partial},
     grow::{Growth, OutTensor, Part, RECORD},
     quantisation::QUANTISATION,
+    ranges::name_of,
     replica::Replica,
     shards::{ShardFile, ShardPlan, TensorMeta},
 };
@@ -194,6 +195,11 @@ impl Growth<'_> {
         };
         for shard in &self.checkpoint.shards {
             let path = &shard.path;
+            if self.checkpoint.is_elsewhere() {
+                // Its folder is named by the commit.
+                add(&format!("{} {}", path.display(), shard.bytes));
+                continue;
+            }
             let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
             let modified = modified.map_err(FileError::of("read", path))?;
             add(&format!("{} {} {modified:?}", path.display(), shard.bytes));
@@ -313,6 +319,22 @@ impl Writer<'_> {
         bytes: u64,
     ) -> Result<(), HfError> {
         let source = &self.growth.checkpoint.shards[shard].path;
+        if let Some(ranges) = &self.growth.checkpoint.ranges {
+            let (from, _) = ranges.open(&name_of(source), offset, bytes)?;
+            let copied = io::copy(&mut from.take(bytes), file);
+            let copied = copied.map_err(|error| {
+                HfError::file(
+                    source,
+                    format!("did not come: {error}; go on with `--resume`"),
+                )
+            })?;
+            if copied < bytes {
+                let problem = "ended before all of it had come; go on with `--resume`";
+                return Err(HfError::file(source, problem));
+            }
+            self.advance(copied);
+            return Ok(());
+        }
         let from = match self.sources.entry(shard) {
             std::collections::hash_map::Entry::Occupied(open) => open.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {

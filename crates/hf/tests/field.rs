@@ -401,3 +401,71 @@ fn a_family_that_cannot_be_grown_says_why() {
         "{error}"
     );
 }
+
+/// The worked example of docs/huggingface.md.
+#[test]
+fn a_family_that_nobody_knows_takes_some_lines() {
+    let dir = tempdir().unwrap();
+    let text = r#"
+        name = "Nobody's"
+        model_types = ["nobodys_moe"]
+
+        [experts]
+        tensors = "*layers.{layer}.moe.ffn.{expert}.*"
+        up = "w_in"
+        down = "w_out"
+        further = "*layers.{layer}.moe.expert_scale"
+
+        [router]
+        weight = "*layers.{layer}.moe.switch.weight"
+        bias = "*layers.{layer}.moe.switch.balance"
+        bias_of = "selection"
+        input_norm = "*layers.{layer}.norm2.weight"
+
+        [routing]
+        score = "sigmoid"
+        renormalize = true
+
+        [config]
+        experts = "experts_per_layer"
+        top_k = "experts_per_token"
+    "#;
+    let file = dir.path().join("nobodys.toml");
+    fs::write(&file, text).unwrap();
+    let config = r#"{"model_type": "nobodys_moe", "experts_per_layer": 6, "experts_per_token": 2}"#;
+    fs::write(dir.path().join("config.json"), config).unwrap();
+    let mut shapes = vec![
+        ("decoder.layers.3.moe.expert_scale".to_owned(), vec![6]),
+        ("decoder.layers.3.moe.switch.weight".to_owned(), vec![6, 4]),
+        ("decoder.layers.3.moe.switch.balance".to_owned(), vec![1, 6]),
+        ("decoder.layers.3.norm2.weight".to_owned(), vec![4]),
+    ];
+    for expert in 0..EXPERTS {
+        for (part, shape) in [("w_in", vec![3, 4]), ("w_out", vec![4, 3])] {
+            shapes.push((format!("decoder.layers.3.moe.ffn.{expert}.{part}"), shape));
+        }
+    }
+    let values: Vec<u8> = (0..24)
+        .flat_map(|i| (0.1 * i as f32 + 0.1).to_le_bytes())
+        .collect();
+    let views = shapes.iter().map(|(name, shape)| {
+        let bytes = 4 * shape.iter().product::<usize>();
+        let view = safetensors::tensor::TensorView::new(
+            safetensors::Dtype::F32,
+            shape.clone(),
+            &values[..bytes],
+        );
+        (name.clone(), view.unwrap())
+    });
+    safetensors::serialize_to_file(views, None, &dir.path().join("model.safetensors")).unwrap();
+    let layout = || Some(Layout::read(&file).unwrap());
+    let checkpoint = HfCheckpoint::open(dir.path(), layout()).unwrap();
+    let grown = grow_checkpoint(&checkpoint, dormant(), None).unwrap();
+    assert_doubled(&grown, &["moe.expert_scale", "moe.switch"]);
+    assert!(
+        grown
+            .after
+            .contains_key("decoder.layers.3.moe.ffn.11.w_out")
+    );
+    assert_eq!(grown.config()["experts_per_layer"], 12);
+}

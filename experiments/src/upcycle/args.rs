@@ -96,6 +96,10 @@ pub struct HfArgs {
     /// Read all safetensors files of the folder, whatever its index says or if there is none.
     #[arg(long, help_heading = HEADING)]
     pub(super) without_index: bool,
+    /// Grow a model of the hub without downloading it first: its bytes go straight into the new files, for disks that have no
+    /// room for both. What is copied twice comes over the network twice.
+    #[arg(long, conflicts_with_all = ["verify", "without_index"], help_heading = HEADING)]
+    pub(super) stream: bool,
     /// List the families of checkpoints that are known, and end.
     #[arg(long, help_heading = HEADING)]
     pub(super) families: bool,

@@ -82,6 +82,12 @@ impl HfArgs {
         }
     }
 
+    /// The layout that `--layout` names.
+    pub(super) fn layout(&self) -> Result<Option<Layout>> {
+        let layout = self.layout.as_deref().map(Layout::named_or_read);
+        Ok(layout.transpose()?)
+    }
+
     fn scores(&self) -> Result<Option<GivenScores>> {
         let Some(path) = &self.scores else {
             return Ok(None);
@@ -120,8 +126,12 @@ pub(super) fn print_families() -> Result<()> {
 impl UpcycleArgs {
     /// Grows the checkpoint in `from`.
     pub(super) fn run_hf(&self, from: &Path) -> Result<()> {
+        self.grow_hf(&self.open_hf(from)?, Some(from))
+    }
+
+    /// Grows a checkpoint, which may lie in a folder.
+    pub(super) fn grow_hf(&self, checkpoint: &HfCheckpoint, from: Option<&Path>) -> Result<()> {
         let started = Instant::now();
-        let checkpoint = self.open_hf(from)?;
         self.refuse_own()?;
         let to = self.to.as_deref().filter(|_| !self.dry_run);
         if let Some(to) = to {
@@ -129,21 +139,21 @@ impl UpcycleArgs {
         }
         let moe = checkpoint.moe()?;
         let target_experts = self.experts.unwrap_or(2 * moe.experts);
-        let recipe = self.hf_recipe(&checkpoint, &moe, target_experts)?;
+        let recipe = self.hf_recipe(checkpoint, &moe, target_experts)?;
         let operator = Upcycle::new(recipe, target_experts).with_seed(self.seed);
         let request = GrowthRequest {
             operator,
             top_k: self.hf.top_k,
             scores: self.hf.scores()?,
         };
-        let growth = Growth::new(&checkpoint, request)?;
+        let growth = Growth::new(checkpoint, request)?;
         for note in &growth.notes {
             output::note!("note: {note}");
         }
         // What stands against it is better said before hours of copying.
-        let trial = match self.hf.verify {
-            true => Some(self.trial(from, target_experts)?),
-            false => None,
+        let trial = match from.filter(|_| self.hf.verify) {
+            Some(from) => Some(self.trial(from, target_experts)?),
+            None => None,
         };
         let forecast = growth.forecast()?;
         if !self.json {
@@ -256,8 +266,7 @@ impl UpcycleArgs {
     }
 
     fn open_hf(&self, dir: &Path) -> Result<HfCheckpoint> {
-        let layout = self.hf.layout.as_deref();
-        let layout = layout.map(Layout::named_or_read).transpose()?;
+        let layout = self.hf.layout()?;
         Ok(match self.hf.without_index {
             true => HfCheckpoint::open_without_index(dir, layout)?,
             false => HfCheckpoint::open(dir, layout)?,
