@@ -26,6 +26,9 @@ impl ConfigFile {
     /// Name of the file in a checkpoint.
     pub const NAME: &'static str = "config.json";
 
+    /// Name of a file beside it that describes quantised weights (NVIDIA's ModelOpt).
+    pub(crate) const QUANTISATION: &'static str = "hf_quant_config.json";
+
     /// Reads `config.json` of a checkpoint.
     pub(crate) fn read(dir: &Path) -> Result<Self, HfError> {
         Self::read_from(&dir.join(Self::NAME))

@@ -16,7 +16,6 @@ use crate::{
     config::ConfigFile,
     error::HfError,
     layout::Layout,
-    quantisation::QUANTISATION,
     ranges::Ranges,
 };
 
@@ -50,7 +49,7 @@ pub struct HubModel {
 }
 
 enum Found {
-    There(HubModel),
+    There(Box<HubModel>),
     InCache(PathBuf),
 }
 
@@ -79,7 +78,7 @@ impl HubModel {
                     true => hub.small_files()?,
                     false => hub.description()?,
                 };
-                let ranges = Box::new(OnHub::new(hub));
+                let ranges = Box::new(OnHub::new(*hub));
                 HfCheckpoint::open_elsewhere(&folder, layout, ranges)
             }
             Found::InCache(folder) => HfCheckpoint::open(&folder, layout),
@@ -127,14 +126,14 @@ impl HubModel {
                 ConfigFile::NAME
             )));
         }
-        Ok(Found::There(Self {
+        Ok(Found::There(Box::new(Self {
             model: model.to_owned(),
             // All files of one commit, also when the branch moves meanwhile.
             repo: api.repo(of(info.sha.clone())),
             files,
             asked,
             sha: info.sha,
-        }))
+        })))
     }
 
     fn get(&self, file: &str) -> Result<PathBuf, HfError> {
@@ -145,7 +144,7 @@ impl HubModel {
     /// Downloads the files that describe the weights, and gives their folder.
     fn description(&self) -> Result<PathBuf, HfError> {
         let config = self.get(ConfigFile::NAME)?;
-        for name in [INDEX, QUANTISATION] {
+        for name in [INDEX, ConfigFile::QUANTISATION] {
             if self.files.iter().any(|file| file == name) {
                 self.get(name)?;
             }

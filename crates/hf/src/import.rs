@@ -6,8 +6,9 @@ use upcycle_moe::ScoreFunction;
 use crate::{
     checkpoint::HfCheckpoint,
     error::HfError,
+    experts::transpose,
     layout::{Layout, ModelLayout},
-    moe::{Moe, transpose},
+    moe::Moe,
     names::{EMBEDDING, HEAD, Stored, stored},
     pattern::Place,
 };

@@ -6,7 +6,9 @@
 mod checkpoint;
 mod config;
 mod error;
+mod experts;
 mod export;
+mod find;
 mod floats;
 mod folder;
 mod grow;
@@ -28,6 +30,7 @@ mod router_stats;
 mod scores;
 mod shards;
 mod synthetic;
+mod tensors;
 mod write;
 
 pub use checkpoint::HfCheckpoint;

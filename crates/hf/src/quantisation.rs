@@ -4,9 +4,6 @@ use serde_json::Value;
 
 use crate::{config::ConfigFile, error::HfError, grow::Growth};
 
-/// A file beside `config.json` with such lists (NVIDIA's ModelOpt).
-pub(crate) const QUANTISATION: &str = "hf_quant_config.json";
-
 /// The section of `config.json` with such lists.
 const SECTION: &str = "quantization_config";
 

@@ -1,8 +1,8 @@
 //! Experts that are not copies, in the layout of their family.
 
 use crate::{
+    experts::transpose,
     layout::{ExpertLayout, Fused, Matrix, Orientation},
-    moe::transpose,
 };
 
 /// An expert that is not a copy.

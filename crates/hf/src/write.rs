@@ -17,11 +17,11 @@ use crate::{
     error::HfError,
     floats,
     folder::{NewFolder, check_free, existing_above, partial},
-    grow::{Growth, OutTensor, Part, RECORD},
-    quantisation::QUANTISATION,
+    grow::{Growth, RECORD},
     ranges::name_of,
     replica::Replica,
     shards::{ShardFile, ShardPlan, TensorMeta},
+    tensors::{OutTensor, Part},
 };
 
 /// How a checkpoint is written.
@@ -153,7 +153,7 @@ impl Growth<'_> {
         }
         for name in &files {
             let (from, to) = (self.checkpoint.dir.join(name), folder.path.join(name));
-            if name == Path::new(QUANTISATION) {
+            if name == Path::new(ConfigFile::QUANTISATION) {
                 let mut lists = ConfigFile::read_from(&from)?;
                 self.extend_lists(&mut lists, None)?;
                 write_text(&to, lists.text())?;
