@@ -17,7 +17,7 @@ impl HfCheckpoint {
         layer: &MoeLayer,
         expert: usize,
     ) -> Result<([Vec<f32>; 3], [usize; 2]), HfError> {
-        let layout = self.layout.storage(layer);
+        let layout = self.storage(layer);
         let [d, f] = self.expert_shape(layer, expert)?;
         let (mut gate, mut up, mut down) = (Vec::new(), Vec::new(), Vec::new());
         for part in layout.names() {
@@ -67,7 +67,7 @@ impl HfCheckpoint {
 
     /// D and F of an expert, whose matrices must be floats and fit each other.
     fn expert_shape(&self, layer: &MoeLayer, expert: usize) -> Result<[usize; 2], HfError> {
-        let layout = self.layout.storage(layer);
+        let layout = self.storage(layer);
         let mut shape = None;
         for part in layout.names() {
             let name = layout.tensors.name(layer.place(Some(expert), part));
@@ -104,7 +104,7 @@ impl HfCheckpoint {
         part: &str,
         name: &str,
     ) -> Result<[usize; 2], HfError> {
-        let layout = self.layout.storage(layer);
+        let layout = self.storage(layer);
         let tensor = self.tensor(name)?;
         let [rows, columns] = match (layout.stacking(), tensor.shape.as_slice()) {
             (Stacking::Separate, &[rows, columns]) => [rows, columns],
@@ -125,7 +125,7 @@ impl HfCheckpoint {
     }
 
     fn orientation(&self, layer: &MoeLayer, part: &str) -> Orientation {
-        let layout = self.layout.storage(layer);
+        let layout = self.storage(layer);
         let matrix = layout.matrix(part).unwrap_or(Matrix::Up);
         layout.orientation(matrix)
     }
@@ -137,7 +137,7 @@ impl HfCheckpoint {
         expert: usize,
         part: &str,
     ) -> Result<Vec<f32>, HfError> {
-        let layout = self.layout.storage(layer);
+        let layout = self.storage(layer);
         let name = layout.tensors.name(layer.place(Some(expert), part));
         let [inputs, outputs] = self.matrix_shape(layer, part, &name)?;
         let size = (inputs * outputs) as u64;

@@ -168,7 +168,7 @@ impl<'a> Growth<'a> {
             }
             if recipe.experts != (ExpertInit::Copy {}) {
                 self.checkpoint.check_experts(layer, self.moe.experts)?;
-                let matrices = self.checkpoint.layout.storage(layer).names().count();
+                let matrices = self.checkpoint.storage(layer).names().count();
                 if layer.parts.len() > matrices
                     && matches!(recipe.experts, ExpertInit::Shuffle { .. })
                 {
@@ -281,7 +281,7 @@ impl<'a> Growth<'a> {
             expert,
             matrices,
             shape: [d, f],
-            layout: self.checkpoint.layout.storage(tensors),
+            layout: self.checkpoint.storage(tensors),
         };
         Ok((replica, deviation))
     }

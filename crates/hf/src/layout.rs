@@ -7,7 +7,7 @@ use upcycle_files::FileError;
 use upcycle_lm::QkNorm;
 use upcycle_operator::{GateScore, GroupStrength, RouterBias};
 
-use crate::{error::HfError, moe::MoeLayer, one_or_many::one_or_many, pattern::Pattern};
+use crate::{error::HfError, one_or_many::one_or_many, pattern::Pattern};
 
 macro_rules! layouts {
     ($($name:literal),+ $(,)?) => {
@@ -440,11 +440,6 @@ impl Layout {
         let also = self.also.iter();
         let also = also.map(|set| (set.experts.as_slice(), &set.router));
         [first].into_iter().chain(also).collect()
-    }
-
-    /// How the experts of a layer are stored.
-    pub(crate) fn storage(&self, layer: &MoeLayer) -> &ExpertLayout {
-        &self.sets()[layer.set].0[layer.storage]
     }
 
     /// Parameters in a tensor of this name and so many elements.

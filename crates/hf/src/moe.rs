@@ -165,6 +165,11 @@ impl HfCheckpoint {
         Ok(())
     }
 
+    /// How the experts of a layer are stored.
+    pub(crate) fn storage(&self, layer: &MoeLayer) -> &ExpertLayout {
+        &self.layout.sets()[layer.set].0[layer.storage]
+    }
+
     /// Largest difference of two router biases of a layer; 0 without biases.
     ///
     /// # Errors

@@ -182,7 +182,7 @@ impl<'a> Growth<'a> {
 
     fn expert_tensors(&self, index: usize, tensors: &mut Vec<OutTensor>) -> Result<(), HfError> {
         let layer = &self.moe.layers[index];
-        let layout = self.checkpoint.layout.storage(layer);
+        let layout = self.checkpoint.storage(layer);
         if layout.stacking() != Stacking::Separate {
             for part in &layer.parts {
                 tensors.push(self.stacked_tensor(index, part)?);
@@ -220,7 +220,7 @@ impl<'a> Growth<'a> {
             return None;
         }
         let layer_of = &self.moe.layers[layer];
-        let matrix = self.checkpoint.layout.storage(layer_of).matrix(part)?;
+        let matrix = self.checkpoint.storage(layer_of).matrix(part)?;
         Some(Part::Replica {
             layer,
             expert,
@@ -230,7 +230,7 @@ impl<'a> Growth<'a> {
 
     fn stacked_tensor(&self, index: usize, part: &str) -> Result<OutTensor, HfError> {
         let layer = &self.moe.layers[index];
-        let layout = self.checkpoint.layout.storage(layer);
+        let layout = self.checkpoint.storage(layer);
         let name = layout.tensors.name(layer.place(None, part));
         let tensor = self.checkpoint.tensor(&name)?;
         let outer: usize = tensor.shape[..layout.axis].iter().product();
