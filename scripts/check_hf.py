@@ -261,7 +261,7 @@ def model_types(checks):
         text = line.strip()
         if text.startswith("cannot be grown"):
             refused += last
-        elif not text.startswith(("nothing can be", "can be run")):
+        elif not text.startswith(("nothing can be", "can be run", "dense models")):
             last = text.split(", ")
             types += last
     return types, refused
@@ -349,6 +349,36 @@ def check_model_type(checks, family):
             checks.report(f"{family}, {what}", str(error).splitlines()[0][:200])
 
 
+DENSE = ["llama", "mistral", "qwen2", "qwen3"]
+
+
+def check_dense(checks, family):
+    """A tiny dense model, grown to a MoE model of two families' kinds."""
+    source = checks.folder / "dense"
+    shutil.rmtree(source, ignore_errors=True)
+    model = hf_families.make(family)
+    model.save_pretrained(source)
+    expected, _ = run_whole(model)
+    for what, flags, promised in [
+        ("sparse-upcycling", [], True),
+        ("sparse-upcycling, K = 2", ["--top-k", 2], True),
+        ("drop-upcycling", ["--recipe", "drop-upcycling"], False),
+    ]:
+        target = checks.folder / "grown"
+        shutil.rmtree(target, ignore_errors=True)
+        name = f"{family}, dense, {what}, 4 experts"
+        try:
+            checks.run("upcycle", "--from", source, "--to", target, "--experts", 4, *flags)
+            grown, wrong = load(target)
+            apart = distance(run_whole(grown)[0], expected, False)
+            problem = f"keys: {wrong}" if wrong else ""
+            if apart != apart or (promised and not apart < 1e-4) or (not promised and apart < 1e-4):
+                problem = problem or f"logits differ by {apart:.1e}"
+            checks.report(name, problem, f"{type(grown).__name__}, logits differ by {apart:.1e}")
+        except Exception as error:  # noqa: BLE001
+            checks.report(name, str(error).splitlines()[0][:200])
+
+
 def check_model_types(checks, only):
     types, refused = model_types(checks)
     checked = []
@@ -381,6 +411,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         checks = Checks(args.bin.resolve(), pathlib.Path(folder))
         check_model_types(checks, args.types)
+        for family in DENSE:
+            check_dense(checks, family)
         for family in args.families:
             check_family(checks, family)
             if family in RUNNABLE:

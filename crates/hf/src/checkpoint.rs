@@ -36,6 +36,8 @@ pub struct HfCheckpoint {
     pub(crate) shards: Vec<Shard>,
     /// By name.
     pub(crate) tensors: BTreeMap<String, TensorEntry>,
+    /// Whether it is a dense model, seen as one of its family with a single expert in each layer.
+    pub dense: bool,
     /// Where its shards lie, if not in its folder.
     pub(crate) ranges: Option<Box<dyn Ranges>>,
 }
@@ -59,6 +61,8 @@ pub(crate) struct TensorEntry {
     /// Its first byte in the file.
     pub offset: u64,
     pub bytes: u64,
+    /// Whether it is in no file: all of its values are zero.
+    pub zeros: bool,
 }
 
 /// `model.safetensors.index.json`.
@@ -175,7 +179,12 @@ impl HfCheckpoint {
             return Err(HfError::file(dir, problem));
         }
         let config = ConfigFile::read(dir)?;
-        let layout = match layout {
+        let of_dense = match (&layout, config.get::<String>("model_type")?) {
+            (None, Some(model_type)) => Layout::of_dense(&model_type)?,
+            _ => None,
+        };
+        let dense = of_dense.is_some();
+        let layout = match layout.or(of_dense) {
             Some(layout) => layout,
             None => Layout::of(&config.need::<String>("model_type")?, config.path())?,
         };
@@ -185,6 +194,7 @@ impl HfCheckpoint {
             layout,
             shards: Vec::new(),
             tensors: BTreeMap::new(),
+            dense,
             ranges,
         };
         for file in files {
@@ -198,6 +208,9 @@ impl HfCheckpoint {
                     problem: format!("is missing, though {INDEX} says that it is there"),
                 });
             }
+        }
+        if dense {
+            checkpoint.see_as_moe()?;
         }
         Ok(checkpoint)
     }
@@ -229,6 +242,7 @@ impl HfCheckpoint {
                 shard,
                 offset: header.data + start as u64,
                 bytes: (end - start) as u64,
+                zeros: false,
             };
             if let Some(other) = self.tensors.insert(name.clone(), entry) {
                 let first = self.shards[other.shard].path.display();
@@ -317,6 +331,9 @@ impl HfCheckpoint {
     ) -> Result<Vec<f32>, HfError> {
         self.check_float(name)?;
         let tensor = self.tensor(name)?;
+        if tensor.zeros {
+            return Ok(vec![0.0; count as usize]);
+        }
         let size = tensor.dtype.bitsize() as u64 / 8;
         let bytes = self.read_bytes(tensor.shard, tensor.offset + start * size, count * size)?;
         floats::decode(tensor.dtype, &bytes).ok_or_else(|| self.fault(name, "is not of floats"))

@@ -4,9 +4,11 @@ use std::{fs, io::ErrorKind, path::Path};
 
 use serde_json::{Value, json};
 use upcycle_files::FileError;
+use upcycle_lm::LayerPattern;
 use upcycle_operator::{
-    Choice, Deviation, ExpertInit, ExpertMatrices, Forecaster, GateScore, Grows, LayerGrowth,
-    OperatorError, Recipe, RouterBias, RouterExtension, RouterRows, Selection, Upcycle,
+    Choice, DenseSource, Deviation, ExpertInit, ExpertMatrices, Forecaster, GateScore, Grows,
+    LayerGrowth, LayerPlan, OperatorError, Recipe, RouterBias, RouterExtension, RouterRows,
+    Selection, Upcycle,
 };
 
 use crate::{
@@ -69,7 +71,11 @@ impl<'a> Growth<'a> {
         operator.recipe.validate()?;
         let moe = checkpoint.moe()?;
         check_recipe(&operator, &moe)?;
-        let top_k = top_k.unwrap_or(moe.top_k);
+        let top_k = match &operator.recipe.dense {
+            Some(dense) if checkpoint.dense => check_dense(dense, &operator, top_k)?,
+            None if checkpoint.dense => return Err(OperatorError::NoMoeLayer.into()),
+            _ => top_k.unwrap_or(moe.top_k),
+        };
         if top_k == 0 || top_k > operator.target_experts {
             return Err(HfError::Impossible(format!(
                 "`top_k` = {top_k} must lie between 1 and the {} experts",
@@ -80,7 +86,12 @@ impl<'a> Growth<'a> {
             check_scores(given, &operator, &moe)?;
         }
         let groups = moe.routing.groups;
-        let choice = choose(checkpoint, &moe, &operator, scores.as_ref())?;
+        let mut choice = choose(checkpoint, &moe, &operator, scores.as_ref())?;
+        if checkpoint.dense {
+            // None of the experts is the original.
+            let plans = choice.plan.layers.into_iter();
+            choice.plan.layers = plans.map(LayerPlan::without_originals).collect();
+        }
         let group = moe.experts / groups;
         let order = choice.plan.layers.iter().map(|plan| {
             let mut order: Vec<usize> = (0..plan.source_of().len()).collect();
@@ -345,6 +356,33 @@ fn record_of(dir: &Path) -> Result<Value, HfError> {
 
 /// Far above any model, far below what fills the memory with names.
 const MOST_EXPERTS: usize = 1 << 16;
+
+/// Experts of a token of a model that was dense.
+fn check_dense(
+    dense: &DenseSource,
+    operator: &Upcycle,
+    top_k: Option<usize>,
+) -> Result<usize, HfError> {
+    let fail = |problem: &str| {
+        Err(HfError::Impossible(format!(
+            "a dense checkpoint: {problem}"
+        )))
+    };
+    if dense.shards != 1 {
+        return fail(
+            "`dense.shards` above 1 cuts networks into experts whose gates would have to be scaled, which these families do not do; leave it out, or import the model, and grow it in memory",
+        );
+    }
+    if dense.layers != LayerPattern::AllMoe {
+        return fail("all of its layers become MoE; leave `dense.layers` out");
+    }
+    if !matches!(operator.recipe.router, RouterExtension::Hyperplane { .. }) {
+        return fail(
+            "its routers start from zero, from which only `router.kind` = `hyperplane` tells experts apart",
+        );
+    }
+    Ok(top_k.unwrap_or(dense.top_k))
+}
 
 /// What no router of transformers can do.
 fn check_recipe(operator: &Upcycle, moe: &Moe) -> Result<(), HfError> {

@@ -84,6 +84,8 @@ pub struct Layout {
     #[serde(default)]
     pub(crate) shared: Vec<String>,
     pub(crate) model: Option<ModelLayout>,
+    /// How dense models become models of this family.
+    pub(crate) dense: Option<DenseLayout>,
 }
 
 /// A set of experts and their router.
@@ -245,6 +247,28 @@ pub(crate) struct ConfigLayout {
     /// Groups that a token uses.
     #[serde(deserialize_with = "one_or_many")]
     pub top_groups: Vec<String>,
+}
+
+/// Dense models whose feed-forward networks become the experts of this family; all else they have in common.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DenseLayout {
+    /// Values of `model_type` of the dense models.
+    pub model_types: Vec<String>,
+    /// Class of the grown model in transformers.
+    pub architecture: String,
+    /// Field of the hidden width of an expert, where it is not `intermediate_size`.
+    pub d_expert: Option<String>,
+    /// Fields of `config.json` that the family has and a dense model has not.
+    #[serde(default)]
+    pub set: BTreeMap<String, toml::Value>,
+    /// Tensors of a MoE layer that the family has to have and a dense model has not: names and shapes, where 0 is D. They are
+    /// zero, and change nothing.
+    #[serde(default)]
+    pub zeros: Vec<(Pattern, Vec<usize>)>,
+    /// Switches of the dense models that the family does not have, and that must be off.
+    #[serde(default)]
+    pub off: Vec<String>,
 }
 
 /// What is needed to run the family, beside the names that all of Llama's descendants share.
@@ -432,6 +456,23 @@ impl Layout {
                 known.join(", ")
             ),
         ))
+    }
+
+    /// The built-in family that dense models of a `model_type` can become; none if there is none.
+    ///
+    /// # Errors
+    /// Never, but for a broken build.
+    pub(crate) fn of_dense(model_type: &str) -> Result<Option<Self>, HfError> {
+        let is_source = |layout: &Self| {
+            let types = layout.dense_model_types();
+            types.iter().any(|own| own == model_type)
+        };
+        Ok(Self::built_in()?.into_iter().find(is_source))
+    }
+
+    /// Model types of dense models that can become models of this family.
+    pub fn dense_model_types(&self) -> &[String] {
+        self.dense.as_ref().map_or(&[], |dense| &dense.model_types)
     }
 
     /// The sets of experts in a layer, each with its router.

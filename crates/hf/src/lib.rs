@@ -5,6 +5,7 @@
 
 mod checkpoint;
 mod config;
+mod dense;
 mod error;
 mod experts;
 mod export;

@@ -2,7 +2,7 @@
 
 use upcycle_operator::{RouterRows, RoutingRule, rms};
 
-use crate::{checkpoint::HfCheckpoint, error::HfError, pattern::Place};
+use crate::{checkpoint::HfCheckpoint, error::HfError, layout::ExpertLayout, pattern::Place};
 
 /// What the MoE layers of a checkpoint are like.
 #[derive(Debug, Clone, PartialEq)]

@@ -30,6 +30,8 @@ pub(crate) enum Part {
         offset: u64,
         bytes: u64,
     },
+    /// Zeros.
+    Zeros { bytes: u64 },
     /// Router rows of a MoE layer.
     Rows { layer: usize },
     /// Router biases of a MoE layer.
@@ -284,6 +286,9 @@ impl<'a> Growth<'a> {
 
 impl Part {
     fn copy(tensor: &TensorEntry, start: u64, bytes: u64) -> Self {
+        if tensor.zeros {
+            return Self::Zeros { bytes };
+        }
         Self::Copy {
             shard: tensor.shard,
             offset: tensor.offset + start,

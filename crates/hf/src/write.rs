@@ -282,6 +282,12 @@ impl Writer<'_> {
                 offset,
                 bytes,
             } => return self.copy(file, path, shard, offset, bytes),
+            Part::Zeros { bytes } => {
+                let written = io::copy(&mut io::repeat(0).take(bytes), file);
+                written.map_err(FileError::of("write", path))?;
+                self.advance(bytes);
+                return Ok(());
+            }
             Part::Rows { layer } => self.growth.rows(layer)?.weight,
             Part::Bias { layer } => self.growth.rows(layer)?.bias,
             Part::Replica {

@@ -115,8 +115,15 @@ pub(super) fn print_families() -> Result<()> {
         if let Some(reason) = layout.no_forecast() {
             output::line(format!("{:<16} nothing can be foretold: {reason}", ""))?;
         }
-        let runs = layout.runs();
-        if runs {
+        let dense = layout.dense_model_types();
+        if !dense.is_empty() {
+            output::line(format!(
+                "{:<16} dense models that can become one: {}",
+                "",
+                dense.join(", ")
+            ))?;
+        }
+        if layout.runs() {
             output::line(format!("{:<16} can be run here: import, train, export", ""))?;
         }
     }
@@ -138,7 +145,13 @@ impl UpcycleArgs {
             check_free(to)?;
         }
         let moe = checkpoint.moe()?;
-        let target_experts = self.experts.unwrap_or(2 * moe.experts);
+        let target_experts = match self.experts {
+            Some(experts) => experts,
+            None if checkpoint.dense => bail!(
+                "the checkpoint is a dense model; say with --experts how many experts it is to have"
+            ),
+            None => 2 * moe.experts,
+        };
         let recipe = self.hf_recipe(checkpoint, &moe, target_experts)?;
         let operator = Upcycle::new(recipe, target_experts).with_seed(self.seed);
         let request = GrowthRequest {
@@ -322,6 +335,9 @@ impl UpcycleArgs {
 
     /// The recipe of the flags, or one that fits the family's router.
     fn hf_recipe(&self, checkpoint: &HfCheckpoint, moe: &Moe, target: usize) -> Result<Recipe> {
+        if checkpoint.dense {
+            return self.recipe.recipe("sparse-upcycling");
+        }
         if !self.recipe.router_is_open() {
             return self.recipe.recipe("hyperplane");
         }
