@@ -307,7 +307,7 @@ impl Points<'_> {
             for times in self.times {
                 for choice in self.recipes {
                     for seed in config.first_seed..config.first_seed + config.seeds {
-                        for (recipe, budgets) in choice.by_budget(times, self.scale.model.top_k) {
+                        for (recipe, budgets) in choice.by_budget(times, &self.scale.model) {
                             let point = Point {
                                 after,
                                 times,

@@ -45,7 +45,7 @@ pub struct Preset {
 
 /// What stands for a recipe in sweeps, and is none of its own.
 pub const AUTO: &str = "auto";
-const ABOUT_AUTO: &str = "By the steps of a budget at the stable learning rate: `exact` for fewer than 750, `short-release` for fewer than 1300, `boosted-release` from there on; with K = 1 always `exact`.";
+const ABOUT_AUTO: &str = "By the steps of a budget at the stable learning rate: `exact` for fewer than 750 (with softmax scores 250), `short-release` for fewer than 1300, `boosted-release` from there on; with K = 1 always `exact`.";
 
 /// All presets.
 pub fn catalogue() -> Catalogue {

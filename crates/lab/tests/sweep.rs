@@ -134,6 +134,22 @@ fn auto_takes_the_recipe_that_suits_the_budget() {
     assert_eq!([0, 1, 2].map(operator), expected);
     assert!(plan.cells.iter().all(|cell| cell.recipe == "auto"));
 
+    // With softmax scores a release pays sooner: of the first 244 steps at the stable rate, and of 312.
+    config.scales = vec!["tiny-softmax".into()];
+    config.cpt = vec![0.25, 0.3];
+    let softmax = self::plan(&config);
+    let operator = |cell: usize| match &softmax
+        .graph
+        .get(&softmax.cells[cell].upcycle)
+        .unwrap()
+        .spec
+    {
+        StageSpec::Upcycle { spec, .. } => spec.recipe.name.clone(),
+        StageSpec::Train { .. } => panic!("no operator"),
+    };
+    assert_eq!([0, 1].map(operator), ["exact", "short-release"]);
+
+    config.scales = vec!["tiny".into()];
     config.top_k = vec![1];
     let plan = self::plan(&config);
     let with_a_release = plan
@@ -350,7 +366,9 @@ fn axes_that_cannot_be_are_named() {
     assert!(error(&|c| c.multipliers = vec![1.3]).contains("whole number"));
     assert!(error(&|c| c.multipliers = vec![0.5]).contains("above 1"));
     assert!(error(&|c| c.top_k = vec![9]).contains("top_k"));
-    assert!(error(&|c| c.recipes = vec!["best".into()]).contains("uniform, exact, "));
+    assert!(
+        error(&|c| c.recipes = vec!["best".into()]).contains("uniform, uniform-moments, exact, ")
+    );
     assert!(error(&|c| c.scales = vec!["7G".into()]).contains("154M"));
     assert!(error(&|c| c.cpt = vec![f64::NAN]).contains("`cpt`"));
     assert!(error(&|c| c.vocab = Some(10)).contains("vocab"));

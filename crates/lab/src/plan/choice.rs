@@ -1,5 +1,7 @@
 //! Which recipe a budget is grown by.
 
+use upcycle_lm::LmConfig;
+use upcycle_moe::ScoreFunction;
 use upcycle_operator::Recipe;
 
 use super::times::{Budget, Times};
@@ -9,17 +11,52 @@ use crate::{error::LabError, presets};
 pub(super) struct Choice {
     /// Name in the results.
     pub(super) name: String,
-    /// Recipes by the number of steps at the stable learning rate from which on they are taken, ascending from 0.
-    by_steps: Vec<(u64, Recipe)>,
+    /// Recipes by the budgets from which on they are taken, ascending.
+    by_steps: Vec<(Least, Recipe)>,
+}
+
+/// Steps at the stable learning rate from which on a recipe is taken, by the scores of the router.
+#[derive(Clone, Copy)]
+struct Least {
+    sigmoid: u64,
+    softmax: u64,
 }
 
 /// What `auto` is made of. Replicas that are let go before they have parted cost more than the rest of a short budget makes up
-/// for, and a boost pays once it has ended and some more steps are left (docs/results.md, "Which recipe for which budget").
-const AUTO: [(u64, &str); 3] = [
-    (0, "exact"),
-    (750, "short-release"),
-    (1300, "boosted-release"),
+/// for, with softmax scores less than with sigmoids, and a boost pays once it has ended and some more steps are left
+/// (docs/results.md, "Which recipe for which budget").
+const AUTO: [(Least, &str); 3] = [
+    (
+        Least {
+            sigmoid: 0,
+            softmax: 0,
+        },
+        "exact",
+    ),
+    (
+        Least {
+            sigmoid: 750,
+            softmax: 250,
+        },
+        "short-release",
+    ),
+    (
+        Least {
+            sigmoid: 1300,
+            softmax: 1300,
+        },
+        "boosted-release",
+    ),
 ];
+
+impl Least {
+    fn of(self, score: ScoreFunction) -> u64 {
+        match score {
+            ScoreFunction::Sigmoid => self.sigmoid,
+            ScoreFunction::Softmax | ScoreFunction::TopKSoftmax => self.softmax,
+        }
+    }
+}
 
 impl Choice {
     /// The recipe with a name, or in the TOML file of a path; or `auto`.
@@ -28,7 +65,7 @@ impl Choice {
             let recipe = presets::recipe(name)?;
             return Ok(Self {
                 name: recipe.name.clone(),
-                by_steps: vec![(0, recipe)],
+                by_steps: vec![(AUTO[0].0, recipe)],
             });
         }
         let recipes = AUTO.map(|(steps, name)| Ok((steps, presets::recipe(name)?)));
@@ -38,20 +75,22 @@ impl Choice {
         })
     }
 
-    /// Each recipe with its budgets, for a model of so many experts a token; none without a budget.
+    /// Each recipe with its budgets, for a model of this shape; none without a budget.
     pub(super) fn by_budget<'a>(
         &'a self,
         times: &'a Times,
-        top_k: usize,
+        model: &LmConfig,
     ) -> Vec<(&'a Recipe, Vec<&'a Budget>)> {
         // With K = 1 a copy is exact, and the separation loss does harm before replicas have parted.
-        let recipes = match top_k {
+        let recipes = match model.top_k {
             1 => &self.by_steps[..1],
             _ => &self.by_steps,
         };
         let place = |budget: &Budget| {
             let stable = budget.decay_from - times.tau;
-            recipes.iter().rposition(|(least, _)| *least <= stable)
+            recipes
+                .iter()
+                .rposition(|(least, _)| least.of(model.score) <= stable)
         };
         let parts = recipes.iter().enumerate().map(|(index, (_, recipe))| {
             let own = |budget: &&Budget| place(budget) == Some(index);
