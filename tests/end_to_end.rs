@@ -411,7 +411,7 @@ fn mistakes_are_named_with_their_fix() {
         (&["--top-k", "5"], "top_k"),
         (&["--multipliers", "1.0"], "above 1"),
         (&["--multipliers", "1.3"], "whole number"),
-        (&["--recipes", "nice"], "uniform, exact, "),
+        (&["--recipes", "nice"], "uniform, uniform-moments, exact, "),
         (&["--data", "nowhere.txt"], "nowhere.txt"),
         (&["--data", "empty.txt"], "empty.txt"),
         (&["--data", "bad.txt"], "byte 3"),

@@ -40,6 +40,8 @@ pub struct HfCheckpoint {
     pub dense: bool,
     /// Where its shards lie, if not in its folder.
     pub(crate) ranges: Option<Box<dyn Ranges>>,
+    /// Whether a few routers stand for all, where every byte comes over a network.
+    pub(crate) sampled: bool,
 }
 
 /// A safetensors file.
@@ -128,12 +130,14 @@ impl HfCheckpoint {
         Self::of_files(dir, layout, &files, index.as_ref(), None)
     }
 
-    /// Opens the checkpoint whose small files are in `dir` and whose shards lie elsewhere.
+    /// Opens the checkpoint whose small files are in `dir` and whose shards lie elsewhere; `sampled` ones are only looked at, by
+    /// a few of their routers.
     #[cfg(feature = "hub")]
     pub(crate) fn open_elsewhere(
         dir: &Path,
         layout: Option<Layout>,
         ranges: Box<dyn Ranges>,
+        sampled: bool,
     ) -> Result<Self, HfError> {
         let index = read_index(dir)?;
         let mut files = match &index {
@@ -142,12 +146,11 @@ impl HfCheckpoint {
         };
         files.sort();
         files.dedup();
-        Self::of_files(dir, layout, &files, index.as_ref(), Some(ranges))
-    }
-
-    /// Whether its shards lie elsewhere, so that every byte has to come over a network.
-    pub fn is_elsewhere(&self) -> bool {
-        self.ranges.is_some()
+        let checkpoint = Self::of_files(dir, layout, &files, index.as_ref(), Some(ranges))?;
+        Ok(Self {
+            sampled,
+            ..checkpoint
+        })
     }
 
     /// Opens the checkpoint in `dir` with all safetensors files that lie there, whatever an index says.
@@ -196,6 +199,7 @@ impl HfCheckpoint {
             tensors: BTreeMap::new(),
             dense,
             ranges,
+            sampled: false,
         };
         for file in files {
             checkpoint.add_shard(file, index)?;

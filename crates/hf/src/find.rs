@@ -6,7 +6,7 @@ use crate::{
     checkpoint::{HfCheckpoint, TensorEntry},
     error::HfError,
     layout::ExpertLayout,
-    moe::MoeLayer,
+    moe::{MoeLayer, OfRouter},
     pattern::Place,
 };
 
@@ -15,15 +15,6 @@ const SHARED: [&str; 6] = ["attn", "attention", "norm", "shared", "mamba", "conv
 
 /// A layer of a set of experts: set, number, and text before.
 type Key<'a> = (usize, usize, &'a str);
-
-/// What a tensor under a pattern of a router is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Rows,
-    Bias,
-    /// Something more of every expert.
-    Further,
-}
 
 /// Tensors of experts in a layer: storage, name after the pattern, and how many experts have it.
 type Parts<'a> = BTreeMap<(usize, &'a str), usize>;
@@ -36,7 +27,7 @@ impl HfCheckpoint {
         further: usize,
     ) -> Result<Vec<MoeLayer>, HfError> {
         let sets = self.layout.sets();
-        let mut routers: BTreeMap<Key, Vec<(Role, &str)>> = BTreeMap::new();
+        let mut routers: BTreeMap<Key, Vec<(OfRouter, &str)>> = BTreeMap::new();
         let mut parts: BTreeMap<Key, Parts> = BTreeMap::new();
         let mut understood: HashSet<&str> = HashSet::new();
         for (name, tensor) in &self.tensors {
@@ -45,10 +36,13 @@ impl HfCheckpoint {
                 .iter()
                 .enumerate()
                 .find_map(|(set, (storages, router))| {
-                    let rows = router.weight.iter().map(|pattern| (Role::Rows, pattern));
-                    let biases = router.bias.iter().map(|pattern| (Role::Bias, pattern));
+                    let rows = router
+                        .weight
+                        .iter()
+                        .map(|pattern| (OfRouter::Rows, pattern));
+                    let biases = router.bias.iter().map(|pattern| (OfRouter::Bias, pattern));
                     let further = storages.iter().flat_map(|storage| &storage.further);
-                    let further = further.map(|pattern| (Role::Further, pattern));
+                    let further = further.map(|pattern| (OfRouter::Further, pattern));
                     let mut all = rows.chain(biases).chain(further);
                     all.find_map(|(role, pattern)| Some((set, role, pattern.find(name)?)))
                 });
@@ -113,7 +107,7 @@ impl HfCheckpoint {
         &self,
         (set, layer, before): Key,
         parts: &Parts,
-        router: &[(Role, &str)],
+        router: &[(OfRouter, &str)],
         experts: usize,
     ) -> Result<MoeLayer, HfError> {
         let (storages, of_router) = self.layout.sets()[set];
@@ -147,13 +141,13 @@ impl HfCheckpoint {
                 return Err(self.fault(&name, problem));
             }
         }
-        let of = |role: Role| {
+        let of = |role: OfRouter| {
             let named = router.iter().filter(move |(own, _)| *own == role);
             named
                 .map(|(_, name)| (*name).to_owned())
                 .collect::<Vec<String>>()
         };
-        let one = |role: Role, what: &str| -> Result<Option<String>, HfError> {
+        let one = |role: OfRouter, what: &str| -> Result<Option<String>, HfError> {
             match of(role).as_slice() {
                 [] => Ok(None),
                 [name] => Ok(Some(name.clone())),
@@ -162,7 +156,7 @@ impl HfCheckpoint {
                 }
             }
         };
-        let Some(weight) = one(Role::Rows, "router rows")? else {
+        let Some(weight) = one(OfRouter::Rows, "router rows")? else {
             let expected = of_router
                 .weight
                 .first()
@@ -170,7 +164,7 @@ impl HfCheckpoint {
             let problem = "is missing, the router of experts that are there";
             return Err(self.fault(&expected.unwrap_or_default(), problem));
         };
-        let further = of(Role::Further);
+        let further = of(OfRouter::Further);
         for name in &further {
             let shape = &self.tensor(name)?.shape;
             if shape.first() != Some(&experts) {
@@ -192,7 +186,7 @@ impl HfCheckpoint {
             storage,
             before: before.to_owned(),
             weight,
-            bias: one(Role::Bias, "router biases")?,
+            bias: one(OfRouter::Bias, "router biases")?,
             input_norm: norms
                 .into_iter()
                 .find(|name| self.tensors.contains_key(name)),

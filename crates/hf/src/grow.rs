@@ -151,10 +151,10 @@ impl<'a> Growth<'a> {
         notes
     }
 
-    /// MoE layers whose routers are looked at before anything is written: all, or, where every byte comes over a network, a
+    /// MoE layers whose routers are looked at before anything is written: all, or, of a checkpoint that is only looked at, a
     /// few.
     fn looked_at(&self) -> Vec<usize> {
-        match self.checkpoint.is_elsewhere() {
+        match self.checkpoint.sampled {
             true => Forecaster::layers(self.moe.layers.len()),
             false => (0..self.moe.layers.len()).collect(),
         }

@@ -79,7 +79,7 @@ impl HubModel {
                     false => hub.description()?,
                 };
                 let ranges = Box::new(OnHub::new(*hub));
-                HfCheckpoint::open_elsewhere(&folder, layout, ranges)
+                HfCheckpoint::open_elsewhere(&folder, layout, ranges, !whole)
             }
             Found::InCache(folder) => HfCheckpoint::open(&folder, layout),
         }

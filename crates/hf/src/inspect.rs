@@ -87,7 +87,7 @@ impl HfCheckpoint {
 
     fn routers(&self, moe: &Moe) -> Result<Vec<(usize, RouterStats)>, HfError> {
         // Rows of all layers are too much to come over a network.
-        let looked_at = match self.is_elsewhere() {
+        let looked_at = match self.sampled {
             true => Forecaster::layers(moe.layers.len()),
             false => (0..moe.layers.len()).collect(),
         };

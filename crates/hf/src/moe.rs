@@ -49,6 +49,17 @@ pub struct MoeLayer {
     pub(crate) further: Vec<String>,
 }
 
+/// What a tensor beside those of experts is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OfRouter {
+    /// Rows of a router.
+    Rows,
+    /// Its biases.
+    Bias,
+    /// Something more of every expert.
+    Further,
+}
+
 impl MoeLayer {
     /// Whether its router has biases.
     pub fn has_bias(&self) -> bool {

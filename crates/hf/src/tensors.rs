@@ -9,6 +9,7 @@ use crate::{
     error::HfError,
     grow::Growth,
     layout::{Matrix, Stacking},
+    moe::OfRouter,
     pattern::{Pattern, Place},
     shards::TensorMeta,
 };
@@ -42,15 +43,6 @@ pub(crate) enum Part {
         expert: usize,
         matrix: Matrix,
     },
-}
-
-/// What a tensor of a router is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum OfRouter {
-    Rows,
-    Bias,
-    /// Something more of every expert.
-    Further,
 }
 
 impl<'a> Growth<'a> {

@@ -195,7 +195,7 @@ impl Growth<'_> {
         };
         for shard in &self.checkpoint.shards {
             let path = &shard.path;
-            if self.checkpoint.is_elsewhere() {
+            if self.checkpoint.ranges.is_some() {
                 // Its folder is named by the commit.
                 add(&format!("{} {}", path.display(), shard.bytes));
                 continue;
