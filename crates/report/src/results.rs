@@ -165,14 +165,9 @@ impl Setting {
 
     /// Name of the model of the final shape.
     pub fn fixed_me_name(&self) -> String {
-        let Self {
-            target_experts,
-            multiplier,
-            ..
-        } = self;
         match self.grows {
-            Some(Grows::Width) => format!("Fixed-{target_experts}, {multiplier} times as wide"),
-            _ => format!("Fixed-{target_experts}"),
+            Some(Grows::Width) => "Fixed-wide".to_owned(),
+            _ => format!("Fixed-{}", self.target_experts),
         }
     }
 
