@@ -74,6 +74,14 @@ pub(crate) struct Index {
 }
 
 impl Index {
+    /// Names of the files that it speaks of, in order.
+    pub fn files(&self) -> Vec<String> {
+        let mut files: Vec<String> = self.weight_map.values().cloned().collect();
+        files.sort();
+        files.dedup();
+        files
+    }
+
     /// Checks that it names files of its own folder only.
     pub fn parse(text: &str, path: &Path) -> Result<Self, HfError> {
         let index: Self = serde_json::from_str(text)
@@ -116,9 +124,7 @@ impl HfCheckpoint {
         let index = read_index(dir)?;
         let files = match &index {
             Some(index) => {
-                let mut files: Vec<String> = index.weight_map.values().cloned().collect();
-                files.sort();
-                files.dedup();
+                let files = index.files();
                 check_sidecars(dir, &files)?;
                 files
             }
@@ -140,12 +146,10 @@ impl HfCheckpoint {
         sampled: bool,
     ) -> Result<Self, HfError> {
         let index = read_index(dir)?;
-        let mut files = match &index {
-            Some(index) => index.weight_map.values().cloned().collect(),
+        let files = match &index {
+            Some(index) => index.files(),
             None => vec![SINGLE.to_owned()],
         };
-        files.sort();
-        files.dedup();
         let checkpoint = Self::of_files(dir, layout, &files, index.as_ref(), Some(ranges))?;
         Ok(Self {
             sampled,

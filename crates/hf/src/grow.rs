@@ -119,7 +119,7 @@ impl<'a> Growth<'a> {
         let beside = checkpoint.dir.join(ConfigFile::QUANTISATION);
         if beside.is_file() {
             let mut lists = ConfigFile::read_from(&beside)?;
-            left.extend(growth.extend_lists(&mut lists, None)?);
+            left.extend(growth.extend_lists(&mut lists, "")?);
         }
         growth.config = config;
         growth.notes = growth.notes(&left);

@@ -187,13 +187,7 @@ impl HubModel {
         }
         let path = self.get(INDEX)?;
         let text = std::fs::read_to_string(&path).map_err(FileError::of("read", &path))?;
-        let mut shards: Vec<String> = Index::parse(&text, &path)?
-            .weight_map
-            .into_values()
-            .collect();
-        shards.sort();
-        shards.dedup();
-        Ok(shards)
+        Ok(Index::parse(&text, &path)?.files())
     }
 
     /// Lets the revision be found without a network.

@@ -8,16 +8,16 @@ use crate::{config::ConfigFile, error::HfError, grow::Growth};
 const SECTION: &str = "quantization_config";
 
 impl Growth<'_> {
-    /// Gives replicas the entries of their sources in every list of a section that names experts. What names experts in
+    /// Gives replicas the entries of their sources in every list of a section, or of the whole file for no name, that names experts. What names experts in
     /// another way, and so is left as it is, is returned.
     pub(crate) fn extend_lists(
         &self,
         file: &mut ConfigFile,
-        section: Option<&str>,
+        section: &str,
     ) -> Result<Vec<String>, HfError> {
         let (mut lists, mut left) = (Vec::new(), Vec::new());
-        if let Some(value) = file.value(section.unwrap_or_default()) {
-            self.look(value, section.unwrap_or_default(), &mut lists, &mut left);
+        if let Some(value) = file.value(section) {
+            self.look(value, section, &mut lists, &mut left);
         }
         for (field, list) in lists {
             if let Some(place) = file.span(&field) {
@@ -29,7 +29,7 @@ impl Growth<'_> {
 
     /// Entries of `config.json`'s lists, and of those beside it.
     pub(crate) fn extend_config(&self, config: &mut ConfigFile) -> Result<Vec<String>, HfError> {
-        self.extend_lists(config, Some(SECTION))
+        self.extend_lists(config, SECTION)
     }
 
     /// Finds lists that name experts, as they are to be, by field; and other fields that do.

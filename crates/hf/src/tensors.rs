@@ -118,18 +118,14 @@ impl<'a> Growth<'a> {
                 self.slices(layer, name, tensor, 1, None)?
             }
             OfRouter::Rows | OfRouter::Bias => {
-                let axis = match role {
-                    OfRouter::Rows => 0,
-                    _ => shape.len() - 1,
+                let (axis, computed) = match role {
+                    OfRouter::Rows => (0, Part::Rows { layer }),
+                    _ => (shape.len() - 1, Part::Bias { layer }),
                 };
                 // Biases may be those of experts alone.
                 let further = shape[axis] - self.moe.experts;
                 let kept = tensor.bytes / shape[axis] as u64 * further as u64;
                 shape[axis] = self.operator.target_experts + further;
-                let computed = match role {
-                    OfRouter::Rows => Part::Rows { layer },
-                    _ => Part::Bias { layer },
-                };
                 let mut parts = vec![computed];
                 if kept > 0 {
                     parts.push(Part::copy(tensor, tensor.bytes - kept, kept));

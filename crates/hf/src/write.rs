@@ -155,7 +155,7 @@ impl Growth<'_> {
             let (from, to) = (self.checkpoint.dir.join(name), folder.path.join(name));
             if name == Path::new(ConfigFile::QUANTISATION) {
                 let mut lists = ConfigFile::read_from(&from)?;
-                self.extend_lists(&mut lists, None)?;
+                self.extend_lists(&mut lists, "")?;
                 write_text(&to, lists.text())?;
             } else {
                 copy_file(&from, &to)?;

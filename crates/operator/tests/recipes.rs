@@ -68,7 +68,7 @@ fn times_and_rates_that_cannot_be_are_named() {
         error.to_string()
     };
     let boosted = named("boosted-release");
-    for (from, to, expected) in [
+    let of_boosted = [
         ("experts = 2.0", "experts = 0.0", "boost.experts"),
         ("router = 2.0", "router = -1.0", "boost.router"),
         ("steps = 1500", "steps = 0", "boost.steps"),
@@ -80,12 +80,9 @@ fn times_and_rates_that_cannot_be_are_named() {
         (", steps = 300", "", "router.release"),
         (", steps = 300", ", steps = 0", "router.release.steps"),
         (", steps = 300", ", over = -1.0", "router.release.over"),
-    ] {
-        let error = error(&boosted.replace(from, to));
-        assert!(error.contains(&format!("`{expected}`")), "{to}: {error}");
-    }
-    let wider = include_str!("../recipes/wider.toml");
-    for (from, to, expected) in [
+    ];
+    let wider = named("wider");
+    let of_wider = [
         ("kind = \"uniform\"", "kind = \"random\"", "selection.kind"),
         ("kind = \"copy\"", "kind = \"bias-noise\"", "router.kind"),
         ("kind = \"reset-new\"", "kind = \"reset\"", "optimizer.kind"),
@@ -94,8 +91,11 @@ fn times_and_rates_that_cannot_be_are_named() {
             "[experts]\nkind = \"orthogonal\"\n[router]",
             "experts.kind",
         ),
-    ] {
-        let error = error(&wider.replace(from, to));
+    ];
+    let of_boosted = of_boosted.map(|case| (&boosted, case));
+    let of_wider = of_wider.map(|case| (&wider, case));
+    for (recipe, (from, to, expected)) in of_boosted.into_iter().chain(of_wider) {
+        let error = error(&recipe.replace(from, to));
         assert!(error.contains(&format!("`{expected}`")), "{to}: {error}");
     }
 }
