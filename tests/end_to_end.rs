@@ -782,20 +782,26 @@ fn a_checkpoint_of_transformers_is_trained_on_and_exported() {
         ours.contains("--from") || ours.contains("config.json"),
         "{ours}"
     );
-    let biased = ["--scale", "micro.toml", "--out", "other", "--export", "new"];
-    let biased = lab.fails("train", &biased);
-    assert!(biased.contains("--auxiliary-loss"), "{biased}");
-    let sigmoid = [
+    let softmax = SCALE.replace("[model]", "[model]\nscore = \"softmax\"");
+    fs::write(lab.path("softmax.toml"), &softmax).unwrap();
+    let biased = [
         "--scale",
-        "micro.toml",
+        "softmax.toml",
         "--out",
         "other",
         "--export",
         "new",
-        "--auxiliary-loss",
-        "0.01",
     ];
-    assert!(lab.fails("train", &sigmoid).contains("score = \"softmax\""));
+    let biased = lab.fails("train", &biased);
+    assert!(
+        biased.contains("MixtralForCausalLM") && biased.contains("--auxiliary-loss"),
+        "{biased}"
+    );
+    let gated = softmax.replace("[model]", "[model]\nrotary_share = 0.5");
+    fs::write(lab.path("gated.toml"), gated).unwrap();
+    let gated = ["--scale", "gated.toml", "--out", "other", "--export", "new"];
+    let gated = lab.fails("train", &gated);
+    assert!(gated.contains("see `rotary_share`"), "{gated}");
     assert!(!lab.path("other").exists() && !lab.path("new").exists());
     let flag = lab.fails(
         "upcycle",
@@ -804,6 +810,75 @@ fn a_checkpoint_of_transformers_is_trained_on_and_exported() {
     assert!(
         flag.contains("--shard-size is for Hugging Face checkpoints"),
         "{flag}"
+    );
+}
+
+/// Selection biases, groups of experts, shared experts, a dense layer, biases in attention, norms of queries and keys, and
+/// half of a head turned: GLM-4.5's, trained by loss-free balancing, grown here and there.
+#[test]
+fn a_model_with_groups_and_shared_experts_is_trained_grown_and_exported() {
+    let lab = Lab::new();
+    lab.hugging_face("glm4_moe");
+    let verified = lab.ok(
+        "upcycle",
+        &["--from", "hf", "--to", "twins", "--json", "--verify"],
+    );
+    let verified: serde_json::Value = serde_json::from_str(&verified).unwrap();
+    let verification = &verified["verification"];
+    let difference = verification["relative_logit_difference"].as_f64().unwrap();
+    assert!(difference < 1e-5, "dormant replicas: {difference}");
+    assert_eq!(verification["layers"][0]["changed_sources"], 0.0);
+
+    let text = ["--data", "text.txt", "--context", "32"];
+    let init = [
+        "--init",
+        "hf",
+        "--tokens",
+        "4k",
+        "--out",
+        "run",
+        "--scale",
+        "micro.toml",
+    ];
+    lab.ok("train", &[&init[..], &text].concat());
+    let tokenizer = ["--data", "text.txt", "--tokenizer", "hf/tokenizer.json"];
+    let released = ["--recipe", "released"];
+    let grow = ["--from", "run", "--to", "grown", "--json"];
+    let grown = lab.ok("upcycle", &[&grow[..], &released, &tokenizer].concat());
+    let grown: serde_json::Value = serde_json::from_str(&grown).unwrap();
+    let difference = grown["verification"]["relative_logit_difference"].as_f64();
+    assert!(difference.unwrap() < 1e-5, "{difference:?}");
+    let on = ["--from", "grown", "--tokens", "4k", "--out", "on"];
+    let export = ["--export", "out", "--export-like", "hf"];
+    lab.ok("train", &[&on[..], &tokenizer, &export].concat());
+    let config = fs::read_to_string(lab.path("out/config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(config["n_routed_experts"], 16);
+    assert_eq!(
+        (&config["n_group"], &config["n_shared_experts"]),
+        (&4.into(), &2.into())
+    );
+
+    // A model of this program's own kind finds a family, which has a shared expert in addition.
+    let own = [
+        "--scale",
+        "micro.toml",
+        "--out",
+        "own",
+        "--export",
+        "new",
+        "--tokens",
+        "1k",
+    ];
+    let said = lab.run("train", &own);
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(
+        said.contains("Glm4MoeForCausalLM") && said.contains("as zeros"),
+        "{said}"
+    );
+    lab.ok(
+        "upcycle",
+        &["--from", "new", "--to", "new-grown", "--verify"],
     );
 }
 
@@ -918,6 +993,21 @@ fn a_model_of_the_hub_is_looked_at_and_grown_without_a_download() {
     lab.ok("upcycle", &["--from", "hf", "--to", "local", "--json"]);
     let shard = |dir: &str| fs::read(lab.path(dir).join("model.safetensors")).unwrap();
     assert_eq!(shard("big"), shard("local"));
+
+    // Weights of multi-token prediction beside the index would stay behind.
+    let sidecar = lab.path("hf/mtp.safetensors");
+    fs::copy(lab.path("hf/model-00001-of-00004.safetensors"), &sidecar).unwrap();
+    for args in [
+        &["--from", "hf:org/tiny", "--dry-run"][..],
+        &["--from", "hf:org/tiny", "--to", "beside", "--stream"],
+        &["--from", "hf:org/tiny", "--to", "beside"],
+    ] {
+        let output = run("upcycle", args, &address, "beside-cache");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(errors.contains("--without-index"), "{errors}");
+    }
+    fs::remove_file(sidecar).unwrap();
 
     let (address, _) = serve_counted(lab.path("hf"), false);
     let output = run("inspect", &["hf:org/tiny"], &address, "other");

@@ -14,7 +14,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde::{Deserialize, Serialize};
 use upcycle_data::Dataset;
 use upcycle_files::{Lock, LockError};
-use upcycle_hf::{Export, ExportType, HfCheckpoint, Import, RouterStats};
+use upcycle_hf::{Export, ExportType, Fit, HfCheckpoint, Import, RouterStats};
 use upcycle_lab::{Scale, peak_memory, presets, training_seconds};
 use upcycle_lm::{CostModel, LmConfig, WeightSource};
 use upcycle_moe::GrowthState;
@@ -244,9 +244,11 @@ impl TrainArgs {
             scale.training.peak_lr = INIT_PEAK_LR;
         }
         scale.model.validate()?;
+        // A public model is balanced as its family is: by selection biases, or by a loss where it has none.
+        let unbiased = init.as_ref().filter(|init| !init.has_selection_biases());
         if let Some(weight) = self
             .auxiliary_loss
-            .or(init.as_ref().map(|_| INIT_AUXILIARY_LOSS))
+            .or(unbiased.map(|_| INIT_AUXILIARY_LOSS))
         {
             scale.balancing.bias_rate = 0.0;
             scale.balancing.auxiliary_loss = weight;
@@ -261,7 +263,7 @@ impl TrainArgs {
         }
         spec.validate()?;
         let growths = parent.as_ref().map_or(&[][..], |(_, info)| &info.growths);
-        self.check_export(&scale.model, growths, like, &spec)?;
+        let fit = self.check_export(&scale.model, growths, like, &spec)?;
         let Machine { engine, meter } = machine_on(self.backend, self.devices.get())?;
         output::note!("backend {}: {}", engine.backend(), engine.device());
         if run_is_all_warmup(&spec.schedule, from_step) {
@@ -298,7 +300,7 @@ impl TrainArgs {
                 let checked = info.check_data(&data);
                 checked.with_context(|| path.display().to_string())?;
             }
-            self.check_biases(engine.as_ref(), path)?;
+            self.check_biases(engine.as_ref(), path, fit.as_ref())?;
         }
         let _lock = claim(&self.out, &run)?;
         let result = self.out.join("result.json");
@@ -334,6 +336,12 @@ impl TrainArgs {
             bail!("{init} is a checkpoint of this program; continue it with --from");
         }
         let import = Import::new(HfCheckpoint::open(&dir, None)?)?;
+        let left_out = import.left_out();
+        if !left_out.is_empty() {
+            output::note!(
+                "layers of multi-token prediction ({left_out:?}) are left out: models here have none"
+            );
+        }
         let longest = import.config().context;
         let context = self.context.unwrap_or(longest.min(INIT_CONTEXT));
         if context > longest {
@@ -349,28 +357,39 @@ impl TrainArgs {
         growths: &[GrowthState],
         like: Option<&HfCheckpoint>,
         spec: &TrainSpec,
-    ) -> Result<()> {
+    ) -> Result<Option<Fit>> {
         let Some(to) = &self.export else {
-            return Ok(());
+            return Ok(None);
         };
-        if spec.balancing.bias_rate > 0.0 {
-            bail!(
-                "--export: other programs do not know selection biases; balance with --auxiliary-loss 0.01"
-            );
-        }
         let end = spec.schedule.end;
         let growths: Vec<_> = growths.iter().map(|state| state.at_step(end)).collect();
-        Export::check(model, &growths, like, self.export_type.into(), to)?;
-        Ok(())
+        let fit = Export::check(model, &growths, like, self.export_type.into(), to)?;
+        if spec.balancing.bias_rate > 0.0 && !fit.selection_biases {
+            bail!(
+                "--export: routers of {} do not know selection biases; balance with --auxiliary-loss 0.01",
+                fit.family
+            );
+        }
+        if fit.adds_shared_experts {
+            output::note!(
+                "exported as {}, which has shared experts: they are written as zeros, and change nothing",
+                fit.family
+            );
+        }
+        Ok(Some(fit))
     }
 
     /// A parent that was balanced by selection biases keeps them.
-    fn check_biases(&self, engine: &dyn Engine, parent: &Path) -> Result<()> {
+    fn check_biases(&self, engine: &dyn Engine, parent: &Path, fit: Option<&Fit>) -> Result<()> {
         let biased = |stats: &RouterStats| stats.bias.is_some();
-        if self.export.is_some() && Routers::of(engine, parent)?.iter().any(biased) {
+        let Some(fit) = fit.filter(|fit| !fit.selection_biases) else {
+            return Ok(());
+        };
+        if Routers::of(engine, parent)?.iter().any(biased) {
             bail!(
-                "{} was balanced by selection biases, which other programs do not know, so it cannot be exported; train it from the beginning with --auxiliary-loss 0.01",
-                parent.display()
+                "{} was balanced by selection biases, which routers of {} do not know, so it cannot be exported; train it from the beginning with --auxiliary-loss 0.01",
+                parent.display(),
+                fit.family
             );
         }
         Ok(())

@@ -115,8 +115,8 @@ pub mod prelude {
         kernels::{AdamWRecord, MoeAutodiffBackend, MoeBackend, Precision},
         lm::{Lm, LmConfig},
         moe::{
-            BalancingConfig, DenseModel, DenseNetwork, GrowthState, Initializer, LayerPattern,
-            MoeLayer, MoeLayerConfig, MoeModel, MoeSite, Routing,
+            BalancingConfig, DenseModel, GrowthState, Initializer, LayerPattern, MoeLayer,
+            MoeLayerConfig, MoeModel, MoeSite, Routing, SwiGlu,
         },
         operator::{
             AdamState, Evidence, ForwardPass, Grown, OperatorError, Recipe, Upcycle, verify,

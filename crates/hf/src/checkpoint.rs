@@ -125,7 +125,7 @@ impl HfCheckpoint {
         let files = match &index {
             Some(index) => {
                 let files = index.files();
-                check_sidecars(dir, &files)?;
+                check_sidecars(dir, &safetensors_in(dir)?, &files)?;
                 files
             }
             None => {
@@ -136,18 +136,23 @@ impl HfCheckpoint {
         Self::of_files(dir, layout, &files, index.as_ref(), None)
     }
 
-    /// Opens the checkpoint whose small files are in `dir` and whose shards lie elsewhere; `sampled` ones are only looked at, by
-    /// a few of their routers.
+    /// Opens the checkpoint whose small files are in `dir` and whose shards lie elsewhere, among `others`; `sampled` ones are only
+    /// looked at, by a few of their routers.
     #[cfg(feature = "hub")]
     pub(crate) fn open_elsewhere(
         dir: &Path,
         layout: Option<Layout>,
         ranges: Box<dyn Ranges>,
+        others: &[String],
         sampled: bool,
     ) -> Result<Self, HfError> {
         let index = read_index(dir)?;
         let files = match &index {
-            Some(index) => index.files(),
+            Some(index) => {
+                let files = index.files();
+                check_sidecars(dir, others, &files)?;
+                files
+            }
             None => vec![SINGLE.to_owned()],
         };
         let checkpoint = Self::of_files(dir, layout, &files, index.as_ref(), Some(ranges))?;
@@ -172,6 +177,14 @@ impl HfCheckpoint {
             return Err(HfError::file(dir, problem));
         }
         Self::of_files(dir, layout, &files, None, None)
+    }
+
+    /// What `config.json` calls the kind of model.
+    ///
+    /// # Errors
+    /// If it does not say.
+    pub(crate) fn model_type(&self) -> Result<String, HfError> {
+        self.config.need("model_type")
     }
 
     fn of_files(
@@ -432,12 +445,9 @@ fn check_single(dir: &Path) -> Result<(), HfError> {
 }
 
 /// Weights of multi-token prediction beside the index would stay behind when the others grow.
-fn check_sidecars(dir: &Path, indexed: &[String]) -> Result<(), HfError> {
-    let beside = |file: &&String| {
-        let name = file.to_lowercase();
-        !indexed.contains(file) && (name.contains("mtp") || name.contains("nextn"))
-    };
-    match safetensors_in(dir)?.iter().find(beside) {
+fn check_sidecars(dir: &Path, there: &[String], indexed: &[String]) -> Result<(), HfError> {
+    let beside = |file: &&String| !indexed.contains(file) && is_sidecar(file);
+    match there.iter().find(beside) {
         Some(file) => Err(HfError::file(
             dir.join(file),
             format!(
@@ -446,6 +456,13 @@ fn check_sidecars(dir: &Path, indexed: &[String]) -> Result<(), HfError> {
         )),
         None => Ok(()),
     }
+}
+
+/// Whether a file beside an index may have weights of multi-token prediction.
+pub(crate) fn is_sidecar(file: &str) -> bool {
+    let name = file.to_lowercase();
+    let prediction = name.contains("mtp") || name.contains("nextn");
+    name.ends_with(".safetensors") && !name.contains('/') && prediction
 }
 
 /// A file that the names of the others, such as `model-00001-of-00003.safetensors`, count and that is not there.

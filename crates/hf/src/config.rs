@@ -159,8 +159,12 @@ impl ConfigFile {
         if values.is_empty() {
             return Ok(self.first(field)?.unwrap_or(*default));
         }
-        let Some(text) = self.first::<String>(field)? else {
+        let Some(value) = self.first::<serde_json::Value>(field)? else {
             return Ok(*default);
+        };
+        let text = match value.as_str() {
+            Some(text) => text.to_owned(),
+            None => value.to_string(),
         };
         values.get(&text).copied().ok_or_else(|| {
             let known: Vec<&str> = values.keys().map(String::as_str).collect();

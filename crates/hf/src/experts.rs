@@ -22,23 +22,11 @@ impl HfCheckpoint {
         let (mut gate, mut up, mut down) = (Vec::new(), Vec::new(), Vec::new());
         for part in layout.names() {
             let values = self.expert_matrix(layer, expert, part)?;
-            let columns = |first: usize, step: usize| -> Vec<f32> {
-                let rows = values.chunks_exact(2 * f);
-                let taken = rows.flat_map(|row| row[first..].iter().step_by(step).take(f));
-                taken.copied().collect()
-            };
             match layout.matrix(part) {
                 Some(Matrix::Gate) => gate = values,
                 Some(Matrix::Up) => up = values,
                 Some(Matrix::Down) => down = values,
-                Some(Matrix::GateUp(fused)) => {
-                    let (first, step) = match fused {
-                        Fused::Halves => (f, 1),
-                        Fused::Interleaved => (1, 2),
-                    };
-                    gate = columns(0, step);
-                    up = columns(first, step);
-                }
+                Some(Matrix::GateUp(fused)) => [gate, up] = fused.apart(&values, f),
                 None => {}
             }
         }
@@ -47,6 +35,51 @@ impl HfCheckpoint {
             gate.clone_from(&up);
         }
         Ok(([gate, up, down], [d, f]))
+    }
+
+    /// The gate (0), up (1) or down (2) projections of all experts of a layer in f32, one after the other, as `[D, F]`, `[D, F]`
+    /// or `[F, D]`.
+    ///
+    /// # Errors
+    /// If experts are not plain matrices of floats of these sizes, or have no gate projection.
+    pub(crate) fn stacked(
+        &self,
+        layer: &MoeLayer,
+        matrix: usize,
+        shape: [usize; 2],
+    ) -> Result<Vec<f32>, HfError> {
+        let layout = self.storage(layer);
+        let wanted = [Matrix::Gate, Matrix::Up, Matrix::Down][matrix];
+        let parts = || layout.names();
+        let is_fused = |part: &&str| matches!(layout.matrix(part), Some(Matrix::GateUp(_)));
+        let part = parts().find(|part| layout.matrix(part) == Some(wanted));
+        let Some(part) = part.or_else(|| parts().find(is_fused)) else {
+            let problem = format!(
+                "experts of layer {} have no gate projection, which models here have",
+                layer.layer
+            );
+            return Err(HfError::file(&self.dir, problem));
+        };
+        let mut all = Vec::with_capacity(layer.experts * shape[0] * shape[1]);
+        for expert in 0..layer.experts {
+            let [d, f] = self.expert_shape(layer, expert)?;
+            let found = if wanted == Matrix::Down {
+                [f, d]
+            } else {
+                [d, f]
+            };
+            if found != shape {
+                let name = layout.tensors.name(layer.place(Some(expert), part));
+                let problem = format!("makes {found:?} of an expert, not {shape:?}");
+                return Err(self.fault(&name, problem));
+            }
+            let values = self.expert_matrix(layer, expert, part)?;
+            match layout.matrix(part) {
+                Some(Matrix::GateUp(fused)) => all.extend(&fused.apart(&values, f)[matrix]),
+                _ => all.extend(values),
+            }
+        }
+        Ok(all)
     }
 
     /// Whether the matrices of all experts of a layer are floats of the same shape.
@@ -149,6 +182,21 @@ impl HfCheckpoint {
         Ok(match self.orientation(layer, part) {
             Orientation::InOut => values,
             Orientation::OutIn => transpose(&values, [outputs, inputs]),
+        })
+    }
+}
+
+impl Fused {
+    /// Gate and up, `[D, F]` each, of both in one, `[D, 2 F]`.
+    fn apart(self, values: &[f32], f: usize) -> [Vec<f32>; 2] {
+        let (second, step) = match self {
+            Self::Halves => (f, 1),
+            Self::Interleaved => (1, 2),
+        };
+        [0, second].map(|first| {
+            let rows = values.chunks_exact(2 * f);
+            let taken = rows.flat_map(|row| row[first..].iter().step_by(step).take(f));
+            taken.copied().collect()
         })
     }
 }

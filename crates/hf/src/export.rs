@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use upcycle_files::FileError;
 use upcycle_lm::{CostModel, LayerKind, LmConfig, ParameterShape, QkNorm, WeightSink};
 use upcycle_moe::{GrowthState, ScoreFunction};
+use upcycle_operator::GateScore;
 
 use crate::{
     checkpoint::{HfCheckpoint, INDEX},
@@ -26,6 +27,12 @@ use crate::{
     shards::{ShardPlan, TensorMeta},
     write::{check_space, copy_file, write_text},
 };
+
+/// How the path of selection biases ends.
+const SELECTION_BIAS: &str = "router.selection_bias_e";
+
+/// Fields of the number of layers of multi-token prediction, which models here have not.
+const PREDICTION_LAYERS: [&str; 2] = ["num_nextn_predict_layers", "num_mtp_layers"];
 
 /// How exported parameters are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,10 +64,24 @@ impl ExportType {
     }
 }
 
+/// The family that a model can be exported as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fit {
+    /// Its class in transformers.
+    pub family: String,
+    /// Whether its routers have selection biases.
+    pub selection_biases: bool,
+    /// Whether it has shared experts, which the model has not: they are written as zeros, and change nothing.
+    pub adds_shared_experts: bool,
+}
+
 /// Writes a model in the layout of a family. Give it to [`Lm::to_weights`](upcycle_lm::Lm::to_weights), then call
 /// [`finish`](Self::finish).
 pub struct Export {
     layout: Layout,
+    family: ModelLayout,
+    /// Experts of every grown MoE layer in the order of its groups, by the layer's place in the model.
+    order: HashMap<usize, Vec<usize>>,
     dtype: ExportType,
     shard_bytes: u64,
     folder: NewFolder,
@@ -91,10 +112,7 @@ impl Export {
         to: &Path,
     ) -> Result<Self, HfError> {
         Self::check(model, growths, like, dtype, to)?;
-        let layout = match like {
-            Some(like) => like.layout.clone(),
-            None => fitting(model)?,
-        };
+        let (layout, family) = family_of(model, growths, like)?;
         let (config, files) = match like {
             Some(like) => {
                 let (names, _) = like.other_files()?;
@@ -105,9 +123,16 @@ impl Export {
             None => (Map::new(), Vec::new()),
         };
         let folder = NewFolder::begin(to)?;
+        let moe_layers = (0..model.layers).filter(|&it| model.layer_kind(it) == LayerKind::Moe);
+        let order = moe_layers.zip(growths).filter_map(|(layer, growth)| {
+            let order = growth.groups.as_ref()?.order();
+            (!order.is_sorted()).then_some((layer, order))
+        });
         Ok(Self {
-            config: fields(config, model, &layout, dtype)?,
+            config: fields(config, model, &layout, &family, dtype),
+            order: order.collect(),
             layout,
+            family,
             dtype,
             shard_bytes,
             folder,
@@ -130,16 +155,21 @@ impl Export {
         like: Option<&HfCheckpoint>,
         dtype: ExportType,
         to: &Path,
-    ) -> Result<(), HfError> {
-        check_model(model, growths, like.map(|like| &like.layout))?;
+    ) -> Result<Fit, HfError> {
+        let (layout, family) = family_of(model, growths, like)?;
         check_free(to)?;
         let parameters = CostModel::new(model).parameters().total();
-        check_space(to, parameters * dtype.dtype().bitsize() as u64 / 8)
+        check_space(to, parameters * dtype.dtype().bitsize() as u64 / 8)?;
+        Ok(Fit {
+            selection_biases: layout.has_selection_biases(),
+            adds_shared_experts: family.shared.is_some() && model.d_shared == 0,
+            family: family.architecture,
+        })
     }
 
-    /// Name of the family.
+    /// The class of transformers that it is a checkpoint of.
     pub fn family(&self) -> &str {
-        &self.layout.name
+        &self.family.architecture
     }
 
     /// Writes everything but the weights, and gives the folder its name.
@@ -179,7 +209,7 @@ impl Export {
     fn start(&mut self, parameters: &[ParameterShape]) -> Result<(), HfError> {
         let dtype = self.dtype.dtype();
         let mut metas = Vec::new();
-        let mut add = |name: String, shape: Vec<usize>| {
+        let mut add = |name: String, dtype: Dtype, shape: Vec<usize>| {
             metas.push(TensorMeta {
                 name,
                 dtype,
@@ -188,19 +218,27 @@ impl Export {
             });
         };
         for ParameterShape { path, dims, .. } in parameters {
-            match (stored(&self.layout, &self.model, path), dims.as_slice()) {
+            match (self.stored(path), dims.as_slice()) {
                 (Some(Stored::Nowhere), _) => {}
-                (Some(Stored::Same(name)), _) => add(name, dims.clone()),
+                // Balancing moves biases by less than 16 bits can tell; transformers keeps them in 32 too.
+                (Some(Stored::Same(name)), _) if path.ends_with(SELECTION_BIAS) => {
+                    add(name, Dtype::F32, dims.clone());
+                }
+                (Some(Stored::Same(name)), _) => add(name, dtype, dims.clone()),
                 (Some(Stored::Transposed(name)), &[rows, columns]) => {
-                    add(name, vec![columns, rows])
+                    add(name, dtype, vec![columns, rows])
                 }
                 (Some(Stored::Experts(names)), &[_, rows, columns]) => {
                     names
                         .into_iter()
-                        .for_each(|name| add(name, vec![columns, rows]));
+                        .for_each(|name| add(name, dtype, vec![columns, rows]));
                 }
                 _ => return Err(unknown(path)),
             }
+        }
+        let zeros = self.zeros();
+        for (name, shape) in &zeros {
+            add(name.clone(), dtype, shape.clone());
         }
         let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
         self.plan = ShardPlan::new(&metas, self.shard_bytes, Some(&metadata))?;
@@ -214,7 +252,57 @@ impl Export {
             }
         }
         self.metas = metas;
+        for (name, shape) in zeros {
+            self.place(&name, &vec![0.0; shape.iter().product()])?;
+        }
         Ok(())
+    }
+
+    fn stored(&self, path: &str) -> Option<Stored> {
+        stored(&self.layout, &self.family, &self.model, path)
+    }
+
+    /// Names and shapes of the shared experts that the family has and the model has not: as wide as an expert.
+    fn zeros(&self) -> Vec<(String, Vec<usize>)> {
+        let model = &self.model;
+        let Some(shared) = self.family.shared.as_ref().filter(|_| model.d_shared == 0) else {
+            return Vec::new();
+        };
+        let (d, f) = (model.d_model, model.d_expert);
+        let in_layer = |layer: usize| {
+            let name = |part: &str| format!("model.layers.{layer}.mlp.{part}.weight");
+            let matrix = |part: &str| name(&format!("{}.{part}", shared.name));
+            let mut tensors = vec![
+                (matrix("gate_proj"), vec![f, d]),
+                (matrix("up_proj"), vec![f, d]),
+                (matrix("down_proj"), vec![d, f]),
+            ];
+            tensors.extend(shared.gate.iter().map(|gate| (name(gate), vec![1, d])));
+            tensors
+        };
+        let layers = (0..model.layers).filter(|&it| model.layer_kind(it) == LayerKind::Moe);
+        layers.flat_map(in_layer).collect()
+    }
+
+    /// Values of a parameter with a part for each expert, in the checkpoint's order of experts.
+    fn in_order(&self, path: &str, values: Vec<f32>) -> Vec<f32> {
+        let of_experts = ["router.weight_ed", SELECTION_BIAS];
+        let number = path
+            .strip_prefix("blocks.")
+            .and_then(|it| it.split('.').next());
+        let order = number.and_then(|number| self.order.get(&number.parse().ok()?));
+        match order {
+            Some(order)
+                if path.contains(".experts.") || of_experts.iter().any(|it| path.ends_with(it)) =>
+            {
+                let size = values.len() / order.len();
+                let parts = order
+                    .iter()
+                    .flat_map(|&expert| &values[expert * size..][..size]);
+                parts.copied().collect()
+            }
+            _ => values,
+        }
     }
 
     fn put(&mut self, path: &str, values: &[f32]) -> Result<(), HfError> {
@@ -225,9 +313,9 @@ impl Export {
                 _ => [0, 0],
             }
         };
-        match stored(&self.layout, &self.model, path) {
+        match self.stored(path) {
             Some(Stored::Nowhere) => {
-                if path.ends_with("selection_bias_e") && values.iter().any(|&bias| bias != 0.0) {
+                if path.ends_with(SELECTION_BIAS) && values.iter().any(|&bias| bias != 0.0) {
                     return Err(HfError::Impossible(format!(
                         "the model has selection biases ({path}), which routers of {} do not know; train it from the beginning with an auxiliary loss in place of loss-free balancing",
                         self.layout.name
@@ -256,12 +344,13 @@ impl Export {
             return Err(unknown(name));
         };
         let path = self.folder.path.join(&self.plan.files[file].name);
-        let bytes =
-            floats::encode(self.dtype.dtype(), values).map_err(|problem| HfError::Tensor {
-                path: path.clone(),
-                tensor: name.to_owned(),
-                problem,
-            })?;
+        let meta = self.metas.iter().find(|meta| meta.name == name);
+        let dtype = meta.map_or(self.dtype.dtype(), |meta| meta.dtype);
+        let bytes = floats::encode(dtype, values).map_err(|problem| HfError::Tensor {
+            path: path.clone(),
+            tensor: name.to_owned(),
+            problem,
+        })?;
         let write = || {
             let mut file = OpenOptions::new().write(true).open(&path)?;
             file.seek(SeekFrom::Start(start))?;
@@ -277,6 +366,7 @@ impl WeightSink for Export {
     }
 
     fn write(&mut self, path: &str, values: Vec<f32>) -> Result<(), String> {
+        let values = self.in_order(path, values);
         self.put(path, &values).map_err(|error| error.to_string())
     }
 }
@@ -286,15 +376,16 @@ fn unknown(path: &str) -> HfError {
 }
 
 /// The built-in family that a model fits.
-fn fitting(model: &LmConfig) -> Result<Layout, HfError> {
+fn fitting(model: &LmConfig) -> Result<(Layout, ModelLayout), HfError> {
     let mut problems = Vec::new();
     for layout in Layout::built_in()? {
-        let Some(family) = &layout.model else {
-            continue;
-        };
-        match misfit(model, &layout, family) {
-            None => return Ok(layout),
-            Some(problem) => problems.push(format!("it is no {} model: {problem}", layout.name)),
+        for family in &layout.model {
+            match misfit(model, &layout, family) {
+                None => return Ok((layout.clone(), family.clone())),
+                Some(problem) => {
+                    problems.push(format!("it is no {}: {problem}", family.architecture));
+                }
+            }
         }
     }
     Err(HfError::Impossible(format!(
@@ -303,63 +394,101 @@ fn fitting(model: &LmConfig) -> Result<Layout, HfError> {
     )))
 }
 
-/// Whether transformers has what a model needs, in a family if it is chosen.
-fn check_model(
+/// The family of a checkpoint that a model is to be like.
+fn own_family(model: &LmConfig, like: &HfCheckpoint) -> Result<(Layout, ModelLayout), HfError> {
+    let layout = &like.layout;
+    let family = layout.model(&like.model_type()?);
+    let problem = match family {
+        Some(family) => misfit(model, layout, family),
+        None => Some("models of this family cannot be run here"),
+    };
+    match (family, problem) {
+        (Some(family), None) => Ok((layout.clone(), family.clone())),
+        (_, problem) => Err(HfError::Impossible(format!(
+            "the model cannot be exported as {}: {}",
+            family.map_or(&layout.name, |family| &family.architecture),
+            problem.unwrap_or_default()
+        ))),
+    }
+}
+
+/// The family that has what a model needs: that of a checkpoint which it is to be like, or any.
+fn family_of(
     model: &LmConfig,
     growths: &[GrowthState],
-    layout: Option<&Layout>,
-) -> Result<(), HfError> {
+    like: Option<&HfCheckpoint>,
+) -> Result<(Layout, ModelLayout), HfError> {
     let problem = if growths.iter().any(|growth| growth.two_level.is_some()) {
         Some(
             "has two-level selection, which routers of transformers do not know; train it with a recipe that releases it (such as `released`)",
         )
-    } else if model.score == ScoreFunction::Sigmoid {
-        Some("has a router that scores by sigmoid; train with `score = \"softmax\"`")
-    } else if model.gate_scale != 1.0 {
-        Some("has scaled gates; train with `gate_scale = 1`")
     } else if model.moe_layers() == 0 {
         Some("has no MoE layer")
     } else {
         None
     };
-    if let Some(problem) = problem {
-        let problem = format!("the model cannot be exported: it {problem}");
-        return Err(HfError::Impossible(problem));
-    }
-    let Some(layout) = layout else {
-        return fitting(model).map(|_| ());
-    };
-    let problem = match &layout.model {
-        Some(family) => misfit(model, layout, family),
-        None => Some("models of this family cannot be run here"),
-    };
-    match problem {
-        Some(problem) => Err(HfError::Impossible(format!(
-            "the model cannot be exported as {}: {problem}",
-            layout.name
+    match (problem, like) {
+        (Some(problem), _) => Err(HfError::Impossible(format!(
+            "the model cannot be exported: it {problem}"
         ))),
-        None => Ok(()),
+        (None, Some(like)) => own_family(model, like),
+        (None, None) => fitting(model),
     }
 }
 
 /// What a family does not have.
 fn misfit(model: &LmConfig, layout: &Layout, family: &ModelLayout) -> Option<&'static str> {
     let all_heads_are_d_model = model.heads * model.head_dim() == model.d_model;
-    if model.qk_norm != family.qk_norm {
+    let (score, renormalize) = routing(model);
+    let dense = model.layers - model.moe_layers();
+    let dense_first = (0..dense).all(|layer| model.layer_kind(layer) == LayerKind::Dense);
+    let groups = model.groups.filter(|groups| groups.count > 1);
+    let shared = family.shared.as_ref();
+    if !layout.routing.score.can_be(score) {
+        Some(match score {
+            GateScore::Sigmoid => "there routers score by softmax (see `score`)",
+            _ => "there routers score by sigmoid (see `score`)",
+        })
+    } else if !family.qk_norm.can_be(model.qk_norm) {
         Some("that normalises queries and keys otherwise (see `qk_norm`)")
     } else if model.qk_norm == QkNorm::AllHeads && !all_heads_are_d_model {
         Some("there all heads together are as wide as the model (see `d_head`)")
-    } else if layout.routing.renormalize == Choice::Always(true) && !renormalizes(model) {
+    } else if !family.attention_bias.can_be(model.attention_bias) {
+        Some("that has other biases in attention (see `attention_bias`)")
+    } else if model.rotary_share != 1.0 && family.rotary_share.is_none() {
+        Some("that turns all channels of a head (see `rotary_share`)")
+    } else if !layout.routing.renormalize.can_be(renormalize) {
         Some("there gates sum to 1 (see `renormalize`)")
-    } else if model.moe_layers() < model.layers && family.d_ffn.is_none() {
+    } else if model.gate_scale != 1.0 && family.gate_scale.is_none() {
+        Some("that scales no gates (see `gate_scale`)")
+    } else if groups.is_some_and(|it| {
+        layout.config.groups.is_empty() || !layout.routing.groups_by.can_be(it.by)
+    }) {
+        Some("that has no such groups of experts (see `groups`)")
+    } else if model.d_shared > 0 && shared.is_none() {
+        Some("that has no shared expert (see `d_shared`)")
+    } else if model.d_shared > 0 && shared.is_some_and(|it| it.gate.is_some() != model.shared_gate)
+    {
+        Some("that weights its shared expert otherwise (see `shared_gate`)")
+    } else if shared.is_some_and(|it| it.count.is_some())
+        && !model.d_shared.is_multiple_of(model.d_expert)
+    {
+        Some("there a shared expert is as wide as some experts (see `d_shared`)")
+    } else if dense > 0 && family.d_ffn.is_none() {
         Some("that has no dense layers")
+    } else if family.first_dense.is_some() && !dense_first {
+        Some("there dense layers come before all MoE layers (see `pattern`)")
     } else {
         None
     }
 }
 
-fn renormalizes(model: &LmConfig) -> bool {
-    model.renormalize || model.score == ScoreFunction::TopKSoftmax
+/// Scores and whether gates sum to 1: a softmax over the selected logits is one over all, renormalised.
+fn routing(model: &LmConfig) -> (GateScore, bool) {
+    match model.score {
+        ScoreFunction::TopKSoftmax => (GateScore::Softmax, true),
+        score => (score.into(), model.renormalize),
+    }
 }
 
 /// The fields of `config.json`, over those that are there.
@@ -367,22 +496,14 @@ fn fields(
     mut config: Map<String, Value>,
     model: &LmConfig,
     layout: &Layout,
+    family: &ModelLayout,
     dtype: ExportType,
-) -> Result<Map<String, Value>, HfError> {
-    let Some(family) = &layout.model else {
-        return Ok(config);
-    };
+) -> Map<String, Value> {
     let is_new = config.is_empty();
     let types: Vec<&str> = ["dtype", "torch_dtype"]
         .into_iter()
         .filter(|field| is_new || config.contains_key(*field))
         .collect();
-    let ModelLayout {
-        architecture,
-        d_expert,
-        d_ffn,
-        ..
-    } = family;
     let mut set = |field: &str, value: Value| {
         config.insert(field.to_owned(), value);
     };
@@ -391,35 +512,81 @@ fn fields(
     set("num_hidden_layers", model.layers.into());
     set("num_attention_heads", model.heads.into());
     set("num_key_value_heads", model.kv_heads.into());
-    set(d_expert, model.d_expert.into());
+    set(&family.d_expert, model.d_expert.into());
     set("tie_word_embeddings", false.into());
     for field in types {
         set(field, dtype.torch_name().into());
     }
     if let Choice::Field { field, .. } = &layout.routing.renormalize {
         for field in field {
-            set(field, renormalizes(model).into());
+            set(field, routing(model).1.into());
         }
     }
+    let choices = [
+        family.qk_norm.as_field(model.qk_norm),
+        family.attention_bias.as_field(model.attention_bias),
+    ];
+    for (field, value) in choices.into_iter().flatten() {
+        set(field, value);
+    }
+    if let Some(field) = &family.gate_scale {
+        set(field, number(model.gate_scale));
+    }
+    if let Some(shared) = &family.shared {
+        let width = if model.d_shared == 0 {
+            model.d_expert
+        } else {
+            model.d_shared
+        };
+        if let Some(field) = &shared.width {
+            set(field, width.into());
+        }
+        if let Some(field) = &shared.count {
+            set(field, (width / model.d_expert).into());
+        }
+    }
+    if let Some(field) = &family.first_dense {
+        set(field, (model.layers - model.moe_layers()).into());
+        set(PREDICTION_LAYERS[0], 0.into());
+    }
     if is_new {
-        set("model_type", layout.model_types[0].clone().into());
-        set("architectures", json!([architecture]));
+        let own_type = family.model_types.first().unwrap_or(&layout.model_types[0]);
+        set("model_type", own_type.clone().into());
+        set("architectures", json!([family.architecture]));
         set("hidden_act", "silu".into());
         set("head_dim", model.head_dim().into());
         set("max_position_embeddings", model.context.into());
         set("rms_norm_eps", number(model.norm_eps));
         set("rope_theta", number(model.rope_theta));
-        set("attention_bias", false.into());
+        if family.rotary_share.is_some() {
+            set("partial_rotary_factor", number(model.rotary_share));
+        }
         set("sliding_window", Value::Null);
         for field in ["bos_token_id", "eos_token_id", "pad_token_id"] {
             set(field, Value::Null);
         }
-        if let Some(d_ffn) = d_ffn {
+        let groups = model
+            .groups
+            .map_or([1, 1], |groups| [groups.count, groups.top]);
+        let fields = [&layout.config.groups, &layout.config.top_groups];
+        for (field, count) in fields.into_iter().zip(groups) {
+            if let Some(field) = field.first() {
+                set(field, count.into());
+            }
+        }
+        if let Some(d_ffn) = &family.d_ffn {
+            set(d_ffn, model.d_ffn.max(1).into());
+        }
+        if family.d_ffn.is_some() && family.first_dense.is_none() {
             let kind = |layer: &usize| model.layer_kind(*layer) == LayerKind::Dense;
             let dense: Vec<usize> = (0..model.layers).filter(kind).collect();
-            set(d_ffn, model.d_ffn.max(1).into());
             set("mlp_only_layers", dense.into());
             set("decoder_sparse_step", 1.into());
+        }
+    }
+    for field in PREDICTION_LAYERS {
+        if config.contains_key(field) {
+            config.insert(field.to_owned(), 0.into());
         }
     }
     for (names, value) in [
@@ -438,7 +605,7 @@ fn fields(
             config.insert(name.clone(), value.into());
         }
     }
-    Ok(config)
+    config
 }
 
 /// A number as it was written, not as the nearest double of an f32.

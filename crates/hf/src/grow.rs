@@ -5,6 +5,7 @@ use std::{fs, io::ErrorKind, path::Path};
 use serde_json::{Value, json};
 use upcycle_files::FileError;
 use upcycle_lm::LayerPattern;
+use upcycle_moe::ExpertSources;
 use upcycle_operator::{
     Choice, DenseSource, Deviation, ExpertInit, ExpertMatrices, Forecaster, GateScore, Grows,
     LayerGrowth, LayerPlan, OperatorError, Recipe, RouterBias, RouterExtension, RouterRows,
@@ -85,18 +86,16 @@ impl<'a> Growth<'a> {
         if let Some(given) = &scores {
             check_scores(given, &operator, &moe)?;
         }
-        let groups = moe.routing.groups;
         let mut choice = choose(checkpoint, &moe, &operator, scores.as_ref())?;
         if checkpoint.dense {
             // None of the experts is the original.
             let plans = choice.plan.layers.into_iter();
             choice.plan.layers = plans.map(LayerPlan::without_originals).collect();
         }
-        let group = moe.experts / groups;
-        let order = choice.plan.layers.iter().map(|plan| {
-            let mut order: Vec<usize> = (0..plan.source_of().len()).collect();
-            order.sort_by_key(|&expert| plan.source_of()[expert] / group);
-            order
+        let groups = moe.groups();
+        let order = choice.plan.layers.iter().map(|plan| match &groups {
+            Some(groups) => groups.grown(plan.sources()).order(),
+            None => (0..plan.source_of().len()).collect(),
         });
         let order = order.collect();
         let fields = &checkpoint.layout.config;
@@ -231,6 +230,15 @@ impl<'a> Growth<'a> {
         self.order[layer].iter().map(|&expert| sources[expert])
     }
 
+    /// Where the experts of the grown checkpoint come from, for each MoE layer that the model runs, in the checkpoint's order.
+    pub fn sources(&self) -> Vec<ExpertSources> {
+        let layers = self.moe.layers.iter().enumerate();
+        let runs = layers.filter(|(_, layer)| layer.runs);
+        let sources =
+            runs.filter_map(|(layer, _)| ExpertSources::new(self.source_of(layer).collect()));
+        sources.collect()
+    }
+
     /// Router rows and biases of a MoE layer before.
     pub(crate) fn rows_before(&self, layer: usize) -> Result<RouterRows, HfError> {
         self.checkpoint
@@ -241,18 +249,10 @@ impl<'a> Growth<'a> {
     pub(crate) fn rows(&self, layer: usize) -> Result<RouterRows, HfError> {
         let before = self.rows_before(layer)?;
         let (grown, _) = self.layer(layer).rows(&before);
-        let d = grown.d;
-        let order = &self.order[layer];
-        let rows = order
-            .iter()
-            .flat_map(|&expert| &grown.weight[expert * d..][..d]);
+        let mut rows = grown.in_order(&self.order[layer]);
         let keep = self.bias_factor(layer);
-        let biases = order.iter().map(|&expert| keep * grown.bias[expert]);
-        Ok(RouterRows {
-            weight: rows.copied().collect(),
-            bias: biases.collect(),
-            ..grown
-        })
+        rows.bias.iter_mut().for_each(|bias| *bias *= keep);
+        Ok(rows)
     }
 
     /// What biases are multiplied by. A softmax over m equal copies of each expert has scores of 1/m, which biases that are
@@ -316,9 +316,10 @@ fn choose(
     operator: &Upcycle,
     scores: Option<&GivenScores>,
 ) -> Result<Choice, HfError> {
-    let (experts, groups, count) = (moe.experts, moe.routing.groups, moe.layers.len());
+    let (experts, count) = (moe.experts, moe.layers.len());
+    let groups = vec![moe.groups().map(|groups| groups.of); count];
     let scored = scores.map_or(count, |given| given.layers.len());
-    let mut choice = operator.choose(count, experts, groups, |layer| match layer < scored {
+    let mut choice = operator.choose(experts, &groups, |layer| match layer < scored {
         true => utility_scores(checkpoint, moe, operator, scores, layer),
         false => Ok(vec![1.0; experts]),
     })?;
@@ -332,7 +333,7 @@ fn choose(
             ..operator.clone()
         };
         let none = |_| Ok::<_, HfError>(Vec::new());
-        let even = even.choose(count, experts, groups, none)?;
+        let even = even.choose(experts, &groups, none)?;
         choice.plan.layers[scored..].clone_from_slice(&even.plan.layers[scored..]);
         choice.scores[scored..].fill(Vec::new());
     }

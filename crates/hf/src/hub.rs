@@ -12,7 +12,7 @@ use hf_hub::{
 use upcycle_files::FileError;
 
 use crate::{
-    checkpoint::{HfCheckpoint, INDEX, Index, SINGLE, is_weights},
+    checkpoint::{HfCheckpoint, INDEX, Index, SINGLE, is_sidecar, is_weights},
     config::ConfigFile,
     error::HfError,
     layout::Layout,
@@ -78,8 +78,9 @@ impl HubModel {
                     true => hub.small_files()?,
                     false => hub.description()?,
                 };
+                let files = hub.files.clone();
                 let ranges = Box::new(OnHub::new(*hub));
-                HfCheckpoint::open_elsewhere(&folder, layout, ranges, !whole)
+                HfCheckpoint::open_elsewhere(&folder, layout, ranges, &files, !whole)
             }
             Found::InCache(folder) => HfCheckpoint::open(&folder, layout),
         }
@@ -180,14 +181,18 @@ impl HubModel {
         Ok(folder)
     }
 
-    /// Names of the files with its weights.
+    /// Names of the files with its weights, and of those beside its index that may not stay behind.
     fn shards(&self) -> Result<Vec<String>, HfError> {
         if !self.files.iter().any(|file| file == INDEX) {
             return Ok(vec![SINGLE.to_owned()]);
         }
         let path = self.get(INDEX)?;
         let text = std::fs::read_to_string(&path).map_err(FileError::of("read", &path))?;
-        Ok(Index::parse(&text, &path)?.files())
+        let mut shards = Index::parse(&text, &path)?.files();
+        let sidecars = self.files.iter().filter(|file| is_sidecar(file));
+        shards.extend(sidecars.cloned());
+        shards.dedup();
+        Ok(shards)
     }
 
     /// Lets the revision be found without a network.

@@ -2,22 +2,25 @@
 
 use upcycle_lm::{LayerPattern, LmConfig, WeightSource};
 use upcycle_moe::ScoreFunction;
+use upcycle_operator::GateScore;
 
 use crate::{
     checkpoint::HfCheckpoint,
     error::HfError,
     experts::transpose,
     layout::{Layout, ModelLayout},
-    moe::Moe,
+    moe::{Moe, MoeLayer},
     names::{EMBEDDING, HEAD, Stored, stored},
     pattern::Place,
 };
 
-/// A checkpoint of a family that we can run: OLMoE, Mixtral, Qwen3-MoE.
+/// A checkpoint of a family that we can run, see [`Layout::runs`].
 #[derive(Debug)]
 pub struct Import {
     checkpoint: HfCheckpoint,
     config: LmConfig,
+    family: ModelLayout,
+    moe: Moe,
     tied: bool,
 }
 
@@ -27,24 +30,21 @@ impl Import {
     /// # Errors
     /// If the family or one of its options is not ours, or tensors are missing.
     pub fn new(checkpoint: HfCheckpoint) -> Result<Self, HfError> {
-        let Some(model) = &checkpoint.layout.model else {
-            let known: Vec<String> = Layout::built_in()?
-                .into_iter()
-                .filter(|layout| layout.model.is_some())
-                .map(|layout| layout.name)
-                .collect();
+        let model_type = checkpoint.model_type()?;
+        let Some(family) = checkpoint.layout.model(&model_type).cloned() else {
+            let layouts = Layout::built_in()?;
+            let known: Vec<&str> = layouts.iter().flat_map(Layout::runs).collect();
             return Err(HfError::file(
                 checkpoint.config.path(),
                 format!(
-                    "models of the {} family cannot be run here; those of {} can",
-                    checkpoint.layout.name,
+                    "models of type `{model_type}` cannot be run here; those of {} can",
                     known.join(", ")
                 ),
             ));
         };
         let moe = checkpoint.moe()?;
-        check_options(&checkpoint)?;
-        let config = shape(&checkpoint, model, &moe)?;
+        check_options(&checkpoint, &family)?;
+        let config = shape(&checkpoint, &family, &moe)?;
         config
             .validate()
             .map_err(|error| HfError::file(checkpoint.config.path(), error.to_string()))?;
@@ -56,7 +56,20 @@ impl Import {
             config,
             tied,
             checkpoint,
+            family,
+            moe,
         })
+    }
+
+    /// Whether its routers have biases for the selection alone, as loss-free balancing needs them.
+    pub fn has_selection_biases(&self) -> bool {
+        self.checkpoint.layout.has_selection_biases()
+    }
+
+    /// MoE layers of the checkpoint that the model does not run, and that do not come along: those of multi-token prediction.
+    pub fn left_out(&self) -> Vec<usize> {
+        let layers = self.moe.layers.iter().filter(|layer| !layer.runs);
+        layers.map(|layer| layer.layer).collect()
     }
 
     /// The same model for shorter sequences.
@@ -72,11 +85,37 @@ impl Import {
 
     fn values(&self, path: &str, shape: &[usize]) -> Result<Option<Vec<f32>>, HfError> {
         let checkpoint = &self.checkpoint;
-        let matrix = |name: &str, [rows, columns]: [usize; 2]| {
-            let values = checkpoint.floats(name, &[columns, rows])?;
-            Ok::<_, HfError>(transpose(&values, [columns, rows]))
-        };
-        match (stored(&checkpoint.layout, &self.config, path), shape) {
+        if let Some((layer, part)) = self.of_moe_layer(path) {
+            return match (part, shape) {
+                ("router.weight_ed", _) => checkpoint.floats(&layer.weight, shape).map(Some),
+                ("router.selection_bias_e", &[experts]) => match &layer.bias {
+                    Some(bias) => checkpoint.float_range(bias, 0, experts as u64).map(Some),
+                    None => Ok(None),
+                },
+                ("experts.gate_edf", &[_, d, f]) => checkpoint.stacked(layer, 0, [d, f]).map(Some),
+                ("experts.up_edf", &[_, d, f]) => checkpoint.stacked(layer, 1, [d, f]).map(Some),
+                ("experts.down_efd", &[_, f, d]) => checkpoint.stacked(layer, 2, [f, d]).map(Some),
+                _ => self.plain(path, shape),
+            };
+        }
+        self.plain(path, shape)
+    }
+
+    /// The MoE layer that a parameter is of, and what it is there.
+    fn of_moe_layer<'a>(&self, path: &'a str) -> Option<(&MoeLayer, &'a str)> {
+        let (number, part) = path.strip_prefix("blocks.")?.split_once('.')?;
+        let number: usize = number.parse().ok()?;
+        let part = part.strip_prefix("ffn.Moe.")?;
+        let mut layers = self.moe.layers.iter();
+        let layer = layers.find(|layer| layer.runs && layer.layer == number)?;
+        Some((layer, part))
+    }
+
+    /// A parameter that has one tensor, or none.
+    fn plain(&self, path: &str, shape: &[usize]) -> Result<Option<Vec<f32>>, HfError> {
+        let checkpoint = &self.checkpoint;
+        let stored = stored(&checkpoint.layout, &self.family, &self.config, path);
+        match (stored, shape) {
             (Some(Stored::Nowhere), _) => Ok(None),
             (Some(Stored::Same(name)), _) => {
                 let name = if self.tied && name == HEAD {
@@ -87,14 +126,8 @@ impl Import {
                 checkpoint.floats(name, shape).map(Some)
             }
             (Some(Stored::Transposed(name)), &[rows, columns]) => {
-                matrix(&name, [rows, columns]).map(Some)
-            }
-            (Some(Stored::Experts(names)), &[_, rows, columns]) => {
-                let mut values = Vec::with_capacity(names.len() * rows * columns);
-                for name in names {
-                    values.extend(matrix(&name, [rows, columns])?);
-                }
-                Ok(Some(values))
+                let values = checkpoint.floats(&name, &[columns, rows])?;
+                Ok(Some(transpose(&values, [columns, rows])))
             }
             _ => Err(HfError::file(
                 &checkpoint.dir,
@@ -115,7 +148,7 @@ impl WeightSource for Import {
 }
 
 /// Options of the families that our model does not have.
-fn check_options(checkpoint: &HfCheckpoint) -> Result<(), HfError> {
+fn check_options(checkpoint: &HfCheckpoint, family: &ModelLayout) -> Result<(), HfError> {
     let config = &checkpoint.config;
     let refuse = |field: &str, value: String| {
         let problem = format!(
@@ -128,9 +161,6 @@ fn check_options(checkpoint: &HfCheckpoint) -> Result<(), HfError> {
         .filter(|act| act != "silu")
     {
         return refuse("hidden_act", act);
-    }
-    if config.get("attention_bias")?.unwrap_or(false) {
-        return refuse("attention_bias", "true".into());
     }
     if let Some(clip) = config.get::<f64>("clip_qkv")? {
         return refuse("clip_qkv", clip.to_string());
@@ -147,18 +177,23 @@ fn check_options(checkpoint: &HfCheckpoint) -> Result<(), HfError> {
             return refuse(field, kind);
         }
     }
-    for field in [
-        "rope_parameters.partial_rotary_factor",
-        "partial_rotary_factor",
-    ] {
-        if let Some(factor) = config.get::<f64>(field)?.filter(|&factor| factor != 1.0) {
-            return refuse(field, factor.to_string());
+    if family.rotary_share.is_none() {
+        for field in ROTARY_SHARE {
+            if let Some(factor) = config.get::<f64>(field)?.filter(|&factor| factor != 1.0) {
+                return refuse(field, factor.to_string());
+            }
         }
     }
     Ok(())
 }
 
-fn shape(checkpoint: &HfCheckpoint, model: &ModelLayout, moe: &Moe) -> Result<LmConfig, HfError> {
+/// Fields of the share of a head's channels that are turned.
+const ROTARY_SHARE: [&str; 2] = [
+    "rope_parameters.partial_rotary_factor",
+    "partial_rotary_factor",
+];
+
+fn shape(checkpoint: &HfCheckpoint, family: &ModelLayout, moe: &Moe) -> Result<LmConfig, HfError> {
     let config = &checkpoint.config;
     let (heads, layers) = (
         config.need("num_attention_heads")?,
@@ -176,9 +211,10 @@ fn shape(checkpoint: &HfCheckpoint, model: &ModelLayout, moe: &Moe) -> Result<Lm
     };
     let longest: usize = config.need("max_position_embeddings")?;
     let limit = longest.min(window.unwrap_or(usize::MAX));
-    let moe_layers: Vec<usize> = moe.layers.iter().map(|layer| layer.layer).collect();
+    let moe_layers = moe.layers.iter().filter(|layer| layer.runs);
+    let moe_layers: Vec<usize> = moe_layers.map(|layer| layer.layer).collect();
     let missing = (0..layers).find(|layer| !moe_layers.contains(layer));
-    if let (None, Some(layer)) = (&model.d_ffn, missing) {
+    if let (None, Some(layer)) = (&family.d_ffn, missing) {
         let place = Place {
             before: "model.",
             layer,
@@ -190,6 +226,23 @@ fn shape(checkpoint: &HfCheckpoint, model: &ModelLayout, moe: &Moe) -> Result<Lm
         return Err(checkpoint.fault(&first, "is missing"));
     }
     let head: Option<usize> = config.get("head_dim")?;
+    let d_expert: usize = config.need(&family.d_expert)?;
+    let shared = family.shared.as_ref();
+    let d_shared = match shared.map(|shared| (&shared.width, &shared.count)) {
+        Some((Some(width), _)) => config.get(width)?.unwrap_or(0),
+        Some((_, Some(count))) => config.get(count)?.unwrap_or(0) * d_expert,
+        _ => 0,
+    };
+    let share = match family.rotary_share {
+        Some(default) => config
+            .first(&ROTARY_SHARE.map(String::from))?
+            .unwrap_or(default),
+        None => 1.0,
+    };
+    let gate_scale = match &family.gate_scale {
+        Some(field) => config.get(field)?.unwrap_or(1.0),
+        None => 1.0,
+    };
     Ok(LmConfig {
         vocab: config.need("vocab_size")?,
         context: limit,
@@ -198,7 +251,7 @@ fn shape(checkpoint: &HfCheckpoint, model: &ModelLayout, moe: &Moe) -> Result<Lm
         heads,
         kv_heads: config.get("num_key_value_heads")?.unwrap_or(heads),
         d_head: head.filter(|&width| width * heads != d_model).unwrap_or(0),
-        d_ffn: match &model.d_ffn {
+        d_ffn: match &family.d_ffn {
             Some(field) if moe_layers.len() < layers => config.need(field)?,
             _ => 0,
         },
@@ -208,11 +261,24 @@ fn shape(checkpoint: &HfCheckpoint, model: &ModelLayout, moe: &Moe) -> Result<Lm
         },
         experts: moe.experts,
         top_k: moe.top_k,
-        d_expert: config.need(&model.d_expert)?,
-        score: ScoreFunction::Softmax,
+        d_expert,
+        score: match moe.routing.score {
+            GateScore::Sigmoid => ScoreFunction::Sigmoid,
+            GateScore::Softmax => ScoreFunction::Softmax,
+            GateScore::TopKSoftmax => ScoreFunction::TopKSoftmax,
+            GateScore::SqrtSoftplus => {
+                let problem = "scores of its router are roots of softplus, which models here do not know; grow the checkpoint without running it";
+                return Err(HfError::file(config.path(), problem));
+            }
+        },
         renormalize: moe.routing.renormalize,
-        gate_scale: 1.0,
-        qk_norm: model.qk_norm,
+        gate_scale,
+        groups: moe.group_limit(),
+        d_shared,
+        shared_gate: d_shared > 0 && shared.is_some_and(|shared| shared.gate.is_some()),
+        attention_bias: config.choice(&family.attention_bias)?,
+        qk_norm: config.choice(&family.qk_norm)?,
+        rotary_share: share,
         rope_theta: theta,
         norm_eps: config.need("rms_norm_eps")?,
         embedding_std: 0.5,

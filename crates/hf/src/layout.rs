@@ -4,8 +4,9 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use serde::Deserialize;
 use upcycle_files::FileError;
-use upcycle_lm::QkNorm;
-use upcycle_operator::{GateScore, GroupStrength, RouterBias};
+use upcycle_lm::{AttentionBias, QkNorm};
+use upcycle_moe::GroupStrength;
+use upcycle_operator::{GateScore, RouterBias};
 
 use crate::{error::HfError, one_or_many::one_or_many, pattern::Pattern};
 
@@ -83,7 +84,9 @@ pub struct Layout {
     /// Parts of names of tensors that all experts share though an axis of theirs is as long as there are experts.
     #[serde(default)]
     pub(crate) shared: Vec<String>,
-    pub(crate) model: Option<ModelLayout>,
+    /// What is needed to run models of the family; empty where they cannot be.
+    #[serde(default, deserialize_with = "one_or_many")]
+    pub(crate) model: Vec<ModelLayout>,
     /// How dense models become models of this family.
     pub(crate) dense: Option<DenseLayout>,
 }
@@ -271,19 +274,83 @@ pub(crate) struct DenseLayout {
     pub off: Vec<String>,
 }
 
-/// What is needed to run the family, beside the names that all of Llama's descendants share.
+/// What is needed to run models of a family, beside the names that all of Llama's descendants share.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ModelLayout {
+    /// Those of the family's model types that it is about; without any it is about all.
+    #[serde(default)]
+    pub model_types: Vec<String>,
     /// Class in transformers.
     pub architecture: String,
     /// Field of the hidden width of an expert.
     pub d_expert: String,
     /// Field of the hidden width of dense layers, where the family has such.
     pub d_ffn: Option<String>,
+    /// Field of the number of dense layers before the first MoE layer, where the family has none behind it.
+    pub first_dense: Option<String>,
     /// Normalisation of queries and keys.
-    #[serde(default)]
-    pub qk_norm: QkNorm,
+    #[serde(default = "without_norm")]
+    pub qk_norm: Choice<QkNorm>,
+    /// Biases of attention's projections.
+    #[serde(default = "all_or_no_biases")]
+    pub attention_bias: Choice<AttentionBias>,
+    /// Share of a head's channels that is turned where the configuration does not say; none for families that turn all.
+    pub rotary_share: Option<f32>,
+    /// Field of what gates are multiplied by.
+    pub gate_scale: Option<String>,
+    /// The shared expert.
+    pub shared: Option<SharedLayout>,
+}
+
+/// The shared expert of a MoE layer.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SharedLayout {
+    /// What it is called within the layer's `mlp`.
+    pub name: String,
+    /// What the row is called there whose sigmoid weights it.
+    pub gate: Option<String>,
+    /// Field of its hidden width.
+    pub width: Option<String>,
+    /// Field of its hidden width in widths of an expert.
+    pub count: Option<String>,
+}
+
+fn without_norm() -> Choice<QkNorm> {
+    Choice::Always(QkNorm::None)
+}
+
+fn all_or_no_biases() -> Choice<AttentionBias> {
+    let values = [("true", AttentionBias::All), ("false", AttentionBias::None)];
+    Choice::Field {
+        field: fields(&["attention_bias"]),
+        default: AttentionBias::None,
+        values: values.map(|(text, value)| (text.to_owned(), value)).into(),
+    }
+}
+
+impl<T: Copy + PartialEq> Choice<T> {
+    /// Whether a configuration can say so.
+    pub fn can_be(&self, value: T) -> bool {
+        match self {
+            Self::Always(own) => *own == value,
+            Self::Field { values, .. } if values.is_empty() => true,
+            Self::Field {
+                values, default, ..
+            } => *default == value || values.values().any(|known| *known == value),
+        }
+    }
+
+    /// The field that says so and what it says then; none if no field does.
+    pub fn as_field(&self, value: T) -> Option<(&str, serde_json::Value)> {
+        let Self::Field { field, values, .. } = self else {
+            return None;
+        };
+        let (text, _) = values.iter().find(|(_, known)| **known == value)?;
+        let value = serde_json::from_str(text).unwrap_or_else(|_| text.as_str().into());
+        Some((field.first()?, value))
+    }
 }
 
 /// How most families store experts: a tensor a matrix of each, or, as transformers holds them in memory and may save them,
@@ -397,9 +464,24 @@ impl Layout {
         self.experts.len()
     }
 
-    /// Whether models of the family can be imported, trained and exported.
-    pub fn runs(&self) -> bool {
-        self.model.is_some()
+    /// Whether its routers have biases for the selection alone.
+    pub(crate) fn has_selection_biases(&self) -> bool {
+        self.router.bias_of == RouterBias::Selection && !self.router.bias.is_empty()
+    }
+
+    /// Those of its model types that can be imported, trained and exported.
+    pub fn runs(&self) -> Vec<&str> {
+        let types = self.model_types.iter().map(String::as_str);
+        types.filter(|name| self.model(name).is_some()).collect()
+    }
+
+    /// What is needed to run models of a type; none if they cannot be.
+    pub(crate) fn model(&self, model_type: &str) -> Option<&ModelLayout> {
+        let is_of = |model: &&ModelLayout| {
+            let mut types = model.model_types.iter();
+            model.model_types.is_empty() || types.any(|own| own == model_type)
+        };
+        self.model.iter().find(is_of)
     }
 
     /// The built-in family of a name, as `upcycle --families` has them, or the family in a TOML file.

@@ -37,7 +37,7 @@ mod write;
 pub use checkpoint::HfCheckpoint;
 pub use config::ConfigFile;
 pub use error::HfError;
-pub use export::{Export, ExportType};
+pub use export::{Export, ExportType, Fit};
 pub use folder::check_free;
 pub use grow::{Growth, GrowthRequest};
 #[cfg(feature = "hub")]

@@ -1,5 +1,6 @@
 //! The MoE layers of a checkpoint.
 
+use upcycle_moe::{ExpertGroups, GroupLimit};
 use upcycle_operator::{RouterRows, RoutingRule, rms};
 
 use crate::{checkpoint::HfCheckpoint, error::HfError, layout::ExpertLayout, pattern::Place};
@@ -78,6 +79,23 @@ impl MoeLayer {
             expert,
             after: part,
         }
+    }
+}
+
+impl Moe {
+    /// Groups of the experts of a layer; none where there is one alone.
+    pub fn groups(&self) -> Option<ExpertGroups> {
+        self.group_limit()?.of_experts(self.experts)
+    }
+
+    /// How many groups, and how many of them a token uses; none where there is one alone.
+    pub(crate) fn group_limit(&self) -> Option<GroupLimit> {
+        let rule = &self.routing;
+        (rule.groups > 1).then_some(GroupLimit {
+            count: rule.groups,
+            top: rule.top_groups,
+            by: rule.groups_by,
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use upcycle_lm::LmConfig;
 
 use crate::{
-    layout::{Layout, Matrix},
+    layout::{Layout, Matrix, ModelLayout},
     pattern::Place,
 };
 
@@ -24,7 +24,12 @@ pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(crate) const HEAD: &str = "lm_head.weight";
 
 /// Where the parameter at `path` is stored; none if the path is unknown.
-pub(crate) fn stored(layout: &Layout, config: &LmConfig, path: &str) -> Option<Stored> {
+pub(crate) fn stored(
+    layout: &Layout,
+    family: &ModelLayout,
+    config: &LmConfig,
+    path: &str,
+) -> Option<Stored> {
     let same = |name: &str| Some(Stored::Same(name.to_owned()));
     let Some(path) = path.strip_prefix("blocks.") else {
         return match path {
@@ -39,6 +44,7 @@ pub(crate) fn stored(layout: &Layout, config: &LmConfig, path: &str) -> Option<S
     let name = |name: &str| format!("model.layers.{layer}.{name}.weight");
     let same = |tensor: &str| Some(Stored::Same(name(tensor)));
     let transposed = |tensor: &str| Some(Stored::Transposed(name(tensor)));
+    let bias = |tensor: &str| Some(Stored::Same(format!("model.layers.{layer}.{tensor}.bias")));
     let place = |expert| Place {
         before: "model.",
         layer,
@@ -64,6 +70,10 @@ pub(crate) fn stored(layout: &Layout, config: &LmConfig, path: &str) -> Option<S
         "attention.key" => transposed("self_attn.k_proj"),
         "attention.value" => transposed("self_attn.v_proj"),
         "attention.output" => transposed("self_attn.o_proj"),
+        "attention.query_bias" => bias("self_attn.q_proj"),
+        "attention.key_bias" => bias("self_attn.k_proj"),
+        "attention.value_bias" => bias("self_attn.v_proj"),
+        "attention.output_bias" => bias("self_attn.o_proj"),
         "attention.query_norm.scale_d" => same("self_attn.q_norm"),
         "attention.key_norm.scale_d" => same("self_attn.k_norm"),
         "ffn_norm.scale_d" => same("post_attention_layernorm"),
@@ -77,7 +87,21 @@ pub(crate) fn stored(layout: &Layout, config: &LmConfig, path: &str) -> Option<S
         "ffn.Moe.experts.gate_edf" => experts(Matrix::Gate),
         "ffn.Moe.experts.up_edf" => experts(Matrix::Up),
         "ffn.Moe.experts.down_efd" => experts(Matrix::Down),
+        "ffn.Moe.router.selection_bias_e" if layout.has_selection_biases() => {
+            let bias = layout.router.bias.first()?;
+            Some(Stored::Same(bias.name(place(None))))
+        }
         path if path.starts_with("ffn.Moe.router.") => Some(Stored::Nowhere),
-        _ => None,
+        path => {
+            let shared = family.shared.as_ref()?;
+            let matrix = |tensor: &str| transposed(&format!("mlp.{}.{tensor}", shared.name));
+            match path.strip_prefix("ffn.Moe.shared.")? {
+                "network.gate_df" => matrix("gate_proj"),
+                "network.up_df" => matrix("up_proj"),
+                "network.down_fd" => matrix("down_proj"),
+                "gate_1d" => same(&format!("mlp.{}", shared.gate.as_ref()?)),
+                _ => None,
+            }
+        }
     }
 }

@@ -7,15 +7,28 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::{
+    backend::Autodiff,
+    module::AutodiffModule,
+    tensor::{Int, Tensor, TensorData},
+};
 use burn_flex::{Flex, FlexDevice};
 use safetensors::SafeTensors;
-use tempfile::tempdir;
+use tempfile::{TempDir, tempdir};
 use upcycle_hf::{Export, ExportType, HfCheckpoint, HfError, Import};
-use upcycle_lm::{LayerPattern, Lm, LmConfig, QkNorm};
-use upcycle_moe::ScoreFunction;
+use upcycle_kernels::AdamWRecord;
+use upcycle_lm::{AttentionBias, LayerPattern, Lm, LmConfig, QkNorm};
+use upcycle_moe::{GroupLimit, GroupStrength, MoeModel, ScoreFunction};
+use upcycle_operator::{Evidence, Recipe, RouterExtension, TieBreakKind, Upcycle};
 
-const RUNNABLE: [&str; 3] = ["olmoe", "mixtral", "qwen3_moe"];
+const RUNNABLE: [&str; 6] = [
+    "olmoe",
+    "mixtral",
+    "qwen3_moe",
+    "qwen2_moe",
+    "dots1",
+    "glm4_moe",
+];
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -148,12 +161,7 @@ fn config() -> LmConfig {
         top_k: 2,
         d_expert: 24,
         score: ScoreFunction::Softmax,
-        renormalize: true,
-        gate_scale: 1.0,
-        qk_norm: QkNorm::None,
-        rope_theta: 10_000.0,
-        norm_eps: 1e-5,
-        embedding_std: 0.5,
+        ..LmConfig::default()
     }
 }
 
@@ -171,11 +179,33 @@ fn models_of_ours_find_a_family() {
         assert!(distance(&after, &before) < 1e-6);
         family
     };
-    assert_eq!(of(|_| ()), "Mixtral");
-    assert_eq!(of(|c| c.score = ScoreFunction::TopKSoftmax), "Mixtral");
+    assert_eq!(of(|_| ()), "MixtralForCausalLM");
+    assert_eq!(
+        of(|c| c.score = ScoreFunction::TopKSoftmax),
+        "MixtralForCausalLM"
+    );
     assert_eq!(
         of(|c| (c.qk_norm, c.renormalize) = (QkNorm::AllHeads, false)),
-        "OLMoE"
+        "OlmoeForCausalLM"
+    );
+    // Without a shared expert, which is written as zeros.
+    assert_eq!(
+        of(|c| (c.score, c.gate_scale) = (ScoreFunction::Sigmoid, 2.0)),
+        "Glm4MoeForCausalLM"
+    );
+    assert_eq!(
+        of(|c| (c.d_shared, c.shared_gate) = (20, true)),
+        "Qwen2MoeForCausalLM"
+    );
+    assert_eq!(
+        of(|c| {
+            c.score = ScoreFunction::Sigmoid;
+            (c.qk_norm, c.attention_bias) = (QkNorm::Head, AttentionBias::All);
+            c.d_shared = 2 * c.d_expert;
+            (c.experts, c.groups) = (8, Some(groups(4, 2)));
+            (c.pattern, c.d_ffn) = (LayerPattern::List(vec![1]), 20);
+        }),
+        "Dots1ForCausalLM"
     );
     assert_eq!(
         of(|c| {
@@ -183,8 +213,104 @@ fn models_of_ours_find_a_family() {
             c.d_head = 12;
             (c.pattern, c.d_ffn) = (LayerPattern::Interleaved, 20);
         }),
-        "Qwen3-MoE"
+        "Qwen3MoeForCausalLM"
     );
+}
+
+fn groups(count: usize, top: usize) -> GroupLimit {
+    let by = GroupStrength::TopTwo;
+    GroupLimit { count, top, by }
+}
+
+/// A model with everything that is new beside DeepSeek-V3's latent attention, with state that matters.
+fn rich(name: &str) -> Lm<Autodiff<Flex>> {
+    let import = Import::new(open(&fixture(name))).unwrap();
+    Lm::from_weights(&import, &FlexDevice).unwrap()
+}
+
+#[test]
+fn grown_groups_stand_together_in_an_export() {
+    let (tokens, expected) = expected("dots1");
+    let mut model = rich("dots1");
+    let recipe = Recipe {
+        router: RouterExtension::BiasNoise {
+            half_width: 0.05,
+            shift: -0.02,
+        },
+        ..Recipe::named("uniform").unwrap()
+    };
+    for target_experts in [12, 24] {
+        let operator = Upcycle::new(recipe.clone(), target_experts);
+        let mut optimizer = AdamWRecord::default();
+        let grown = operator
+            .grow(&mut model, &mut optimizer, &Evidence::default())
+            .unwrap();
+        // Twins share gates, so only the shares of sources move.
+        assert!(grown.forecast.unwrap().gate_change > 0.0);
+    }
+    let states = model.growth_states();
+    for state in &states {
+        let groups = state.groups.as_ref().unwrap();
+        assert_eq!(groups.of.replicas(), [6; 4]);
+        assert!(!groups.order().is_sorted());
+    }
+    let dir = tempdir().unwrap();
+    let to = dir.path().join("out");
+    let model = model.valid();
+    let like = open(&fixture("dots1"));
+    let config = model.config();
+    let mut export = Export::new(
+        &config,
+        &states,
+        Some(&like),
+        None,
+        ExportType::F32,
+        50_000,
+        &to,
+    )
+    .unwrap();
+    model.to_weights(&mut export).unwrap();
+    export.finish().unwrap();
+    let grown = logits(&model, &tokens);
+    assert!(distance(&logits(&load(&to), &tokens), &grown) < 1e-5);
+    assert!(distance(&grown, &expected) > 1e-3);
+}
+
+#[test]
+fn twins_kept_apart_leave_a_model_with_groups_as_it_was() {
+    for name in ["dots1", "glm4_moe", "qwen2_moe"] {
+        let (tokens, expected) = expected(name);
+        let mut model = rich(name);
+        let recipe = Recipe {
+            router: RouterExtension::TwoLevel {
+                tie_break: TieBreakKind::Random,
+                strength: 0.3,
+                separation: 0.0,
+                release: None,
+            },
+            ..Recipe::named("exact").unwrap()
+        };
+        let operator = Upcycle::new(recipe, model.config().experts * 2);
+        let mut optimizer = AdamWRecord::default();
+        operator
+            .grow(&mut model, &mut optimizer, &Evidence::default())
+            .unwrap();
+        let error = distance(&logits(&model.valid(), &tokens), &expected);
+        assert!(error < 1e-5, "{name}: {error:.1e}");
+    }
+}
+
+#[test]
+fn layers_of_prediction_stay_behind_and_are_named() {
+    let dir = edited(
+        "dots1",
+        "\"num_hidden_layers\": 3",
+        "\"num_hidden_layers\": 2",
+    );
+    let import = Import::new(open(dir.path())).unwrap();
+    assert_eq!(import.left_out(), [2]);
+    let model = Lm::<Flex>::from_weights(&import, &FlexDevice).unwrap();
+    assert_eq!(model.blocks.len(), 2);
 }
 
 #[test]
@@ -201,27 +327,37 @@ fn what_no_family_has_is_explained() {
         assert!(!to.exists());
         error
     };
-    assert!(fails(|c| c.score = ScoreFunction::Sigmoid).contains("score = \"softmax\""));
-    assert!(fails(|c| c.gate_scale = 2.0).contains("gate_scale"));
+    let sigmoid = fails(|c| (c.score, c.qk_norm) = (ScoreFunction::Sigmoid, QkNorm::AllHeads));
+    for word in ["see `score`", "Dots1ForCausalLM", "see `qk_norm`"] {
+        assert!(sigmoid.contains(word), "{sigmoid}");
+    }
+    assert!(fails(|c| c.gate_scale = 2.0).contains("see `gate_scale`"));
+    assert!(fails(|c| c.groups = Some(groups(2, 1))).contains("see `groups`"));
+    assert!(fails(|c| c.rotary_share = 0.5).contains("see `rotary_share`"));
+    let shared = fails(|c| (c.score, c.d_shared) = (ScoreFunction::Sigmoid, 20));
+    assert!(shared.contains("see `d_shared`"), "{shared}");
     assert!(fails(|c| (c.pattern, c.d_ffn) = (LayerPattern::AllDense, 8)).contains("no MoE layer"));
+}
+
+/// A fixture with another configuration.
+fn edited(name: &str, from: &str, to: &str) -> TempDir {
+    let dir = tempdir().unwrap();
+    for entry in fs::read_dir(fixture(name)).unwrap() {
+        let entry = entry.unwrap();
+        let copy = dir.path().join(entry.file_name());
+        fs::write(copy, fs::read(entry.path()).unwrap()).unwrap();
+    }
+    let path = dir.path().join("config.json");
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "{from}");
+    fs::write(&path, text.replacen(from, to, 1)).unwrap();
+    dir
 }
 
 #[test]
 fn checkpoints_that_cannot_be_run_are_explained() {
     let fails = |name: &str, from: &str, to: &str| {
-        let dir = tempdir().unwrap();
-        for entry in fs::read_dir(fixture(name)).unwrap() {
-            let entry = entry.unwrap();
-            fs::write(
-                dir.path().join(entry.file_name()),
-                fs::read(entry.path()).unwrap(),
-            )
-            .unwrap();
-        }
-        let path = dir.path().join("config.json");
-        let text = fs::read_to_string(&path).unwrap();
-        assert!(text.contains(from), "{from}");
-        fs::write(&path, text.replacen(from, to, 1)).unwrap();
+        let dir = edited(name, from, to);
         let import = Import::new(open(dir.path()));
         let error = import.map_err(|error| error.to_string());
         match error.and_then(|import| Lm::<Flex>::from_weights(&import, &FlexDevice)) {
@@ -229,7 +365,7 @@ fn checkpoints_that_cannot_be_run_are_explained() {
             Err(error) => error,
         }
     };
-    assert!(fails("deepseek_v3", "{", "{").contains("OLMoE, Qwen3-MoE can"));
+    assert!(fails("deepseek_v3", "{", "{").contains("glm4_moe, dots1, mixtral"));
     assert!(fails("olmoe", "\"clip_qkv\": null", "\"clip_qkv\": 8.0").contains("clip_qkv"));
     assert!(fails("olmoe", "silu", "gelu").contains("hidden_act"));
     assert!(fails("mixtral", "\"default\"", "\"yarn\"").contains("rope_type"));

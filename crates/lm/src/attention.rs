@@ -8,11 +8,11 @@ use upcycle_kernels::{MoeBackend, Precision, RotaryAngles};
 use upcycle_moe::Initializer;
 
 use crate::{
-    config::{LmConfig, QkNorm},
+    config::{AttentionBias, LmConfig, QkNorm},
     norm::RmsNorm,
 };
 
-/// Grouped-query attention ([Ainslie et al., 2023](https://arxiv.org/abs/2305.13245)) without biases.
+/// Grouped-query attention ([Ainslie et al., 2023](https://arxiv.org/abs/2305.13245)).
 #[derive(Module, Debug)]
 pub struct Attention<B: Backend> {
     /// Query projection, `[D, H * C]`.
@@ -23,6 +23,14 @@ pub struct Attention<B: Backend> {
     pub value: Param<Tensor<B, 2>>,
     /// Output projection, `[H * C, D]`.
     pub output: Param<Tensor<B, 2>>,
+    /// Bias of the query projection, `[H * C]`.
+    pub query_bias: Option<Param<Tensor<B, 1>>>,
+    /// Bias of the key projection, `[G * C]`.
+    pub key_bias: Option<Param<Tensor<B, 1>>>,
+    /// Bias of the value projection, `[G * C]`.
+    pub value_bias: Option<Param<Tensor<B, 1>>>,
+    /// Bias of the output projection, `[D]`.
+    pub output_bias: Option<Param<Tensor<B, 1>>>,
     /// Norm of queries, over C or `H * C`.
     pub query_norm: Option<RmsNorm<B>>,
     /// Norm of keys, over C or `G * C`.
@@ -54,7 +62,19 @@ impl<B: Backend> Attention<B> {
             };
             Some(RmsNorm::init(over, config.norm_eps, device))
         };
+        let bias = |width: usize, there: bool| {
+            there.then(|| Param::from_tensor(Tensor::zeros([width], device)))
+        };
+        let (inputs, all) = match config.attention_bias {
+            AttentionBias::None => (false, false),
+            AttentionBias::Inputs => (true, false),
+            AttentionBias::All => (true, true),
+        };
         Self {
+            query_bias: bias(q, inputs),
+            key_bias: bias(kv, inputs),
+            value_bias: bias(kv, inputs),
+            output_bias: bias(d, all),
             query: normal("query", [d, q], 1.0),
             key: normal("key", [d, kv], 1.0),
             value: normal("value", [d, kv], 1.0),
@@ -76,8 +96,8 @@ impl<B: MoeBackend> Attention<B> {
         angles: &RotaryAngles<B>,
         precision: Precision,
     ) -> Tensor<B, 2> {
-        let heads = |weight: &Param<Tensor<B, 2>>, n: usize, norm: &Option<RmsNorm<B>>| {
-            let flat = B::project(x_td.clone(), weight.val(), precision);
+        let heads = |weight, bias: &Bias<B>, n: usize, norm: &Option<RmsNorm<B>>| {
+            let flat = project(x_td.clone(), weight, bias, precision);
             let [t, width] = flat.dims();
             let c = width / n;
             let flat = match norm {
@@ -90,22 +110,45 @@ impl<B: MoeBackend> Attention<B> {
             };
             flat.reshape([b, s, n, c])
         };
-        let q = B::rotary(
-            heads(&self.query, self.heads, &self.query_norm),
-            angles.clone(),
-        );
-        let k = B::rotary(
-            heads(&self.key, self.kv_heads, &self.key_norm),
-            angles.clone(),
-        );
-        let v = heads(&self.value, self.kv_heads, &None);
+        let q = heads(&self.query, &self.query_bias, self.heads, &self.query_norm);
+        let k = heads(&self.key, &self.key_bias, self.kv_heads, &self.key_norm);
+        let v = heads(&self.value, &self.value_bias, self.kv_heads, &None);
+        let (q, k) = (turn(q, angles), turn(k, angles));
         let y = B::causal_attention(q, k, v, precision);
         let [_, _, h, c] = y.dims();
-        B::project(y.reshape([b * s, h * c]), self.output.val(), precision)
+        let y_td = y.reshape([b * s, h * c]);
+        project(y_td, &self.output, &self.output_bias, precision)
     }
 }
 
-/// Rotary angles of positions `0..s`: `position / theta^(2 i / C)`.
+type Bias<B> = Option<Param<Tensor<B, 1>>>;
+
+/// `x w`, and a bias where there is one.
+fn project<B: MoeBackend>(
+    x_td: Tensor<B, 2>,
+    weight: &Param<Tensor<B, 2>>,
+    bias: &Bias<B>,
+    precision: Precision,
+) -> Tensor<B, 2> {
+    let y = B::project(x_td, weight.val(), precision);
+    match bias {
+        Some(bias) => y + bias.val().unsqueeze(),
+        None => y,
+    }
+}
+
+/// The rotary embedding of the first channels of every head, as many as there are angles for.
+fn turn<B: MoeBackend>(x_bshc: Tensor<B, 4>, angles: &RotaryAngles<B>) -> Tensor<B, 4> {
+    let (c, turned) = (x_bshc.dims()[3], 2 * angles.cos_sc.dims()[1]);
+    if turned == c {
+        return B::rotary(x_bshc, angles.clone());
+    }
+    let first = x_bshc.clone().narrow(3, 0, turned);
+    let rest = x_bshc.narrow(3, turned, c - turned);
+    Tensor::cat(vec![B::rotary(first, angles.clone()), rest], 3)
+}
+
+/// Rotary angles of positions `0..s` for so many channels of a head: `position / theta^(2 i / C)`.
 pub(crate) fn rotary_angles<B: Backend>(
     s: usize,
     head_dim: usize,

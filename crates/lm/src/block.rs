@@ -5,9 +5,9 @@ use burn::{
     tensor::{Tensor, backend::Backend},
 };
 use upcycle_kernels::{MoeBackend, Precision, RotaryAngles};
-use upcycle_moe::{MoeLayer, Routing};
+use upcycle_moe::{MoeLayer, Routing, SwiGlu};
 
-use crate::{attention::Attention, feed_forward::SwiGlu, norm::RmsNorm};
+use crate::{attention::Attention, norm::RmsNorm};
 
 /// A pre-norm transformer layer.
 #[derive(Module, Debug)]

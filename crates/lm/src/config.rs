@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use upcycle_moe::{LayerPattern, RouterConfig, ScoreFunction};
+use upcycle_moe::{GroupLimit, LayerPattern, RouterConfig, ScoreFunction, SharedExpertConfig};
 
 /// Shape of a decoder-only language model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,9 +45,24 @@ pub struct LmConfig {
     /// Gates are multiplied by this.
     #[serde(default = "one")]
     pub gate_scale: f32,
+    /// Groups of experts of which a token may use some (DeepSeek-V3); none, or left out: a token chooses among all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<GroupLimit>,
+    /// Hidden width of the expert that every token uses beside those chosen for it. 0, or left out: there is none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub d_shared: usize,
+    /// The shared expert is weighted by a sigmoid of the token (Qwen2-MoE).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub shared_gate: bool,
+    /// Biases of attention's projections.
+    #[serde(default, skip_serializing_if = "AttentionBias::is_none")]
+    pub attention_bias: AttentionBias,
     /// RMSNorm of queries and keys before the rotary embedding.
     #[serde(default)]
     pub qk_norm: QkNorm,
+    /// Share of a head's channels that the rotary embedding turns, the first ones; 1, or left out: all.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub rotary_share: f32,
     /// Base of the rotary frequencies.
     #[serde(default = "rope_theta")]
     pub rope_theta: f32,
@@ -64,6 +79,14 @@ const MOST: usize = 1 << 24;
 
 fn is_zero(value: &usize) -> bool {
     *value == 0
+}
+
+fn is_one(value: &f32) -> bool {
+    *value == 1.0
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn yes() -> bool {
@@ -97,6 +120,25 @@ pub enum QkNorm {
     Head,
     /// All heads at once, over `H * C` and `G * C` (OLMoE).
     AllHeads,
+}
+
+/// Which of attention's projections add a bias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttentionBias {
+    /// None of them.
+    #[default]
+    None,
+    /// Those of queries, keys and values (Qwen2-MoE, GLM-4.5).
+    Inputs,
+    /// The output projection too (dots.llm1).
+    All,
+}
+
+impl AttentionBias {
+    fn is_none(&self) -> bool {
+        *self == Self::None
+    }
 }
 
 /// Kind of one layer.
@@ -138,7 +180,12 @@ impl Default for LmConfig {
             score: ScoreFunction::default(),
             renormalize: true,
             gate_scale: 1.0,
+            groups: None,
+            d_shared: 0,
+            shared_gate: false,
+            attention_bias: AttentionBias::default(),
             qk_norm: QkNorm::default(),
+            rotary_share: 1.0,
             rope_theta: rope_theta(),
             norm_eps: norm_eps(),
             embedding_std: embedding_std(),
@@ -172,6 +219,19 @@ impl LmConfig {
         }
     }
 
+    /// Channels of a head that the rotary embedding turns.
+    pub fn rotary_dim(&self) -> usize {
+        (self.head_dim() as f32 * self.rotary_share) as usize
+    }
+
+    /// The shared expert of a MoE layer; none without.
+    pub fn shared_expert(&self) -> Option<SharedExpertConfig> {
+        (self.d_shared > 0).then_some(SharedExpertConfig {
+            width: self.d_shared,
+            gated: self.shared_gate,
+        })
+    }
+
     /// The router of a MoE layer.
     pub fn router(&self) -> RouterConfig {
         RouterConfig {
@@ -181,6 +241,7 @@ impl LmConfig {
             score: self.score,
             renormalize: self.renormalize,
             scale: self.gate_scale,
+            groups: (self.groups).and_then(|groups| groups.of_experts(self.experts)),
             two_level: None,
         }
     }
@@ -212,6 +273,7 @@ impl LmConfig {
             ("d_ffn", self.d_ffn),
             ("experts", self.experts),
             ("d_expert", self.d_expert),
+            ("d_shared", self.d_shared),
         ] {
             if value > MOST {
                 return fail(field, format!("{value} is more than {MOST}"));
@@ -228,6 +290,26 @@ impl LmConfig {
                     "d_model {} over {} heads must be an even whole number; or give d_head",
                     self.d_model, self.heads
                 ),
+            );
+        }
+        let turned = self.rotary_dim();
+        if !(self.rotary_share > 0.0 && self.rotary_share <= 1.0)
+            || turned == 0
+            || !turned.is_multiple_of(2)
+        {
+            return fail(
+                "rotary_share",
+                format!(
+                    "{} of {} channels a head must be an even whole number of them, and at most all",
+                    self.rotary_share,
+                    self.head_dim()
+                ),
+            );
+        }
+        if self.shared_gate && self.d_shared == 0 {
+            return fail(
+                "shared_gate",
+                "there is no shared expert; set d_shared".into(),
             );
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
@@ -268,6 +350,10 @@ impl LmConfig {
                         self.top_k, self.experts
                     ),
                 );
+            }
+            let problem = (self.groups).and_then(|it| it.problem(self.experts, self.top_k));
+            if let Some(problem) = problem {
+                return fail("groups", problem);
             }
         }
         for (field, value) in [

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{LayerKind, LmConfig, QkNorm};
+use crate::config::{AttentionBias, LayerKind, LmConfig, QkNorm};
 
 /// Costs of a model, from its configuration alone.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +25,9 @@ pub struct ParameterCount {
     pub experts: u64,
     /// The experts that one token uses.
     pub active_experts: u64,
+    /// Shared experts, with the rows that weight them.
+    #[serde(default)]
+    pub shared: u64,
     /// Normalisation scales.
     pub norms: u64,
 }
@@ -59,7 +62,7 @@ impl ParameterCount {
 
     /// All parameters but the embeddings.
     pub fn non_embedding(&self) -> u64 {
-        self.attention + self.dense + self.routers + self.experts + self.norms
+        self.attention + self.dense + self.routers + self.experts + self.shared + self.norms
     }
 
     /// Parameters that one token uses, embeddings included.
@@ -98,13 +101,21 @@ impl<'a> CostModel<'a> {
             QkNorm::Head => 2 * c,
             QkNorm::AllHeads => c * (config.heads + config.kv_heads) as u64,
         };
+        let (heads, kv_heads) = (config.heads as u64, config.kv_heads as u64);
+        let biases = match config.attention_bias {
+            AttentionBias::None => 0,
+            AttentionBias::Inputs => c * (heads + 2 * kv_heads),
+            AttentionBias::All => c * (heads + 2 * kv_heads) + d,
+        };
+        let shared_gate = if config.shared_gate { d } else { 0 };
         ParameterCount {
             embeddings: 2 * config.vocab as u64 * d,
-            attention: layers * 2 * d * c * (config.heads + config.kv_heads) as u64,
+            attention: layers * (2 * d * c * (heads + kv_heads) + biases),
             dense: (layers - moe_layers) * 3 * d * config.d_ffn as u64,
             routers: moe_layers * d * config.experts as u64,
             experts: moe_layers * config.experts as u64 * expert,
             active_experts: moe_layers * config.top_k as u64 * expert,
+            shared: moe_layers * (3 * d * config.d_shared as u64 + shared_gate),
             norms: layers * (2 * d + qk_norms) + d,
         }
     }
@@ -151,7 +162,11 @@ impl<'a> CostModel<'a> {
                 LayerKind::Dense => 2 * d + either(5, 3) * config.d_ffn,
                 LayerKind::Moe => {
                     let expert = either(4 * d + 5 * config.d_expert, d + 3 * config.d_expert);
-                    k * expert + 3 * config.experts
+                    let shared = match config.d_shared {
+                        0 => 0,
+                        width => d + either(5, 3) * width,
+                    };
+                    k * expert + 3 * config.experts + shared
                 }
             };
             attention + ffn

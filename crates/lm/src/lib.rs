@@ -9,7 +9,6 @@ mod block;
 pub mod burn_train;
 mod config;
 mod cost;
-mod feed_forward;
 mod model;
 mod norm;
 mod shapes;
@@ -17,9 +16,8 @@ mod weights;
 
 pub use attention::Attention;
 pub use block::{Block, BlockRecord, FeedForward, FeedForwardRecord};
-pub use config::{ConfigError, LayerKind, LmConfig, QkNorm};
+pub use config::{AttentionBias, ConfigError, LayerKind, LmConfig, QkNorm};
 pub use cost::{CostModel, Intermediates, MemoryEstimate, ParameterCount};
-pub use feed_forward::{SwiGlu, SwiGluRecord};
 pub use model::{Lm, LmOutput, LmRecord};
 pub use norm::RmsNorm;
 pub use shapes::{ParameterShape, parameter_shapes};

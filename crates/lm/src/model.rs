@@ -6,15 +6,14 @@ use burn::{
 };
 use upcycle_kernels::{MoeBackend, Precision, SoftTargets};
 use upcycle_moe::{
-    DenseModel, DenseNetwork, Initializer, LayerPattern, MoeLayer, MoeLayerConfig, MoeModel,
-    MoeSite, RouterConfig, Routing,
+    DenseModel, Initializer, LayerPattern, MoeLayer, MoeLayerConfig, MoeModel, MoeSite,
+    RouterConfig, Routing, SwiGlu,
 };
 
 use crate::{
     attention::{Attention, rotary_angles},
     block::{Block, FeedForward},
     config::{ConfigError, LayerKind, LmConfig},
-    feed_forward::SwiGlu,
     norm::RmsNorm,
 };
 
@@ -68,6 +67,7 @@ impl LmConfig {
                         let config = MoeLayerConfig {
                             router: self.router(),
                             d_expert: self.d_expert,
+                            shared: self.shared_expert(),
                             residual_scale,
                         };
                         let name = format!("{name}.moe");
@@ -147,15 +147,11 @@ impl<B: MoeBackend> DenseModel<B> for Lm<B> {
         self.config.router()
     }
 
-    fn dense_networks(&self, pattern: &LayerPattern) -> Vec<DenseNetwork<B>> {
+    fn dense_networks(&self, pattern: &LayerPattern) -> Vec<SwiGlu<B>> {
         let blocks = self.blocks.iter().enumerate();
         let moe = blocks.filter(|(index, _)| pattern.is_moe(*index, self.blocks.len()));
         let networks = moe.filter_map(|(_, block)| match &block.ffn {
-            FeedForward::Dense(dense) => Some(DenseNetwork {
-                gate_df: dense.gate_df.clone(),
-                up_df: dense.up_df.clone(),
-                down_fd: dense.down_fd.clone(),
-            }),
+            FeedForward::Dense(dense) => Some(dense.clone()),
             FeedForward::Moe(_) => None,
         });
         networks.collect()
@@ -208,7 +204,7 @@ impl<B: MoeBackend> Lm<B> {
     ) -> (Tensor<B, 2>, Vec<Routing<B>>) {
         let device = tokens_bs.device();
         let [b, s] = tokens_bs.dims();
-        let angles = rotary_angles(s, self.config.head_dim(), self.config.rope_theta, &device);
+        let angles = rotary_angles(s, self.config.rotary_dim(), self.config.rope_theta, &device);
         let mut x_td = B::embed(self.embedding_vd.val(), tokens_bs.reshape([b * s]));
         let mut all_routing = Vec::new();
         for block in &self.blocks {

@@ -8,7 +8,8 @@ use burn::{
 };
 use burn_flex::{Flex, FlexDevice};
 use upcycle_kernels::Precision;
-use upcycle_lm::{CostModel, LayerKind, LayerPattern, LmConfig, QkNorm};
+use upcycle_lm::{AttentionBias, CostModel, LayerKind, LayerPattern, LmConfig, QkNorm};
+use upcycle_moe::{GroupLimit, GroupStrength};
 
 fn config() -> LmConfig {
     LmConfig {
@@ -24,13 +25,8 @@ fn config() -> LmConfig {
         experts: 6,
         top_k: 2,
         d_expert: 10,
-        score: Default::default(),
-        renormalize: true,
-        gate_scale: 1.0,
         qk_norm: QkNorm::Head,
-        rope_theta: 10_000.0,
-        norm_eps: 1e-5,
-        embedding_std: 0.5,
+        ..LmConfig::default()
     }
 }
 
@@ -87,10 +83,22 @@ fn parameter_counts_are_those_of_the_module() {
             pattern,
             ..config()
         };
-        let model = config.init::<Flex>(0, &FlexDevice).unwrap();
-        let biases = config.moe_layers() * config.experts;
-        let counted = CostModel::new(&config).parameters().total();
-        assert_eq!(model.num_params() as u64, counted + biases as u64);
+        for (d_shared, shared_gate, attention_bias) in [
+            (0, false, AttentionBias::None),
+            (20, false, AttentionBias::Inputs),
+            (12, true, AttentionBias::All),
+        ] {
+            let config = LmConfig {
+                d_shared,
+                shared_gate,
+                attention_bias,
+                ..config.clone()
+            };
+            let model = config.init::<Flex>(0, &FlexDevice).unwrap();
+            let biases = config.moe_layers() * config.experts;
+            let counted = CostModel::new(&config).parameters().total();
+            assert_eq!(model.num_params() as u64, counted + biases as u64);
+        }
     }
 }
 
@@ -209,8 +217,36 @@ fn impossible_models_are_named() {
     assert_eq!(
         field(LmConfig {
             pattern: LayerPattern::List(vec![3]),
-            ..base
+            ..base.clone()
         }),
         "pattern"
     );
+    assert_eq!(
+        field(LmConfig {
+            rotary_share: 0.5,
+            ..base.clone()
+        }),
+        "rotary_share"
+    );
+    assert_eq!(
+        field(LmConfig {
+            shared_gate: true,
+            ..base.clone()
+        }),
+        "shared_gate"
+    );
+    for (count, top) in [(4, 2), (3, 4), (6, 1), (0, 0)] {
+        let groups = Some(GroupLimit {
+            count,
+            top,
+            by: GroupStrength::TopTwo,
+        });
+        assert_eq!(
+            field(LmConfig {
+                groups,
+                ..base.clone()
+            }),
+            "groups"
+        );
+    }
 }

@@ -9,7 +9,9 @@ use thiserror::Error;
 use upcycle_kernels::{MoeBackend, Precision};
 
 use crate::{
+    expert_groups::ExpertGroups,
     experts::Experts,
+    feed_forward::SharedExpert,
     init::Initializer,
     lineage::Lineage,
     router::{Router, RouterConfig, Routing, ScoreFunction},
@@ -23,8 +25,19 @@ pub struct MoeLayerConfig {
     pub router: RouterConfig,
     /// Hidden width of an expert, F.
     pub d_expert: usize,
+    /// The shared expert; none, as a rule.
+    pub shared: Option<SharedExpertConfig>,
     /// Further scale of the down projections at initialisation.
     pub residual_scale: f32,
+}
+
+/// Shape of a [`SharedExpert`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SharedExpertConfig {
+    /// Its hidden width.
+    pub width: usize,
+    /// Whether its output is weighted by a sigmoid of the token.
+    pub gated: bool,
 }
 
 /// A dropless Mixture-of-Experts layer.
@@ -37,6 +50,8 @@ pub struct MoeLayer<B: Backend> {
     pub router: Router<B>,
     /// The experts.
     pub experts: Experts<B>,
+    /// What every token uses beside them. Growing leaves it as it is.
+    pub shared: Option<SharedExpert<B>>,
     #[module(skip)]
     lineage: Lineage,
     #[module(skip)]
@@ -84,6 +99,9 @@ pub struct GrowthState {
     /// K and F where a growth changed them.
     #[serde(default, skip_serializing_if = "Resized::is_none")]
     pub resized: Resized,
+    /// Groups of its experts; none where a token chooses among all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<ExpertGroups>,
 }
 
 impl Resized {
@@ -109,9 +127,11 @@ impl MoeLayerConfig {
                 score: ScoreFunction::Sigmoid,
                 renormalize: true,
                 scale: 1.0,
+                groups: None,
                 two_level: None,
             },
             d_expert,
+            shared: None,
             residual_scale: 1.0,
         }
     }
@@ -124,6 +144,16 @@ impl MoeLayerConfig {
         device: &B::Device,
     ) -> MoeLayer<B> {
         let shape = [self.router.experts, self.router.d_model, self.d_expert];
+        let shared = |shared: SharedExpertConfig| {
+            SharedExpert::init(
+                &format!("{name}.shared"),
+                [self.router.d_model, shared.width],
+                shared.gated,
+                self.residual_scale,
+                initializer,
+                device,
+            )
+        };
         MoeLayer {
             router: self
                 .router
@@ -135,6 +165,7 @@ impl MoeLayerConfig {
                 initializer,
                 device,
             ),
+            shared: self.shared.map(shared),
             lineage: Lineage::new(self.router.experts),
             boost: None,
             resized: Resized::default(),
@@ -143,13 +174,14 @@ impl MoeLayerConfig {
 }
 
 impl GrowthState {
-    /// That of a layer that was never grown.
+    /// That of a layer that was never grown, without groups of experts.
     pub fn new(experts: usize) -> Self {
         Self {
             lineage: Lineage::new(experts),
             two_level: None,
             boost: None,
             resized: Resized::default(),
+            groups: None,
         }
     }
 
@@ -168,6 +200,7 @@ impl GrowthState {
             two_level: self.two_level.clone().filter(held),
             boost: self.boost.filter(|boost| step < boost.until),
             resized: self.resized,
+            groups: self.groups.clone(),
         }
     }
 
@@ -185,6 +218,16 @@ impl GrowthState {
         }
         if top_k > experts {
             return fail(format!("top-{top_k} of {experts} experts"));
+        }
+        if let Some(groups) = &self.groups {
+            let sizes = groups.of.replicas();
+            let equal = sizes.iter().all(|&size| size == sizes[0]);
+            if groups.of.experts() != experts || !equal || groups.top * sizes[0] < top_k {
+                return fail(format!(
+                    "its groups of {sizes:?} experts, of which a token uses {}, do not fit top-{top_k} of {experts}",
+                    groups.top
+                ));
+            }
         }
         let Some(two_level) = &self.two_level else {
             return Ok(());
@@ -204,12 +247,13 @@ impl GrowthState {
 }
 
 impl<B: Backend> MoeLayer<B> {
-    /// A layer of these parts, whose experts are no replicas.
+    /// A layer of these parts, whose experts are no replicas, without a shared expert.
     pub fn from_parts(router: Router<B>, experts: Experts<B>) -> Self {
         Self {
             lineage: Lineage::new(router.config.experts),
             boost: None,
             resized: Resized::default(),
+            shared: None,
             router,
             experts,
         }
@@ -227,6 +271,7 @@ impl<B: Backend> MoeLayer<B> {
             two_level: self.router.config.two_level.clone(),
             boost: self.boost,
             resized: self.resized,
+            groups: self.router.config.groups.clone(),
         }
     }
 
@@ -253,6 +298,7 @@ impl<B: Backend> MoeLayer<B> {
     pub fn set_growth_state(&mut self, state: GrowthState) {
         self.router.config.experts = state.experts();
         self.router.config.two_level = state.two_level;
+        self.router.config.groups = state.groups;
         self.lineage = state.lineage;
         self.boost = state.boost;
         self.resized = state.resized;
@@ -278,7 +324,11 @@ impl<B: MoeBackend> MoeLayer<B> {
     /// Output and routing of tokens, `[T, D] -> [T, D]`.
     pub fn forward(&self, x_td: Tensor<B, 2>, precision: Precision) -> (Tensor<B, 2>, Routing<B>) {
         let routing = self.router.forward(x_td.clone());
-        let y_td = self.experts.forward(x_td, &routing, precision);
+        let y_td = self.experts.forward(x_td.clone(), &routing, precision);
+        let y_td = match &self.shared {
+            Some(shared) => y_td + shared.forward(x_td, precision),
+            None => y_td,
+        };
         (y_td, routing)
     }
 

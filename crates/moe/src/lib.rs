@@ -5,7 +5,9 @@
 
 mod balancing;
 mod dense;
+mod expert_groups;
 mod experts;
+mod feed_forward;
 mod groups;
 mod init;
 mod layer;
@@ -21,11 +23,14 @@ mod statistics;
 mod two_level;
 
 pub use balancing::BalancingConfig;
-pub use dense::{DenseModel, DenseNetwork};
+pub use dense::DenseModel;
+pub use expert_groups::{ExpertGroups, GroupLimit, GroupStrength};
 pub use experts::{Experts, ExpertsRecord};
+pub use feed_forward::{SharedExpert, SharedExpertRecord, SwiGlu, SwiGluRecord};
 pub use init::Initializer;
 pub use layer::{
     Boost, GrowthError, GrowthState, MoeLayer, MoeLayerConfig, MoeLayerRecord, Resized,
+    SharedExpertConfig,
 };
 pub use lineage::Lineage;
 pub use model::{MoeModel, MoeSite};

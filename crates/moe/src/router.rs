@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use upcycle_kernels::MoeBackend;
 
 use crate::{
+    expert_groups::ExpertGroups,
     init::Initializer,
     two_level::{Selection, TieBreak, TwoLevel},
 };
@@ -44,6 +45,8 @@ pub struct RouterConfig {
     pub renormalize: bool,
     /// Gates are multiplied by this.
     pub scale: f32,
+    /// Groups of experts of which a token may use some.
+    pub groups: Option<ExpertGroups>,
     /// Two-level selection of a grown layer.
     pub two_level: Option<TwoLevel>,
 }
@@ -137,10 +140,14 @@ impl<B: MoeBackend> Router<B> {
         let selection_te = scores_te.clone().detach();
         let experts_tk = match self.two_level_selection() {
             Some(two_level) => two_level.select(selection_te, x_td.clone().detach()),
-            None => B::top_k(
-                selection_te + self.selection_bias_e.val().unsqueeze(),
-                self.config.top_k,
-            ),
+            None => {
+                let by_te = selection_te + self.selection_bias_e.val().unsqueeze();
+                let by_te = match &self.config.groups {
+                    Some(groups) => groups.limit(by_te.clone(), groups.strengths(by_te)),
+                    None => by_te,
+                };
+                B::top_k(by_te, self.config.top_k)
+            }
         };
         let gates_tk = self.gates(scores_te.clone().gather(1, experts_tk.clone()));
         Routing {
@@ -159,6 +166,7 @@ impl<B: MoeBackend> Router<B> {
             two_level,
             tie_breaks: &self.tie_breaks,
             bias_e: self.selection_bias_e.val(),
+            groups: self.config.groups.as_ref(),
             top_k: self.config.top_k,
         })
     }

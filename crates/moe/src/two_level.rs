@@ -10,7 +10,9 @@ use burn::{
 use serde::{Deserialize, Serialize};
 use upcycle_kernels::MoeBackend;
 
-use crate::{groups::Groups, init::Initializer, sources::ExpertSources};
+use crate::{
+    expert_groups::ExpertGroups, groups::Groups, init::Initializer, sources::ExpertSources,
+};
 
 /// How a grown layer keeps the replicas of one source apart.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -167,6 +169,8 @@ pub(crate) struct Selection<'a, B: Backend> {
     pub tie_breaks: &'a [TieBreak<B>],
     /// Selection bias of every expert's source, `[E]`.
     pub bias_e: Tensor<B, 1>,
+    /// Groups of experts of which a token may use some.
+    pub groups: Option<&'a ExpertGroups>,
     pub top_k: usize,
 }
 
@@ -174,7 +178,8 @@ impl<B: MoeBackend> Selection<'_, B> {
     /// Selects experts, `[T, E] -> [T, K]`.
     ///
     /// Sources compete with their best untied score. With a hold `h` below 1 the replicas that a source did not choose
-    /// compete too, `h` times the range of the token's scores behind.
+    /// compete too, `h` times the range of the token's scores behind. A group of experts is as strong as its sources are;
+    /// the weaker the hold, the more its experts count in place of them.
     pub fn select(&self, scores_te: Tensor<B, 2>, x_td: Tensor<B, 2>) -> Tensor<B, 2, Int> {
         let Some(origins) = self.two_level.origins() else {
             return B::top_k(scores_te, self.top_k);
@@ -186,8 +191,14 @@ impl<B: MoeBackend> Selection<'_, B> {
             .squeeze_dim::<2>(2);
         let chosen_tg = self.choose_replicas(scores_te, x_td);
         let hold = self.two_level.hold;
+        let of_sources = self.groups.and_then(|it| it.of_sources(&origins));
+        let strengths = of_sources.map(|it| (it.strengths(best_tg.clone()), it));
         if hold >= 1.0 {
-            let sources_tk = B::top_k(best_tg, self.top_k);
+            let open_tg = match strengths {
+                Some((strengths, groups)) => groups.limit(best_tg, strengths),
+                None => best_tg,
+            };
+            let sources_tk = B::top_k(open_tg, self.top_k);
             return chosen_tg.gather(1, sources_tk);
         }
 
@@ -196,11 +207,16 @@ impl<B: MoeBackend> Selection<'_, B> {
         let held_tg = best_tg - plain_te.clone().gather(1, chosen_tg.clone());
         let [t, g] = held_tg.dims();
         let lift_tg = held_tg * hold + (range_t1.clone() * hold).expand([t, g]);
-        let behind_te = plain_te - range_t1 * hold;
-        B::top_k(
-            behind_te.scatter(1, chosen_tg, lift_tg, IndexingUpdateOp::Add),
-            self.top_k,
-        )
+        let behind_te = plain_te.clone() - range_t1 * hold;
+        let by_te = behind_te.scatter(1, chosen_tg, lift_tg, IndexingUpdateOp::Add);
+        let by_te = match (self.groups, strengths) {
+            (Some(groups), Some((held, _))) => {
+                let strengths = held * hold + groups.strengths(plain_te) * (1.0 - hold);
+                groups.limit(by_te, strengths)
+            }
+            _ => by_te,
+        };
+        B::top_k(by_te, self.top_k)
     }
 
     /// For every token and source the replica that would take its place, `[T, E] -> [T, G]`.

@@ -10,8 +10,9 @@ use burn::{
 use burn_flex::{Flex, FlexDevice};
 use upcycle_kernels::{MoeBackend, Precision};
 use upcycle_moe::{
-    BalancingConfig, ExpertSources, Growth, Initializer, MoeLayer, MoeLayerConfig, MoeModel,
-    MoeSite, Router, RouterConfig, RoutingCounter, ScoreFunction, TwoLevel,
+    BalancingConfig, ExpertSources, GroupLimit, GroupStrength, Growth, Initializer, MoeLayer,
+    MoeLayerConfig, MoeModel, MoeSite, Router, RouterConfig, RoutingCounter, ScoreFunction,
+    SharedExpertConfig, TwoLevel,
 };
 
 type B = Flex;
@@ -28,6 +29,7 @@ fn config(score: ScoreFunction) -> RouterConfig {
         score,
         renormalize: true,
         scale: 1.0,
+        groups: None,
         two_level: None,
     }
 }
@@ -107,6 +109,130 @@ fn without_renormalisation_gates_are_scores() {
     for (row, expert) in indices(routing.experts_tk).into_iter().enumerate() {
         let score = scores[row / K * E + expert];
         assert!((gates[row] - 2.5 * score).abs() < 1e-6);
+    }
+}
+
+/// Which experts a token chooses by `scores`, as DeepSeek's papers say it.
+fn in_groups(scores: &[f32], group_of: &[usize], top: usize, best: usize) -> Vec<usize> {
+    let count = group_of.iter().max().unwrap() + 1;
+    let descending = |a: &f32, b: &f32| b.total_cmp(a);
+    let strength = |group: usize| {
+        let members = (0..scores.len()).filter(|&expert| group_of[expert] == group);
+        let mut values: Vec<f32> = members.map(|expert| scores[expert]).collect();
+        values.sort_by(descending);
+        values.iter().take(best).sum::<f32>()
+    };
+    let mut groups: Vec<usize> = (0..count).collect();
+    groups.sort_by(|&a, &b| descending(&strength(a), &strength(b)));
+    groups.truncate(top);
+    let mut open: Vec<usize> = (0..scores.len())
+        .filter(|&expert| groups.contains(&group_of[expert]))
+        .collect();
+    open.sort_by(|&a, &b| descending(&scores[a], &scores[b]));
+    open.truncate(K);
+    open
+}
+
+#[test]
+fn a_token_chooses_among_the_strongest_groups() {
+    for (count, top, by, best) in [
+        (4, 2, GroupStrength::TopTwo, 2),
+        (2, 1, GroupStrength::TopTwo, 2),
+        (4, 2, GroupStrength::Best, 1),
+    ] {
+        let limit = GroupLimit { count, top, by };
+        assert_eq!(limit.problem(E, K), None);
+        let config = RouterConfig {
+            groups: limit.of_experts(E),
+            ..config(ScoreFunction::Sigmoid)
+        };
+        let group_of = config.groups.clone().unwrap().of;
+        let mut router = router::<B>(&config);
+        let bias: Vec<f32> = (0..E).map(|expert| 0.1 * (expert % 3) as f32).collect();
+        router.selection_bias_e =
+            Param::from_tensor(Tensor::from_floats(bias.as_slice(), &FlexDevice));
+        let routing = router.forward(tokens(200));
+        let scores = floats(routing.scores_te);
+        let mut limited = 0;
+        for (chosen, scores) in indices(routing.experts_tk).chunks(K).zip(scores.chunks(E)) {
+            let by: Vec<f32> = scores.iter().zip(&bias).map(|(s, b)| s + b).collect();
+            assert_eq!(chosen, in_groups(&by, group_of.source_of(), top, best));
+            limited += usize::from(chosen != in_groups(&by, &[0; E], 1, 1));
+        }
+        assert!(limited > 20, "{limited}");
+    }
+}
+
+/// Of a grown layer, sources are chosen as before: the group of a replica is its source's, and twins count once.
+#[test]
+fn replicas_stay_in_the_group_of_their_source() {
+    let limit = GroupLimit {
+        count: 2,
+        top: 1,
+        by: GroupStrength::TopTwo,
+    };
+    let sources = ExpertSources::new(vec![0, 1, 2, 3, 0, 1, 2, 3]).unwrap();
+    let groups = limit.of_experts(4).unwrap();
+    let top_k = 2;
+    let before = RouterConfig {
+        experts: 4,
+        top_k,
+        groups: Some(groups.clone()),
+        ..config(ScoreFunction::Sigmoid)
+    };
+    let small = router::<B>(&before);
+    let chosen = indices(small.forward(tokens(200)).experts_tk);
+    let groups = groups.grown(&sources);
+    assert_eq!(groups.of.source_of(), [0, 0, 1, 1, 0, 0, 1, 1]);
+    assert_eq!(groups.order(), [0, 1, 4, 5, 2, 3, 6, 7]);
+    for hold in [1.0, 0.3] {
+        let after = RouterConfig {
+            top_k,
+            groups: Some(groups.clone()),
+            two_level: Some(TwoLevel {
+                hold,
+                ..two_level([0, 1, 2, 3, 0, 1, 2, 3]).two_level.unwrap()
+            }),
+            ..config(ScoreFunction::Sigmoid)
+        };
+        let mut big = router::<B>(&after);
+        let rows = small.weight_ed.val();
+        big.weight_ed = Param::from_tensor(Tensor::cat(vec![rows.clone(), rows], 0));
+        let grown = indices(big.forward(tokens(200)).experts_tk);
+        let mut groups_kept = 0;
+        for (old, new) in chosen.chunks(top_k).zip(grown.chunks(top_k)) {
+            let new: Vec<usize> = new.iter().map(|&it| sources.source_of()[it]).collect();
+            if hold == 1.0 {
+                assert_eq!(old, new);
+            }
+            assert_eq!(new[0] / 2, new[1] / 2, "one group: {new:?}");
+            groups_kept += usize::from(old[0] / 2 == new[0] / 2);
+        }
+        assert!(groups_kept > 150, "{hold}: {groups_kept}");
+    }
+}
+
+#[test]
+fn a_shared_expert_is_added_and_may_be_weighted() {
+    let config = |gated| MoeLayerConfig {
+        shared: Some(SharedExpertConfig { width: 5, gated }),
+        ..MoeLayerConfig::new(D, E, K, 6)
+    };
+    for gated in [false, true] {
+        let mut layer: MoeLayer<B> = config(gated).init("layer", &Initializer::new(1), &FlexDevice);
+        let x = tokens(20);
+        let (with, _) = layer.forward(x.clone(), Precision::F32);
+        let shared = layer.shared.take().unwrap();
+        let (without, _) = layer.forward(x.clone(), Precision::F32);
+        let mut expected = shared.network.forward(x.clone(), Precision::F32);
+        if let Some(row) = &shared.gate_1d {
+            let weight = burn::tensor::activation::sigmoid(x.matmul(row.val().transpose()));
+            expected = expected * weight;
+        }
+        assert_eq!(shared.gate_1d.is_some(), gated);
+        for (a, b) in floats(with).into_iter().zip(floats(without + expected)) {
+            assert!((a - b).abs() < 1e-6);
+        }
     }
 }
 
@@ -350,6 +476,7 @@ fn layer<B: Backend>() -> MoeLayer<B> {
     let config = MoeLayerConfig {
         router: config(ScoreFunction::Sigmoid),
         d_expert: 6,
+        shared: None,
         residual_scale: 1.0,
     };
     config.init("layer", &Initializer::new(11), &Default::default())

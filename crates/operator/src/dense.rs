@@ -8,7 +8,7 @@ use burn::{
 use serde::{Deserialize, Serialize};
 use upcycle_kernels::MoeAutodiffBackend;
 use upcycle_moe::{
-    DenseNetwork, Experts, Initializer, LayerPattern, MoeLayer, Router, RouterConfig, ScoreFunction,
+    Experts, Initializer, LayerPattern, MoeLayer, Router, RouterConfig, ScoreFunction, SwiGlu,
 };
 
 use crate::{
@@ -90,6 +90,9 @@ impl DenseSource {
                 self.shards
             ));
         }
+        if router.groups.is_some() {
+            return fail("its routers would choose among groups of experts that are not there yet; leave `groups` out".into());
+        }
         let top_k = self.experts_of_a_token(target)?;
         if !router.renormalize && router.score != ScoreFunction::TopKSoftmax {
             return fail("its gates would not sum to 1; set `renormalize = true`".into());
@@ -120,7 +123,7 @@ impl DenseSource {
     /// [`layer`](Self::layer) of a network, whose matrices must fit each other.
     pub(crate) fn layer_of<B: MoeAutodiffBackend>(
         &self,
-        network: &DenseNetwork<B>,
+        network: &SwiGlu<B>,
         target: usize,
         router: &RouterConfig,
     ) -> Result<DenseLayer, OperatorError> {
@@ -138,7 +141,7 @@ impl DenseSource {
 
     /// What the optimizer remembers of a network must be of its shape.
     pub(crate) fn check_moments<B: MoeAutodiffBackend, O: AdamState<B>>(
-        network: &DenseNetwork<B>,
+        network: &SwiGlu<B>,
         optimizer: &O,
     ) -> Result<(), OperatorError> {
         for weight in [&network.gate_df, &network.up_df, &network.down_fd] {
@@ -152,7 +155,7 @@ impl DenseSource {
     /// A network as a MoE layer of shards, and its moments with it.
     pub(crate) fn moe_layer<B: MoeAutodiffBackend, O: AdamState<B>>(
         &self,
-        network: DenseNetwork<B>,
+        network: SwiGlu<B>,
         layer: DenseLayer,
         optimizer: &mut O,
     ) -> Result<MoeLayer<B>, OperatorError> {

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use upcycle_digest::Digest;
-use upcycle_moe::{RouterConfig, ScoreFunction};
+use upcycle_moe::{GroupStrength, RouterConfig, ScoreFunction};
 
 use crate::{experts::normal, router::RouterRows};
 
@@ -42,18 +42,6 @@ pub enum RouterBias {
     Selection,
     /// Logits, for the selection alone.
     LogitsOfSelection,
-}
-
-/// What makes a group of experts strong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum GroupStrength {
-    /// The sum of its two best scores (DeepSeek-V3).
-    TopTwo,
-    /// Its best score (DeepSeek-V2).
-    Best,
-    /// Nothing: a token chooses among all experts, whatever groups there are.
-    Ignored,
 }
 
 /// How a router chooses.
@@ -120,15 +108,16 @@ impl RoutingForecast {
 }
 
 impl RoutingRule {
-    /// That of a router of this project without two-level selection.
+    /// That of a router of this project without two-level selection, whose experts stand group by group.
     pub fn of(config: &RouterConfig) -> Self {
+        let groups = config.groups.as_ref();
         Self {
             score: config.score.into(),
             renormalize: config.renormalize,
             bias_of: RouterBias::Selection,
-            groups: 1,
-            top_groups: 1,
-            groups_by: GroupStrength::TopTwo,
+            groups: groups.map_or(1, |groups| groups.of.count()),
+            top_groups: groups.map_or(1, |groups| groups.top),
+            groups_by: groups.map_or(GroupStrength::Ignored, |groups| groups.by),
         }
     }
 

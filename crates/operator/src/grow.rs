@@ -6,7 +6,8 @@ use burn::{
 };
 use upcycle_kernels::MoeAutodiffBackend;
 use upcycle_moe::{
-    Experts, GrowthState, Initializer, MoeLayer, MoeModel, MoeSite, Resized, TieBreak, TwoLevel,
+    ExpertGroups, Experts, GrowthState, Initializer, MoeLayer, MoeModel, MoeSite, Resized,
+    TieBreak, TwoLevel,
 };
 
 use crate::{
@@ -113,9 +114,18 @@ impl Upcycle {
             if plain && sampled.contains(&growth.index) {
                 let scale = site.norm_d.map(|norm| host(norm.val().inner()));
                 let scale = scale.unwrap_or_else(|| vec![1.0; layer.before.d]);
-                let source_of = growth.plan.source_of();
-                let rows = [&layer.before, &layer.after];
-                forecaster.add(&rule, growth.index, rows, source_of, &scale, top_k);
+                // Group by group, as the rule has it.
+                let [old, new] = [
+                    order(config.groups.as_ref(), growth.plan.experts()),
+                    order(layer.state.groups.as_ref(), layer.state.experts()),
+                ];
+                let mut place = vec![0; old.len()];
+                (old.iter().enumerate()).for_each(|(index, &expert)| place[expert] = index);
+                let source_of = new.iter().map(|&it| place[growth.plan.source_of()[it]]);
+                let source_of: Vec<usize> = source_of.collect();
+                let [before, after] = [layer.before.in_order(&old), layer.after.in_order(&new)];
+                let rows = [&before, &after];
+                forecaster.add(&rule, growth.index, rows, &source_of, &scale, top_k);
             }
             prepared.push(layer);
         }
@@ -187,6 +197,7 @@ impl Upcycle {
             two_level,
             boost: self.recipe.boost.map(|boost| boost.begun_at(self.step)),
             resized,
+            groups: (config.groups.as_ref()).map(|it| it.grown(growth.plan.sources())),
         };
         (state.check(config.top_k)).map_err(|error| {
             OperatorError::GrownModel(format!("MoE layer {}: {error}", growth.index))
@@ -198,6 +209,11 @@ impl Upcycle {
             state,
         })
     }
+}
+
+/// All experts, group by group where there are groups.
+fn order(groups: Option<&ExpertGroups>, experts: usize) -> Vec<usize> {
+    groups.map_or_else(|| (0..experts).collect(), ExpertGroups::order)
 }
 
 /// A model must show the same layers in the same order to be read and to be changed, each once.

@@ -41,9 +41,7 @@ pub use deviation::Deviation;
 pub use error::OperatorError;
 pub use evidence::{Evidence, ExpertUse, LayerEvidence, Norms, RoutedTokens};
 pub use experts::{ExpertInit, ExpertMatrices, Initialization, rms};
-pub use forecast::{
-    Forecaster, GateScore, GroupStrength, RouterBias, RoutingForecast, RoutingRule,
-};
+pub use forecast::{Forecaster, GateScore, RouterBias, RoutingForecast, RoutingRule};
 pub use gather::ForwardPass;
 pub use grow::Grown;
 pub use grows::Grows;

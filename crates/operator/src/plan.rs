@@ -73,3 +73,11 @@ impl LayerPlan {
         &self.sources
     }
 }
+
+impl ReplicationPlan {
+    /// The source of every expert, for each MoE layer.
+    pub fn sources(&self) -> Vec<ExpertSources> {
+        let layers = self.layers.iter();
+        layers.map(|layer| layer.sources().clone()).collect()
+    }
+}

@@ -191,6 +191,17 @@ pub struct RouterRows {
 }
 
 impl RouterRows {
+    /// The same experts in another order.
+    #[must_use]
+    pub fn in_order(&self, order: &[usize]) -> Self {
+        let rows = order.iter().flat_map(|&expert| self.row(expert));
+        Self {
+            weight: rows.copied().collect(),
+            bias: order.iter().map(|&expert| self.bias[expert]).collect(),
+            ..*self
+        }
+    }
+
     fn row(&self, expert: usize) -> &[f32] {
         &self.weight[expert * self.d..][..self.d]
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use rand::{Rng, RngCore, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+use upcycle_moe::ExpertSources;
 
 use crate::{
     check::Fault,
@@ -168,21 +169,26 @@ impl Selection {
 }
 
 impl Selection {
-    /// The counts of all groups, each of which grows to its share of the target.
+    /// The counts of all groups, each of which grows to its share of the target. `of` is the group of every expert.
     pub(crate) fn counts_in_groups(
         &self,
         layer: usize,
-        [experts, target, groups]: [usize; 3],
+        target: usize,
+        of: &ExpertSources,
         scores: &[f64],
         seed: u64,
     ) -> Result<Vec<usize>, OperatorError> {
+        let (experts, groups) = (of.experts(), of.count());
         if !target.is_multiple_of(groups) {
             return Err(OperatorError::UnevenGroups { target, groups });
         }
-        let (size, target_size) = (experts / groups, target / groups);
+        let (members, size) = of.members();
+        let members: Vec<&[usize]> = members.chunks(size).collect();
+        let target_size = target / groups;
         if let Self::Explicit { .. } = self {
             let counts = self.counts(layer, experts, target, scores, seed)?;
-            let sums = counts.chunks(size).map(|group| group.iter().sum::<usize>());
+            let sum = |group: &&[usize]| group.iter().map(|&expert| counts[expert]).sum::<usize>();
+            let sums = members.iter().map(sum);
             return match sums.enumerate().find(|(_, sum)| *sum != target_size) {
                 None => Ok(counts),
                 Some((group, sum)) => Err(OperatorError::Recipe {
@@ -196,17 +202,21 @@ impl Selection {
         if self.utility().is_some() {
             check_scores(layer, experts, scores)?;
         }
-        let group_counts = (0..groups).map(|group| {
-            let scores = scores.chunks(size).nth(group).unwrap_or_default();
+        let mut all = vec![0; experts];
+        for (group, members) in members.into_iter().enumerate() {
+            let scores = members.iter().filter_map(|&expert| scores.get(expert));
+            let scores: Vec<f64> = scores.copied().collect();
             let seed = seed::part(seed, group).next_u64();
-            let counts = self.counts(layer, size, target_size, scores, seed);
-            counts.map_err(|error| OperatorError::InGroup {
+            let counts = self.counts(layer, size, target_size, &scores, seed);
+            let counts = counts.map_err(|error| OperatorError::InGroup {
                 group,
                 source: Box::new(error),
-            })
-        });
-        let groups: Vec<Vec<usize>> = group_counts.collect::<Result<_, _>>()?;
-        Ok(groups.concat())
+            })?;
+            for (&expert, count) in members.iter().zip(counts) {
+                all[expert] = count;
+            }
+        }
+        Ok(all)
     }
 }
 

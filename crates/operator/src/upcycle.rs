@@ -1,6 +1,6 @@
 //! The operator `U_m`: a recipe, a target, and what is decided before any parameter is touched.
 
-use upcycle_moe::{Growth, GrowthState, Release, TwoLevel};
+use upcycle_moe::{ExpertSources, Growth, GrowthState, Release, TwoLevel};
 
 use crate::{
     dense::DenseSource,
@@ -75,7 +75,7 @@ impl Upcycle {
     pub fn check(&self, layers: &[GrowthState]) -> Result<(), OperatorError> {
         let experts = self.checked(layers)?;
         let scores = |_| Ok::<_, OperatorError>(vec![1.0; experts]);
-        let choice = self.choose(layers.len(), experts, 1, scores)?;
+        let choice = self.choose(experts, &groups(layers), scores)?;
         self.two_levels(layers, &choice.plan).map(|_| ())
     }
 
@@ -90,7 +90,7 @@ impl Upcycle {
     ) -> Result<Choice, OperatorError> {
         let experts = self.checked(layers)?;
         evidence.check(layers.len(), experts)?;
-        self.choose(layers.len(), experts, 1, |layer| {
+        self.choose(experts, &groups(layers), |layer| {
             let scores = self.scores(evidence.layer(layer), layer, experts);
             scores.map_err(|missing| self.recipe.missing(missing))
         })
@@ -113,22 +113,22 @@ impl Upcycle {
         utility.scores(evidence, experts, seed)
     }
 
-    /// Decides which experts are copied in a model of so many MoE layers and experts a layer, from the scores of each
-    /// layer, see [`Selection::utility`](crate::Selection::utility).
+    /// Decides which experts are copied in a model of so many experts a layer, from the scores of each layer, see
+    /// [`Selection::utility`](crate::Selection::utility).
     ///
-    /// With more than one of `groups`, of which each is `experts / groups` consecutive experts, every group grows alike
-    /// by copies of its own.
+    /// `groups` has an entry for each MoE layer: the group of every expert, where a token chooses among groups; all are as
+    /// large. Every group grows alike by copies of its own.
     ///
     /// # Errors
     /// If the target cannot be reached, with these scores or these groups.
     pub fn choose<E: From<OperatorError>>(
         &self,
-        layers: usize,
         experts: usize,
-        groups: usize,
+        groups: &[Option<ExpertSources>],
         scores: impl Fn(usize) -> Result<Vec<f64>, E>,
     ) -> Result<Choice, E> {
         let selection = &self.recipe.selection;
+        let layers = groups.len();
         selection.check_layers(layers)?;
         let mut choice = Choice {
             plan: ReplicationPlan { layers: Vec::new() },
@@ -139,13 +139,13 @@ impl Upcycle {
             choice.scores = vec![Vec::new(); layers];
             return Ok(choice);
         }
-        for layer in 0..layers {
+        for (layer, groups) in groups.iter().enumerate() {
             let scores = scores(layer)?;
             let seed = LayerSeed::new(self.seed, experts, layer).of("selection");
             let target = self.target_experts;
             let counts = match groups {
-                1 => selection.counts(layer, experts, target, &scores, seed)?,
-                _ => selection.counts_in_groups(layer, [experts, target, groups], &scores, seed)?,
+                None => selection.counts(layer, experts, target, &scores, seed)?,
+                Some(of) => selection.counts_in_groups(layer, target, of, &scores, seed)?,
             };
             choice.plan.layers.push(LayerPlan::from_counts(&counts));
             choice.scores.push(scores);
@@ -172,7 +172,7 @@ impl Upcycle {
     ) -> Result<Choice, OperatorError> {
         self.check_target(experts)?;
         let none = |_| Ok::<_, OperatorError>(Vec::new());
-        let mut choice = self.choose(layers, experts, 1, none)?;
+        let mut choice = self.choose(experts, &vec![None; layers], none)?;
         for plan in &mut choice.plan.layers {
             DenseSource::check_counts(&plan.counts())?;
             *plan = plan.clone().without_originals();
@@ -262,4 +262,10 @@ impl Upcycle {
         }
         Ok(Some(two_level))
     }
+}
+
+/// The group of every expert, for each layer; none where there are no groups.
+fn groups(layers: &[GrowthState]) -> Vec<Option<ExpertSources>> {
+    let groups = layers.iter().map(|layer| layer.groups.as_ref());
+    groups.map(|groups| Some(groups?.of.clone())).collect()
 }

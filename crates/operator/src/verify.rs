@@ -3,9 +3,7 @@
 use burn::tensor::{ElementConversion, Tensor, activation::log_softmax, backend::Backend};
 use serde::{Deserialize, Serialize};
 use upcycle_kernels::{MoeBackend, SoftTargets};
-use upcycle_moe::{Routing, RoutingCounter, RoutingStats};
-
-use crate::plan::{LayerPlan, ReplicationPlan};
+use upcycle_moe::{ExpertSources, Routing, RoutingCounter, RoutingStats};
 
 /// A model before and after growing, on the same tokens.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,20 +52,20 @@ struct Sums {
 /// Logits of a batch, `[T, V]`, and the routing of every MoE layer in order.
 pub type Outputs<B> = (Tensor<B, 2>, Vec<Routing<B>>);
 
-/// Runs a model and the one that it was grown to over batches with the targets of their positions.
+/// Runs a model and the one that it was grown to over batches with the targets of their positions. `sources` says for each
+/// MoE layer where its experts come from, see [`ReplicationPlan::sources`](crate::ReplicationPlan::sources).
 ///
 /// Logits of a batch are held for both models at once, `[T, V]` each: let batches be small.
 pub fn verify<B: MoeBackend, I: Clone>(
-    plan: &ReplicationPlan,
+    sources: &[ExpertSources],
     batches: impl IntoIterator<Item = (I, SoftTargets<B>)>,
     before: impl Fn(I) -> Outputs<B>,
     after: impl Fn(I) -> Outputs<B>,
 ) -> Verification {
     let mut sums = Sums::default();
-    let sources: Vec<_> = plan.layers.iter().map(LayerPlan::sources).collect();
     let mut counters: Vec<_> = sources
         .iter()
-        .map(|&of| RoutingCounter::new(of.clone()))
+        .map(|of| RoutingCounter::new(of.clone()))
         .collect();
     let mut changed = vec![None; sources.len()];
     for (inputs, targets) in batches {

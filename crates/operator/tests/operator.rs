@@ -461,7 +461,7 @@ fn verification_says_what_changed() {
         let (small, big) = (pair.small.valid(), pair.big.valid());
         let batches = [(tokens().inner(), targets.clone())];
         let verification = verify(
-            &pair.plan,
+            &pair.plan.sources(),
             batches,
             |tokens| small.logits(tokens, Precision::F32),
             |tokens| big.logits(tokens, Precision::F32),

@@ -31,7 +31,7 @@ pub fn compare<B: MoeBackend>(
     };
     let logits = |model: &Lm<B>, tokens| model.logits(tokens, Default::default());
     Ok(verify(
-        job.plan,
+        job.sources,
         batches,
         |tokens| logits(&before, tokens),
         |tokens| logits(&after, tokens),

@@ -9,6 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use upcycle_data::Dataset;
 use upcycle_lm::{LmConfig, WeightSource};
+use upcycle_moe::ExpertSources;
 use upcycle_operator::{Deviation, ReplicationPlan, Verification};
 
 use crate::{
@@ -136,8 +137,8 @@ pub struct CompareJob<'a> {
     pub before: &'a dyn WeightSource,
     /// The model after.
     pub after: &'a dyn WeightSource,
-    /// What was copied.
-    pub plan: &'a ReplicationPlan,
+    /// Where the experts of each MoE layer come from.
+    pub sources: &'a [ExpertSources],
     /// Data whose validation split is taken; random tokens without.
     pub data: Option<&'a Dataset>,
     /// Tokens of a sequence.

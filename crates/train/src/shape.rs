@@ -51,7 +51,11 @@ pub fn check_growth(
         return Ok(operator.check_dense(grown.moe_layers())?);
     }
     if growths.is_empty() {
-        operator.check(&vec![GrowthState::new(config.experts); layers])?;
+        let never_grown = GrowthState {
+            groups: config.router().groups,
+            ..GrowthState::new(config.experts)
+        };
+        operator.check(&vec![never_grown; layers])?;
     } else {
         operator.check(growths)?;
     }

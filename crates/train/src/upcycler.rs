@@ -78,7 +78,7 @@ fn verify_now<B: MoeAutodiffBackend>(
     let after = learner.model().valid();
     let batches = validation_sequences(job.data, context, VERIFICATION_ROWS, device)?;
     Ok(verify(
-        plan,
+        &plan.sources(),
         batches,
         |tokens| before.logits(tokens, job.spec.precision),
         |tokens| after.logits(tokens, job.spec.precision),

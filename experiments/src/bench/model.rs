@@ -92,13 +92,7 @@ impl Model {
             experts: sizes.experts,
             top_k: sizes.top_k,
             d_expert: sizes.d_expert,
-            score: Default::default(),
-            renormalize: true,
-            gate_scale: 1.0,
-            qk_norm: Default::default(),
-            rope_theta: 10_000.0,
-            norm_eps: 1e-5,
-            embedding_std: 0.5,
+            ..LmConfig::default()
         }
     }
 

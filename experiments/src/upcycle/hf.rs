@@ -16,6 +16,7 @@ use upcycle_hf::{
     WriteOptions, Written, check_free,
 };
 use upcycle_lm::{CostModel, LmConfig, WeightSource};
+use upcycle_moe::ExpertSources;
 use upcycle_operator::{
     ExpertInit, GateScore, Recipe, ReplicationPlan, RouterBias, RoutingForecast, Selection,
     Upcycle, Verification,
@@ -123,8 +124,13 @@ pub(super) fn print_families() -> Result<()> {
                 dense.join(", ")
             ))?;
         }
-        if layout.runs() {
-            output::line(format!("{:<16} can be run here: import, train, export", ""))?;
+        let runs = layout.runs();
+        if !runs.is_empty() {
+            output::line(format!(
+                "{:<16} can be run here (import, train, export): {}",
+                "",
+                runs.join(", ")
+            ))?;
         }
     }
     Ok(())
@@ -183,7 +189,7 @@ impl UpcycleArgs {
         let seconds = started.elapsed().as_secs_f64();
         let verification = match (to, &trial) {
             (Some(to), Some(trial)) => {
-                let verified = self.verify(trial, &growth.choice.plan, to);
+                let verified = self.verify(trial, &growth.sources(), to);
                 let context = || format!("{} is written, but was not verified", to.display());
                 Some(verified.with_context(context)?)
             }
@@ -322,11 +328,11 @@ impl UpcycleArgs {
     }
 
     /// Runs the model before and after.
-    fn verify(&self, trial: &Trial, plan: &ReplicationPlan, to: &Path) -> Result<Verification> {
+    fn verify(&self, trial: &Trial, sources: &[ExpertSources], to: &Path) -> Result<Verification> {
         Ok(trial.engine.compare(&CompareJob {
             before: &trial.before,
             after: &self.import(to)?,
-            plan,
+            sources,
             data: trial.data.as_ref(),
             context: trial.before.config().context,
             rows: VERIFICATION_ROWS,
