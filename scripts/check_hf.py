@@ -260,6 +260,18 @@ def check_round_trip(checks, family):
         checks.report(name, str(error))
 
 
+def check_own_model(checks):
+    """A model of this program's default kind: sigmoid scores, selection biases."""
+    name, target = "a model of this program, exported as glm4_moe", checks.folder / "own-export"
+    try:
+        checks.run("train", "--tokens", 20000, "--out", checks.folder / "own", "--export", target)
+        model, wrong = load(target)
+        problem = f"keys: {wrong}" if wrong else ""
+        checks.report(name, problem, f"{sum(p.numel() for p in model.parameters())} parameters")
+    except Exception as error:  # noqa: BLE001
+        checks.report(name, str(error))
+
+
 def model_types(checks):
     """All model types that `upcycle --families` lists, and those that it refuses."""
     types, refused = [], []
@@ -428,6 +440,7 @@ def main():
                 check_mxfp4(checks)
         for family in [*RUNNABLE, *hf_models.FAMILIES]:
             check_round_trip(checks, family)
+        check_own_model(checks)
         print(f"{checks.count} checks, {checks.failed} failed")
     sys.exit(1 if checks.failed else 0)
 

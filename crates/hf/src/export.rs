@@ -517,11 +517,10 @@ fn fields(
     for field in types {
         set(field, dtype.torch_name().into());
     }
-    if let Choice::Field { field, .. } = &layout.routing.renormalize {
-        for field in field {
-            set(field, routing(model).1.into());
-        }
-    }
+    let renormalize = match &layout.routing.renormalize {
+        Choice::Field { field, .. } => field.as_slice(),
+        Choice::Always(_) => &[],
+    };
     let choices = [
         family.qk_norm.as_field(model.qk_norm),
         family.attention_bias.as_field(model.attention_bias),
@@ -589,9 +588,15 @@ fn fields(
             config.insert(field.to_owned(), 0.into());
         }
     }
+    // Of alternatives those that are there, or the first.
+    let experts: Vec<String> = match (&family.experts, is_new) {
+        (Some(field), true) => vec![field.clone()],
+        _ => layout.config.experts.clone(),
+    };
     for (names, value) in [
-        (&layout.config.experts, model.experts),
-        (&layout.config.top_k, model.top_k),
+        (renormalize, Value::from(routing(model).1)),
+        (&experts, model.experts.into()),
+        (&layout.config.top_k, model.top_k.into()),
     ] {
         let there: Vec<&String> = names
             .iter()
@@ -602,7 +607,7 @@ fn fields(
             false => there,
         };
         for name in chosen {
-            config.insert(name.clone(), value.into());
+            config.insert(name.clone(), value.clone());
         }
     }
     config

@@ -283,6 +283,8 @@ pub(crate) struct ModelLayout {
     pub model_types: Vec<String>,
     /// Class in transformers.
     pub architecture: String,
+    /// Field of the number of experts, where it is not the first of the family's.
+    pub experts: Option<String>,
     /// Field of the hidden width of an expert.
     pub d_expert: String,
     /// Field of the hidden width of dense layers, where the family has such.

@@ -300,6 +300,35 @@ fn twins_kept_apart_leave_a_model_with_groups_as_it_was() {
     }
 }
 
+/// What transformers reads of a new configuration has the names that it knows.
+#[test]
+fn a_new_configuration_has_the_fields_of_its_family() {
+    let mut config = config();
+    (config.score, config.d_shared) = (ScoreFunction::Sigmoid, 24);
+    let dir = tempdir().unwrap();
+    let to = dir.path().join("out");
+    let model = config.init::<Flex>(1, &FlexDevice).unwrap();
+    export(&model, None, ExportType::F32, &to).unwrap();
+    let read = |dir: &Path| -> serde_json::Map<String, serde_json::Value> {
+        let text = fs::read_to_string(dir.join("config.json")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    };
+    let (new, known) = (read(&to), read(&fixture("glm4_moe")));
+    let extra = [
+        "partial_rotary_factor",
+        "rope_theta",
+        "sliding_window",
+        "torch_dtype",
+    ];
+    for field in new.keys() {
+        assert!(
+            known.contains_key(field) || extra.contains(&field.as_str()),
+            "{field}"
+        );
+    }
+    assert_eq!(new["n_routed_experts"], 4);
+}
+
 #[test]
 fn layers_of_prediction_stay_behind_and_are_named() {
     let dir = edited(
