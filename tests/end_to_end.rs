@@ -797,6 +797,18 @@ fn a_checkpoint_of_transformers_is_trained_on_and_exported() {
         biased.contains("MixtralForCausalLM") && biased.contains("--auxiliary-loss"),
         "{biased}"
     );
+    let bf16 = [
+        "--scale",
+        "micro.toml",
+        "--out",
+        "other",
+        "--precision",
+        "bf16",
+    ];
+    assert!(
+        lab.fails("train", &[&bf16[..], &["--backend", "cpu"]].concat())
+            .contains("bf16 on a CPU")
+    );
     let gated = softmax.replace("[model]", "[model]\nrotary_share = 0.5");
     fs::write(lab.path("gated.toml"), gated).unwrap();
     let gated = ["--scale", "gated.toml", "--out", "other", "--export", "new"];

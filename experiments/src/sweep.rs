@@ -28,7 +28,7 @@ use upcycle_train::Engine;
 use crate::{
     backend::{BackendKind, Machine, machine, machine_on},
     interrupt,
-    limits::{self, on_cpu, refusal},
+    limits::{self, on_cpu, refusal, slow_precision},
     output,
     progress::Progress,
 };
@@ -102,6 +102,10 @@ impl SweepArgs {
     fn run_here(self, config: SweepConfig) -> Result<()> {
         let Machine { engine, meter } = machine_on(self.backend, self.devices.get())?;
         output::note!("backend {}: {}", engine.backend(), engine.device());
+        let slow = slow_precision(engine.as_ref(), config.precision);
+        if let Some(slow) = slow.filter(|_| !self.force.force) {
+            bail!(slow);
+        }
         let data = Dataset::open(&config.data, &self.out.join("data"))?;
         let plan = SweepPlan::new(&config, &data, engine.backend())?;
         let known = Store::existing(&self.out);

@@ -32,7 +32,7 @@ use crate::{
     data_args::{DataArgs, check_vocabulary},
     inspect::checkpoint_of,
     interrupt,
-    limits::{Force, refusal},
+    limits::{Force, refusal, slow_precision},
     output,
     progress::style,
     routers::Routers,
@@ -266,6 +266,10 @@ impl TrainArgs {
         let fit = self.check_export(&scale.model, growths, like, &spec)?;
         let Machine { engine, meter } = machine_on(self.backend, self.devices.get())?;
         output::note!("backend {}: {}", engine.backend(), engine.device());
+        let slow = slow_precision(engine.as_ref(), spec.precision);
+        if let Some(slow) = slow.filter(|_| !self.force.force) {
+            bail!(slow);
+        }
         if run_is_all_warmup(&spec.schedule, from_step) {
             bail!(
                 "--warmup {} leaves none of the {} steps at the peak learning rate; lower it",

@@ -11,7 +11,7 @@ use std::num::NonZeroUsize;
 
 use anyhow::{Context, Result, bail};
 use upcycle_data::Dataset;
-use upcycle_lab::intermediates;
+use upcycle_lab::block;
 use upcycle_lm::CostModel;
 use upcycle_operator::{LayerPlan, Upcycle};
 use upcycle_train::{
@@ -111,11 +111,8 @@ impl UpcycleArgs {
         };
         let engine = engine(self.backend)?;
         let tokens = rows * info.model.context;
-        let memory = CostModel::new(&grown).memory(
-            tokens,
-            info.model.context,
-            intermediates(engine.backend()),
-        );
+        let memory =
+            CostModel::new(&grown).memory(tokens, info.model.context, block(engine.backend()));
         if let Some(refusal) =
             refusal(engine.as_ref(), memory.total(), 0.0).filter(|_| !self.force.force)
         {

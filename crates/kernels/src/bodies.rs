@@ -20,6 +20,11 @@ impl Bodies {
         REFERENCE.store(self == Self::Reference, Ordering::Relaxed);
     }
 
+    /// Whether operations have bodies of their own.
+    pub(crate) fn are_specialised() -> bool {
+        Self::selected() == Self::Specialised
+    }
+
     /// The bodies in use.
     pub fn selected() -> Self {
         if REFERENCE.load(Ordering::Relaxed) {

@@ -10,6 +10,7 @@
 
 pub mod adamw;
 mod autodiff;
+pub mod blocks;
 mod bodies;
 #[cfg(feature = "cpu")]
 pub mod cpu;
@@ -26,7 +27,7 @@ pub mod reference;
 mod traced;
 
 use burn::tensor::{
-    Int, Tensor,
+    Int, Tensor, TensorPrimitive,
     backend::{AutodiffBackend, Backend},
 };
 
@@ -125,17 +126,27 @@ pub trait MoeBackend: Backend {
         v_bsgc: Tensor<Self, 4>,
         precision: Precision,
     ) -> Tensor<Self, 4> {
-        reference::causal_attention(q_bshc, k_bsgc, v_bsgc, precision)
+        let inputs = (q_bshc, k_bsgc, v_bsgc);
+        match Self::causal_attention_traced(
+            inputs.0.clone(),
+            inputs.1.clone(),
+            inputs.2.clone(),
+            precision,
+        ) {
+            Some(traced) => Tensor::from_primitive(TensorPrimitive::Float(traced.output)),
+            None => reference::causal_attention(inputs.0, inputs.1, inputs.2, precision),
+        }
     }
 
     /// [`causal_attention`](Self::causal_attention) with the gradients of queries, keys and values.
     fn causal_attention_traced(
-        _q_bshc: Tensor<Self, 4>,
-        _k_bsgc: Tensor<Self, 4>,
-        _v_bsgc: Tensor<Self, 4>,
-        _precision: Precision,
+        q_bshc: Tensor<Self, 4>,
+        k_bsgc: Tensor<Self, 4>,
+        v_bsgc: Tensor<Self, 4>,
+        precision: Precision,
     ) -> Option<Traced<Self, 3>> {
-        None
+        Bodies::are_specialised()
+            .then(|| blocks::causal_attention(q_bshc, k_bsgc, v_bsgc, precision, blocks::BLOCK))
     }
 
     /// Root mean square normalisation over the last axis, with a learned scale
@@ -227,12 +238,13 @@ pub trait MoeBackend: Backend {
 
     /// [`linear_cross_entropy`](Self::linear_cross_entropy) with the gradients of `x` and the head.
     fn linear_cross_entropy_traced(
-        _x_td: Tensor<Self, 2>,
-        _head_vd: Tensor<Self, 2>,
-        _targets: SoftTargets<Self>,
-        _precision: Precision,
+        x_td: Tensor<Self, 2>,
+        head_vd: Tensor<Self, 2>,
+        targets: SoftTargets<Self>,
+        precision: Precision,
     ) -> Option<Traced<Self, 2>> {
-        None
+        Bodies::are_specialised()
+            .then(|| blocks::linear_cross_entropy(x_td, head_vd, targets, precision, blocks::BLOCK))
     }
 
     /// Sum of the squares of all elements, `[1]`. Not differentiable.

@@ -21,12 +21,26 @@ impl Precision {
         lhs: Tensor<B, D>,
         rhs: Tensor<B, D>,
     ) -> Tensor<B, D> {
+        self.product(self.operand(lhs), self.operand(rhs))
+    }
+
+    /// An operand of [`product`](Self::product).
+    pub fn operand<B: Backend, const D: usize>(self, x: Tensor<B, D>) -> Tensor<B, D> {
+        match self {
+            Self::F32 => x,
+            Self::Bf16 => x.cast(DType::BF16),
+        }
+    }
+
+    /// Matrix product of two [operands](Self::operand) over the last two axes, returned in f32.
+    pub fn product<B: Backend, const D: usize>(
+        self,
+        lhs: Tensor<B, D>,
+        rhs: Tensor<B, D>,
+    ) -> Tensor<B, D> {
         match self {
             Self::F32 => lhs.matmul(rhs),
-            Self::Bf16 => lhs
-                .cast(DType::BF16)
-                .matmul(rhs.cast(DType::BF16))
-                .cast(DType::F32),
+            Self::Bf16 => lhs.matmul(rhs).cast(DType::F32),
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use upcycle_lm::{CostModel, Intermediates, LmConfig, MemoryEstimate, ParameterCount};
+use upcycle_kernels::blocks::BLOCK;
+use upcycle_lm::{CostModel, LmConfig, MemoryEstimate, ParameterCount};
 use upcycle_report::Setting;
 use upcycle_train::BatchConfig;
 
@@ -174,7 +175,7 @@ fn estimate(
 
 fn step_memory(model: &LmConfig, batch: &BatchConfig, backend: &str) -> MemoryEstimate {
     let tokens = batch.rows * batch.context;
-    CostModel::new(model).memory(tokens, batch.context, intermediates(backend))
+    CostModel::new(model).memory(tokens, batch.context, block(backend))
 }
 
 /// Most bytes that training a model takes of a backend's memory, which on a CPU holds checkpoints too.
@@ -194,11 +195,11 @@ fn checkpoint_memory(model: &LmConfig) -> u64 {
     (TIMES * state as f64) as u64
 }
 
-/// What the kernels of a backend keep for the backward pass.
-pub fn intermediates(backend: &str) -> Intermediates {
+/// Logits or scores that a backend computes at a time; 0 on a CPU, whose kernels need few.
+pub fn block(backend: &str) -> usize {
     match on_cpu(backend) {
-        true => Intermediates::Recomputed,
-        false => Intermediates::Kept,
+        true => 0,
+        false => BLOCK,
     }
 }
 

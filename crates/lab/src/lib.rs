@@ -28,7 +28,7 @@ pub use claim::{ClaimFile, Patience};
 pub use collect::collect;
 pub use environment::{available_memory, environment};
 pub use error::LabError;
-pub use estimate::{Estimate, Price, StageEstimate, intermediates, on_cpu, peak_memory};
+pub use estimate::{Estimate, Price, StageEstimate, block, on_cpu, peak_memory};
 pub use graph::{Stage, StageGraph};
 pub use meter::{Meter, StepTimes, Workload};
 pub use plan::{CellPlan, SweepPlan};

@@ -32,15 +32,6 @@ pub struct ParameterCount {
     pub norms: u64,
 }
 
-/// What the operations of a backend keep of the forward pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Intermediates {
-    /// Every intermediate result, as the reference bodies do.
-    Kept,
-    /// Little but inputs and outputs, as specialised kernels do: attention keeps no scores, the head no logits.
-    Recomputed,
-}
-
 /// Estimated peak memory of a training step, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryEstimate {
@@ -52,6 +43,8 @@ pub struct MemoryEstimate {
     pub moments: u64,
     /// What the backward pass keeps of the forward pass.
     pub activations: u64,
+    /// Blocks of logits and scores while they are computed.
+    pub blocks: u64,
 }
 
 impl ParameterCount {
@@ -79,7 +72,7 @@ impl ParameterCount {
 impl MemoryEstimate {
     /// The sum, in bytes.
     pub fn total(&self) -> u64 {
-        self.weights + self.gradients + self.moments + self.activations
+        self.weights + self.gradients + self.moments + self.activations + self.blocks
     }
 }
 
@@ -141,43 +134,34 @@ impl<'a> CostModel<'a> {
 
     /// Peak memory of a training step over `tokens` tokens in sequences of `context`, in f32 with AdamW.
     ///
-    /// Weights, gradients and moments are exact; activations are an estimate.
-    pub fn memory(
-        &self,
-        tokens: usize,
-        context: usize,
-        intermediates: Intermediates,
-    ) -> MemoryEstimate {
+    /// Attention keeps no scores and the head no logits; a backend computes them in blocks of at most `block` elements, of which four are
+    /// alive at a time (0 for kernels whose blocks are not worth counting). Weights, gradients and moments are exact, the rest is an
+    /// estimate.
+    pub fn memory(&self, tokens: usize, context: usize, block: usize) -> MemoryEstimate {
         let config = self.config;
         let weights = 4 * self.parameters().total();
         let (d, k) = (config.d_model, config.top_k);
-        let kept = intermediates == Intermediates::Kept;
-        let either = |kept_floats: usize, recomputed: usize| match kept {
-            true => kept_floats,
-            false => recomputed,
-        };
         let per_layer = |index: usize| {
-            let attention = either(12 * d + 3 * config.heads * context, 8 * d);
             let ffn = match config.layer_kind(index) {
-                LayerKind::Dense => 2 * d + either(5, 3) * config.d_ffn,
+                LayerKind::Dense => 2 * d + 3 * config.d_ffn,
                 LayerKind::Moe => {
-                    let expert = either(4 * d + 5 * config.d_expert, d + 3 * config.d_expert);
                     let shared = match config.d_shared {
                         0 => 0,
-                        width => d + either(5, 3) * width,
+                        width => d + 3 * width,
                     };
-                    k * expert + 3 * config.experts + shared
+                    k * (d + 3 * config.d_expert) + 3 * config.experts + shared
                 }
             };
-            attention + ffn
+            8 * d + ffn
         };
-        let head = either(4 * config.vocab, d);
-        let floats: usize = (0..config.layers).map(per_layer).sum::<usize>() + head;
+        let floats: usize = (0..config.layers).map(per_layer).sum::<usize>() + d;
+        let largest = tokens.saturating_mul(config.vocab.max(config.heads * context));
         MemoryEstimate {
             weights,
             gradients: weights,
             moments: 2 * weights,
             activations: 4 * (tokens * floats) as u64,
+            blocks: 4 * 4 * block.min(largest) as u64,
         }
     }
 }

@@ -17,7 +17,7 @@ mod weights;
 pub use attention::Attention;
 pub use block::{Block, BlockRecord, FeedForward, FeedForwardRecord};
 pub use config::{AttentionBias, ConfigError, LayerKind, LmConfig, QkNorm};
-pub use cost::{CostModel, Intermediates, MemoryEstimate, ParameterCount};
+pub use cost::{CostModel, MemoryEstimate, ParameterCount};
 pub use model::{Lm, LmOutput, LmRecord};
 pub use norm::RmsNorm;
 pub use shapes::{ParameterShape, parameter_shapes};
