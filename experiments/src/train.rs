@@ -58,8 +58,9 @@ pub struct TrainArgs {
     /// Continue this checkpoint (or training run) on the continued-pre-training split.
     #[arg(long, value_name = "DIR")]
     from: Option<PathBuf>,
-    /// Continue an OLMoE, Mixtral or Qwen3-MoE checkpoint of Hugging Face's transformers: a folder or a model of the
-    /// hub. Its tokenizer is used for --data; experts are balanced by an auxiliary loss.
+    /// Continue a checkpoint of Hugging Face's transformers, a folder or a model of the hub, of a family that can be run here
+    /// (`upcycle --families`). Its tokenizer is used for --data; experts are balanced by selection biases where the family has such,
+    /// else by an auxiliary loss.
     #[arg(
         long,
         value_name = "DIR|hf:ORG/NAME[@REVISION]",

@@ -125,7 +125,7 @@ impl HfCheckpoint {
         let files = match &index {
             Some(index) => {
                 let files = index.files();
-                check_sidecars(dir, &safetensors_in(dir)?, &files)?;
+                check_sidecars(dir, &files)?;
                 files
             }
             None => {
@@ -150,7 +150,17 @@ impl HfCheckpoint {
         let files = match &index {
             Some(index) => {
                 let files = index.files();
-                check_sidecars(dir, others, &files)?;
+                let beside = others
+                    .iter()
+                    .find(|file| !files.contains(file) && is_sidecar(file));
+                if let Some(file) = beside.filter(|_| !sampled) {
+                    return Err(HfError::file(
+                        dir,
+                        format!(
+                            "{file} lies beside {INDEX} on the hub, which does not name it, and would stay as it is while the others grow; leave `--stream` out, and read all files with `--without-index`"
+                        ),
+                    ));
+                }
                 files
             }
             None => vec![SINGLE.to_owned()],
@@ -179,12 +189,12 @@ impl HfCheckpoint {
         Self::of_files(dir, layout, &files, None, None)
     }
 
-    /// What `config.json` calls the kind of model.
+    /// What `config.json` calls the kind of model; none if it does not say.
     ///
     /// # Errors
-    /// If it does not say.
-    pub(crate) fn model_type(&self) -> Result<String, HfError> {
-        self.config.need("model_type")
+    /// If it is no text.
+    pub(crate) fn model_type(&self) -> Result<Option<String>, HfError> {
+        self.config.get("model_type")
     }
 
     fn of_files(
@@ -445,9 +455,9 @@ fn check_single(dir: &Path) -> Result<(), HfError> {
 }
 
 /// Weights of multi-token prediction beside the index would stay behind when the others grow.
-fn check_sidecars(dir: &Path, there: &[String], indexed: &[String]) -> Result<(), HfError> {
+fn check_sidecars(dir: &Path, indexed: &[String]) -> Result<(), HfError> {
     let beside = |file: &&String| !indexed.contains(file) && is_sidecar(file);
-    match there.iter().find(beside) {
+    match safetensors_in(dir)?.iter().find(beside) {
         Some(file) => Err(HfError::file(
             dir.join(file),
             format!(

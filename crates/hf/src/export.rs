@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use upcycle_files::FileError;
 use upcycle_lm::{CostModel, LayerKind, LmConfig, ParameterShape, QkNorm, WeightSink};
-use upcycle_moe::{GrowthState, ScoreFunction};
+use upcycle_moe::{GroupStrength, GrowthState, ScoreFunction};
 use upcycle_operator::GateScore;
 
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
     experts::transpose,
     floats,
     folder::{NewFolder, check_free},
+    import::{check_options, shape},
     layout::{Choice, Layout, ModelLayout},
     names::{Stored, stored},
     shards::{ShardPlan, TensorMeta},
@@ -397,18 +398,57 @@ fn fitting(model: &LmConfig) -> Result<(Layout, ModelLayout), HfError> {
 /// The family of a checkpoint that a model is to be like.
 fn own_family(model: &LmConfig, like: &HfCheckpoint) -> Result<(Layout, ModelLayout), HfError> {
     let layout = &like.layout;
-    let family = layout.model(&like.model_type()?);
-    let problem = match family {
-        Some(family) => misfit(model, layout, family),
-        None => Some("models of this family cannot be run here"),
+    let model_type = like.model_type()?.unwrap_or_default();
+    let Some(family) = layout.model(&model_type) else {
+        return Err(HfError::Impossible(format!(
+            "the model cannot be exported as {}: models of this family cannot be run here",
+            layout.name
+        )));
     };
-    match (family, problem) {
-        (Some(family), None) => Ok((layout.clone(), family.clone())),
-        (_, problem) => Err(HfError::Impossible(format!(
-            "the model cannot be exported as {}: {}",
-            family.map_or(&layout.name, |family| &family.architecture),
-            problem.unwrap_or_default()
+    let problem = match misfit(model, layout, family) {
+        None => {
+            check_options(like, family)?;
+            let own = shape(like, family, &like.moe()?)?;
+            own.validate()
+                .map_err(|error| HfError::file(like.config.path(), error.to_string()))?;
+            unlike(model, &own)
+        }
+        problem => problem,
+    };
+    match problem {
+        None => Ok((layout.clone(), family.clone())),
+        Some(problem) => Err(HfError::Impossible(format!(
+            "the model cannot be exported as {} like {}: {problem}",
+            family.architecture,
+            like.dir.display()
         ))),
+    }
+}
+
+/// What differs from the model of a configuration whose fields for it stay as they are.
+fn unlike(model: &LmConfig, own: &LmConfig) -> Option<&'static str> {
+    let dense = |config: &LmConfig| -> Vec<usize> {
+        let kind = |layer: &usize| config.layer_kind(*layer) == LayerKind::Dense;
+        (0..config.layers).filter(kind).collect()
+    };
+    if model.layers != own.layers {
+        Some("it has another number of layers")
+    } else if model.context > own.context {
+        Some("it knows shorter sequences only (see `context`)")
+    } else if model.head_dim() != own.head_dim() {
+        Some("it has heads of another width (see `d_head`)")
+    } else if model.rotary_dim() != own.rotary_dim() {
+        Some("it turns another share of a head (see `rotary_share`)")
+    } else if model.rope_theta != own.rope_theta {
+        Some("it has another `rope_theta`")
+    } else if model.norm_eps != own.norm_eps {
+        Some("it has another `norm_eps`")
+    } else if dense(model) != dense(own) {
+        Some("it has other dense layers (see `pattern`)")
+    } else if !dense(model).is_empty() && model.d_ffn != own.d_ffn {
+        Some("its dense layers have another width (see `d_ffn`)")
+    } else {
+        None
     }
 }
 
@@ -465,6 +505,10 @@ fn misfit(model: &LmConfig, layout: &Layout, family: &ModelLayout) -> Option<&'s
         layout.config.groups.is_empty() || !layout.routing.groups_by.can_be(it.by)
     }) {
         Some("that has no such groups of experts (see `groups`)")
+    } else if groups
+        .is_some_and(|it| it.by == GroupStrength::TopTwo && model.experts < 2 * it.count)
+    {
+        Some("there a group has at least two experts (see `groups`)")
     } else if model.d_shared > 0 && shared.is_none() {
         Some("that has no shared expert (see `d_shared`)")
     } else if model.d_shared > 0 && shared.is_some_and(|it| it.gate.is_some() != model.shared_gate)
@@ -521,6 +565,10 @@ fn fields(
         Choice::Field { field, .. } => field.as_slice(),
         Choice::Always(_) => &[],
     };
+    // Left out, it is D / H.
+    if is_new || model.head_dim() * model.heads != model.d_model {
+        set("head_dim", model.head_dim().into());
+    }
     let choices = [
         family.qk_norm.as_field(model.qk_norm),
         family.attention_bias.as_field(model.attention_bias),
@@ -546,14 +594,16 @@ fn fields(
     }
     if let Some(field) = &family.first_dense {
         set(field, (model.layers - model.moe_layers()).into());
-        set(PREDICTION_LAYERS[0], 0.into());
     }
+    // Also where there are none: the configuration may be that of a model which has some.
+    let groups = model
+        .groups
+        .map_or([1, 1], |groups| [groups.count, groups.top]);
     if is_new {
         let own_type = family.model_types.first().unwrap_or(&layout.model_types[0]);
         set("model_type", own_type.clone().into());
         set("architectures", json!([family.architecture]));
         set("hidden_act", "silu".into());
-        set("head_dim", model.head_dim().into());
         set("max_position_embeddings", model.context.into());
         set("rms_norm_eps", number(model.norm_eps));
         set("rope_theta", number(model.rope_theta));
@@ -564,15 +614,6 @@ fn fields(
         for field in ["bos_token_id", "eos_token_id", "pad_token_id"] {
             set(field, Value::Null);
         }
-        let groups = model
-            .groups
-            .map_or([1, 1], |groups| [groups.count, groups.top]);
-        let fields = [&layout.config.groups, &layout.config.top_groups];
-        for (field, count) in fields.into_iter().zip(groups) {
-            if let Some(field) = field.first() {
-                set(field, count.into());
-            }
-        }
         if let Some(d_ffn) = &family.d_ffn {
             set(d_ffn, model.d_ffn.max(1).into());
         }
@@ -581,6 +622,9 @@ fn fields(
             let dense: Vec<usize> = (0..model.layers).filter(kind).collect();
             set("mlp_only_layers", dense.into());
             set("decoder_sparse_step", 1.into());
+        }
+        if family.first_dense.is_some() {
+            set(PREDICTION_LAYERS[0], 0.into());
         }
     }
     for field in PREDICTION_LAYERS {
@@ -597,6 +641,8 @@ fn fields(
         (renormalize, Value::from(routing(model).1)),
         (&experts, model.experts.into()),
         (&layout.config.top_k, model.top_k.into()),
+        (&layout.config.groups, groups[0].into()),
+        (&layout.config.top_groups, groups[1].into()),
     ] {
         let there: Vec<&String> = names
             .iter()

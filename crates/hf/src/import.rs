@@ -30,7 +30,7 @@ impl Import {
     /// # Errors
     /// If the family or one of its options is not ours, or tensors are missing.
     pub fn new(checkpoint: HfCheckpoint) -> Result<Self, HfError> {
-        let model_type = checkpoint.model_type()?;
+        let model_type = checkpoint.model_type()?.unwrap_or_default();
         let Some(family) = checkpoint.layout.model(&model_type).cloned() else {
             let layouts = Layout::built_in()?;
             let known: Vec<&str> = layouts.iter().flat_map(Layout::runs).collect();
@@ -148,7 +148,10 @@ impl WeightSource for Import {
 }
 
 /// Options of the families that our model does not have.
-fn check_options(checkpoint: &HfCheckpoint, family: &ModelLayout) -> Result<(), HfError> {
+pub(crate) fn check_options(
+    checkpoint: &HfCheckpoint,
+    family: &ModelLayout,
+) -> Result<(), HfError> {
     let config = &checkpoint.config;
     let refuse = |field: &str, value: String| {
         let problem = format!(
@@ -193,7 +196,12 @@ const ROTARY_SHARE: [&str; 2] = [
     "partial_rotary_factor",
 ];
 
-fn shape(checkpoint: &HfCheckpoint, family: &ModelLayout, moe: &Moe) -> Result<LmConfig, HfError> {
+/// The shape of the model of a checkpoint.
+pub(crate) fn shape(
+    checkpoint: &HfCheckpoint,
+    family: &ModelLayout,
+    moe: &Moe,
+) -> Result<LmConfig, HfError> {
     let config = &checkpoint.config;
     let (heads, layers) = (
         config.need("num_attention_heads")?,
@@ -229,8 +237,8 @@ fn shape(checkpoint: &HfCheckpoint, family: &ModelLayout, moe: &Moe) -> Result<L
     let d_expert: usize = config.need(&family.d_expert)?;
     let shared = family.shared.as_ref();
     let d_shared = match shared.map(|shared| (&shared.width, &shared.count)) {
-        Some((Some(width), _)) => config.get(width)?.unwrap_or(0),
-        Some((_, Some(count))) => config.get(count)?.unwrap_or(0) * d_expert,
+        Some((Some(width), _)) => config.need(width)?,
+        Some((_, Some(count))) => d_expert.saturating_mul(config.need(count)?),
         _ => 0,
     };
     let share = match family.rotary_share {

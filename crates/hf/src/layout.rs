@@ -26,6 +26,7 @@ const BUILT_IN: &[(&str, &str)] = layouts!(
     "deepseek_v3",
     "deepseek_v4",
     "doge",
+    "dots1",
     "ernie4_5_moe",
     "ernie4_5_vl_moe",
     "flint",

@@ -329,6 +329,44 @@ fn a_new_configuration_has_the_fields_of_its_family() {
     assert_eq!(new["n_routed_experts"], 4);
 }
 
+/// The configuration of a checkpoint that a model is exported like says what is true of the model, or the export is refused.
+#[test]
+fn a_configuration_of_another_model_is_not_taken_for_its_own() {
+    let like = open(&fixture("glm4_moe"));
+    let export_changed = |change: fn(&mut LmConfig)| {
+        let mut config = load(&fixture("glm4_moe")).config();
+        change(&mut config);
+        let dir = tempdir().unwrap();
+        let to = dir.path().join("out");
+        let model = config.init::<Flex>(1, &FlexDevice).unwrap();
+        let tokens: Vec<i32> = (0..16).collect();
+        export(&model, Some(&like), ExportType::F32, &to)?;
+        let again = load(&to);
+        assert_eq!(again.config(), model.config());
+        assert!(distance(&logits(&again, &tokens), &logits(&model, &tokens)) < 1e-5);
+        Ok::<_, HfError>(())
+    };
+    let error = |change| export_changed(change).unwrap_err().to_string();
+    assert!(error(|c| c.rotary_share = 1.0).contains("rotary_share"));
+    assert!(error(|c| c.rope_theta = 500.0).contains("rope_theta"));
+    assert!(error(|c| c.d_head = 8).contains("d_head"));
+    assert!(error(|c| c.norm_eps = 1e-3).contains("norm_eps"));
+    assert!(error(|c| c.d_ffn = 44).contains("d_ffn"));
+    assert!(error(|c| c.pattern = LayerPattern::AllMoe).contains("pattern"));
+    let more = |c: &mut LmConfig| (c.layers, c.pattern) = (3, LayerPattern::List(vec![1, 2]));
+    assert!(error(more).contains("layers"));
+    assert!(error(|c| c.context = 128).contains("context"));
+    assert!(error(|c| c.groups = Some(groups(8, 4))).contains("at least two experts"));
+    export_changed(|_| ()).unwrap();
+    // What the configuration can say, it says.
+    export_changed(|c| c.groups = None).unwrap();
+    export_changed(|c| c.groups = Some(groups(2, 1))).unwrap();
+    export_changed(|c| c.qk_norm = QkNorm::None).unwrap();
+    export_changed(|c| c.attention_bias = AttentionBias::None).unwrap();
+    export_changed(|c| (c.experts, c.top_k, c.gate_scale) = (12, 2, 2.5)).unwrap();
+    export_changed(|c| c.d_shared = 24).unwrap();
+}
+
 #[test]
 fn layers_of_prediction_stay_behind_and_are_named() {
     let dir = edited(
@@ -363,6 +401,11 @@ fn what_no_family_has_is_explained() {
     assert!(fails(|c| c.gate_scale = 2.0).contains("see `gate_scale`"));
     assert!(fails(|c| c.groups = Some(groups(2, 1))).contains("see `groups`"));
     assert!(fails(|c| c.rotary_share = 0.5).contains("see `rotary_share`"));
+    let biases = fails(|c| c.attention_bias = AttentionBias::All);
+    assert!(
+        biases.contains("no MixtralForCausalLM: that has other biases"),
+        "{biases}"
+    );
     let shared = fails(|c| (c.score, c.d_shared) = (ScoreFunction::Sigmoid, 20));
     assert!(shared.contains("see `d_shared`"), "{shared}");
     assert!(fails(|c| (c.pattern, c.d_ffn) = (LayerPattern::AllDense, 8)).contains("no MoE layer"));
@@ -394,7 +437,7 @@ fn checkpoints_that_cannot_be_run_are_explained() {
             Err(error) => error,
         }
     };
-    assert!(fails("deepseek_v3", "{", "{").contains("glm4_moe, dots1, mixtral"));
+    assert!(fails("deepseek_v3", "{", "{").contains("glm4_moe, dots1, mixtral, olmoe"));
     assert!(fails("olmoe", "\"clip_qkv\": null", "\"clip_qkv\": 8.0").contains("clip_qkv"));
     assert!(fails("olmoe", "silu", "gelu").contains("hidden_act"));
     assert!(fails("mixtral", "\"default\"", "\"yarn\"").contains("rope_type"));

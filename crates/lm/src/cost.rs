@@ -149,7 +149,12 @@ impl<'a> CostModel<'a> {
                         0 => 0,
                         width => d + 3 * width,
                     };
-                    k * (d + 3 * config.d_expert) + 3 * config.experts + shared
+                    // Products of bf16 on tensor cores take the reference body, which keeps more.
+                    let expert = match block {
+                        0 => d + 3 * config.d_expert,
+                        _ => 4 * d + 5 * config.d_expert,
+                    };
+                    k * expert + 3 * config.experts + shared
                 }
             };
             8 * d + ffn

@@ -21,7 +21,8 @@ pub enum Grows {
     #[default]
     Experts,
     /// Experts, and the experts of a token, K. Of evenly copied experts a token then takes all copies of those that it took
-    /// before, so with gates that sum to 1 nothing changes.
+    /// before, so with gates that sum to 1 nothing changes; but for groups of experts that are as strong as their two best, of
+    /// which then both may be the same.
     ExpertsAndTopK,
     /// The hidden width of every expert, whose number stays. Every neuron is copied, and the down projections of all copies
     /// are divided by their number, so nothing changes.

@@ -16,6 +16,17 @@ pub fn grown_shape(operator: &Upcycle, config: &LmConfig) -> Result<LmConfig, Tr
     if config.moe_layers() == 0 {
         let dense = operator.recipe.dense.as_ref();
         let dense = dense.ok_or(OperatorError::NoMoeLayer)?;
+        let field = match (config.groups, config.d_shared) {
+            (None, 0) => None,
+            (None, _) => Some("`d_shared`"),
+            (Some(_), _) => Some("`groups`"),
+        };
+        if let Some(field) = field {
+            let problem = format!(
+                "it cannot become a model with {field}, which no network of it becomes; leave {field} out"
+            );
+            return Err(OperatorError::Dense(problem).into());
+        }
         let layer = dense.layer(config.d_ffn, target, &config.router())?;
         grown.pattern = dense.layers.clone();
         grown.d_expert = layer.d_expert;
@@ -60,4 +71,50 @@ pub fn check_growth(
         operator.check(growths)?;
     }
     grown_shape(operator, config).map(|_| ())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use upcycle_moe::{GroupLimit, GroupStrength, LayerPattern};
+    use upcycle_operator::Recipe;
+
+    use super::*;
+
+    #[test]
+    fn a_dense_network_becomes_neither_shared_experts_nor_groups() {
+        let operator = Upcycle::new(Recipe::named("sparse-upcycling").unwrap(), 8);
+        let dense = LmConfig {
+            pattern: LayerPattern::AllDense,
+            d_ffn: 16,
+            experts: 1,
+            top_k: 1,
+            ..LmConfig::default()
+        };
+        assert_eq!(grown_shape(&operator, &dense).unwrap().experts, 8);
+        let groups = GroupLimit {
+            count: 2,
+            top: 1,
+            by: GroupStrength::TopTwo,
+        };
+        for (field, config) in [
+            (
+                "d_shared",
+                LmConfig {
+                    d_shared: 8,
+                    ..dense.clone()
+                },
+            ),
+            (
+                "groups",
+                LmConfig {
+                    groups: Some(groups),
+                    ..dense.clone()
+                },
+            ),
+        ] {
+            let error = grown_shape(&operator, &config).unwrap_err().to_string();
+            assert!(error.contains(field), "{error}");
+        }
+    }
 }

@@ -87,7 +87,7 @@ pub struct HfArgs {
     /// Go on with a copy that was stopped.
     #[arg(long, help_heading = HEADING)]
     pub(super) resume: bool,
-    /// Compare logits and losses before and after, on --data or on random tokens; for OLMoE, Mixtral and Qwen3-MoE.
+    /// Compare logits and losses before and after, on --data or on random tokens; for families that can be run here (see --families).
     #[arg(long, conflicts_with = "dry_run", help_heading = HEADING)]
     pub(super) verify: bool,
     /// Layout of a family that is not built in: the name of one that it follows, or a TOML file, see docs/huggingface.md.
