@@ -9,7 +9,9 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
 unpacked=$(mktemp -d)
 trap 'rm -rf "$unpacked"' EXIT
 for package in "$packages"/*.crate; do
-    tar xzf "$package" -C "$unpacked"
+    # With the time of now: files in a package are all of the same old day, by which cargo would take them for those of an
+    # earlier check.
+    tar xzmf "$package" -C "$unpacked"
 done
 {
     printf '[workspace]\nresolver = "3"\nmembers = ["*-*"]\n\n[patch.crates-io]\n'
