@@ -33,18 +33,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-TINY = dict(
-    vocab_size=96,
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=64,
-    tie_word_embeddings=False,
-    pad_token_id=None,
-    bos_token_id=None,
-    eos_token_id=None,
-)
+TINY = hf_models.TINY
 
 # Family: fields of its configuration, the field of K.
 FAMILIES = {

@@ -18,47 +18,53 @@ from transformers.models.dots1 import Dots1Config
 from transformers.models.glm4_moe import Glm4MoeConfig
 from transformers.models.qwen2_moe import Qwen2MoeConfig
 
-COMMON = dict(
+# What all tiny models have.
+TINY = dict(
     vocab_size=96,
     hidden_size=32,
+    num_hidden_layers=2,
     num_attention_heads=4,
     num_key_value_heads=2,
     max_position_embeddings=64,
-    moe_intermediate_size=24,
-    intermediate_size=40,
+    tie_word_embeddings=False,
+    pad_token_id=None,
     bos_token_id=None,
     eos_token_id=None,
-    pad_token_id=None,
-    tie_word_embeddings=False,
 )
-GROUPS = dict(n_routed_experts=8, n_group=4, topk_group=2, num_experts_per_tok=3, routed_scaling_factor=1.5)
+WIDTHS = dict(moe_intermediate_size=24, intermediate_size=40)
+# DeepSeek-V3's router, behind a dense layer.
+GROUPS = dict(
+    n_routed_experts=8,
+    n_group=4,
+    topk_group=2,
+    num_experts_per_tok=3,
+    routed_scaling_factor=1.5,
+    first_k_dense_replace=1,
+    attention_bias=True,
+)
 FAMILIES = {
     "qwen2_moe": Qwen2MoeConfig(
-        **COMMON,
-        num_hidden_layers=2,
+        **TINY,
+        **WIDTHS,
         num_experts=6,
         num_experts_per_tok=2,
         shared_expert_intermediate_size=28,
         mlp_only_layers=[0],
     ),
     "dots1": Dots1Config(
-        **COMMON,
+        **{**TINY, "num_hidden_layers": 3},
+        **WIDTHS,
         **GROUPS,
-        num_hidden_layers=3,
         n_shared_experts=1,
-        first_k_dense_replace=1,
         norm_topk_prob=True,
-        attention_bias=True,
         sliding_window=None,
         head_dim=8,
     ),
     "glm4_moe": Glm4MoeConfig(
-        **COMMON,
+        **TINY,
+        **WIDTHS,
         **GROUPS,
-        num_hidden_layers=2,
         n_shared_experts=2,
-        first_k_dense_replace=1,
-        attention_bias=True,
         use_qk_norm=True,
         head_dim=12,
         partial_rotary_factor=0.5,

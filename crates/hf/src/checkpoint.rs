@@ -150,9 +150,7 @@ impl HfCheckpoint {
         let files = match &index {
             Some(index) => {
                 let files = index.files();
-                let beside = others
-                    .iter()
-                    .find(|file| !files.contains(file) && is_sidecar(file));
+                let beside = sidecars(others, &files).next();
                 if let Some(file) = beside.filter(|_| !sampled) {
                     return Err(HfError::file(
                         dir,
@@ -456,8 +454,7 @@ fn check_single(dir: &Path) -> Result<(), HfError> {
 
 /// Weights of multi-token prediction beside the index would stay behind when the others grow.
 fn check_sidecars(dir: &Path, indexed: &[String]) -> Result<(), HfError> {
-    let beside = |file: &&String| !indexed.contains(file) && is_sidecar(file);
-    match safetensors_in(dir)?.iter().find(beside) {
+    match sidecars(&safetensors_in(dir)?, indexed).next() {
         Some(file) => Err(HfError::file(
             dir.join(file),
             format!(
@@ -468,11 +465,17 @@ fn check_sidecars(dir: &Path, indexed: &[String]) -> Result<(), HfError> {
     }
 }
 
-/// Whether a file beside an index may have weights of multi-token prediction.
-pub(crate) fn is_sidecar(file: &str) -> bool {
-    let name = file.to_lowercase();
-    let prediction = name.contains("mtp") || name.contains("nextn");
-    name.ends_with(".safetensors") && !name.contains('/') && prediction
+/// Files beside an index that may have weights of multi-token prediction.
+pub(crate) fn sidecars<'a>(
+    there: &'a [String],
+    indexed: &[String],
+) -> impl Iterator<Item = &'a String> {
+    there.iter().filter(|file| {
+        let name = file.to_lowercase();
+        let prediction = name.contains("mtp") || name.contains("nextn");
+        let weights = name.ends_with(".safetensors") && !name.contains('/');
+        prediction && weights && !indexed.contains(file)
+    })
 }
 
 /// A file that the names of the others, such as `model-00001-of-00003.safetensors`, count and that is not there.

@@ -112,8 +112,7 @@ impl Export {
         shard_bytes: u64,
         to: &Path,
     ) -> Result<Self, HfError> {
-        Self::check(model, growths, like, dtype, to)?;
-        let (layout, family) = family_of(model, growths, like)?;
+        let (layout, family) = Self::checked(model, growths, like, dtype, to)?;
         let (config, files) = match like {
             Some(like) => {
                 let (names, _) = like.other_files()?;
@@ -124,11 +123,13 @@ impl Export {
             None => (Map::new(), Vec::new()),
         };
         let folder = NewFolder::begin(to)?;
-        let moe_layers = (0..model.layers).filter(|&it| model.layer_kind(it) == LayerKind::Moe);
-        let order = moe_layers.zip(growths).filter_map(|(layer, growth)| {
-            let order = growth.groups.as_ref()?.order();
-            (!order.is_sorted()).then_some((layer, order))
-        });
+        let order = model
+            .layers_of(LayerKind::Moe)
+            .zip(growths)
+            .filter_map(|(layer, growth)| {
+                let order = growth.groups.as_ref()?.order();
+                (!order.is_sorted()).then_some((layer, order))
+            });
         Ok(Self {
             config: fields(config, model, &layout, &family, dtype),
             order: order.collect(),
@@ -157,15 +158,27 @@ impl Export {
         dtype: ExportType,
         to: &Path,
     ) -> Result<Fit, HfError> {
-        let (layout, family) = family_of(model, growths, like)?;
-        check_free(to)?;
-        let parameters = CostModel::new(model).parameters().total();
-        check_space(to, parameters * dtype.dtype().bitsize() as u64 / 8)?;
+        let (layout, family) = Self::checked(model, growths, like, dtype, to)?;
         Ok(Fit {
             selection_biases: layout.has_selection_biases(),
             adds_shared_experts: family.shared.is_some() && model.d_shared == 0,
             family: family.architecture,
         })
+    }
+
+    /// The family, once nothing stands against the export.
+    fn checked(
+        model: &LmConfig,
+        growths: &[GrowthState],
+        like: Option<&HfCheckpoint>,
+        dtype: ExportType,
+        to: &Path,
+    ) -> Result<(Layout, ModelLayout), HfError> {
+        let family = family_of(model, growths, like)?;
+        check_free(to)?;
+        let parameters = CostModel::new(model).parameters().total();
+        check_space(to, parameters * dtype.dtype().bitsize() as u64 / 8)?;
+        Ok(family)
     }
 
     /// The class of transformers that it is a checkpoint of.
@@ -281,7 +294,7 @@ impl Export {
             tensors.extend(shared.gate.iter().map(|gate| (name(gate), vec![1, d])));
             tensors
         };
-        let layers = (0..model.layers).filter(|&it| model.layer_kind(it) == LayerKind::Moe);
+        let layers = model.layers_of(LayerKind::Moe);
         layers.flat_map(in_layer).collect()
     }
 
@@ -380,12 +393,13 @@ fn unknown(path: &str) -> HfError {
 fn fitting(model: &LmConfig) -> Result<(Layout, ModelLayout), HfError> {
     let mut problems = Vec::new();
     for layout in Layout::built_in()? {
-        for family in &layout.model {
-            match misfit(model, &layout, family) {
-                None => return Ok((layout.clone(), family.clone())),
-                Some(problem) => {
-                    problems.push(format!("it is no {}: {problem}", family.architecture));
-                }
+        let Some(family) = layout.model.clone() else {
+            continue;
+        };
+        match misfit(model, &layout, &family) {
+            None => return Ok((layout, family)),
+            Some(problem) => {
+                problems.push(format!("it is no {}: {problem}", family.architecture));
             }
         }
     }
@@ -427,10 +441,7 @@ fn own_family(model: &LmConfig, like: &HfCheckpoint) -> Result<(Layout, ModelLay
 
 /// What differs from the model of a configuration whose fields for it stay as they are.
 fn unlike(model: &LmConfig, own: &LmConfig) -> Option<&'static str> {
-    let dense = |config: &LmConfig| -> Vec<usize> {
-        let kind = |layer: &usize| config.layer_kind(*layer) == LayerKind::Dense;
-        (0..config.layers).filter(kind).collect()
-    };
+    let dense = |config: &LmConfig| config.layers_of(LayerKind::Dense).collect::<Vec<_>>();
     if model.layers != own.layers {
         Some("it has another number of layers")
     } else if model.context > own.context {
@@ -618,8 +629,7 @@ fn fields(
             set(d_ffn, model.d_ffn.max(1).into());
         }
         if family.d_ffn.is_some() && family.first_dense.is_none() {
-            let kind = |layer: &usize| model.layer_kind(*layer) == LayerKind::Dense;
-            let dense: Vec<usize> = (0..model.layers).filter(kind).collect();
+            let dense: Vec<usize> = model.layers_of(LayerKind::Dense).collect();
             set("mlp_only_layers", dense.into());
             set("decoder_sparse_step", 1.into());
         }

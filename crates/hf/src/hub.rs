@@ -12,7 +12,7 @@ use hf_hub::{
 use upcycle_files::FileError;
 
 use crate::{
-    checkpoint::{HfCheckpoint, INDEX, Index, SINGLE, is_sidecar, is_weights},
+    checkpoint::{HfCheckpoint, INDEX, Index, SINGLE, is_weights, sidecars},
     config::ConfigFile,
     error::HfError,
     layout::Layout,
@@ -189,9 +189,8 @@ impl HubModel {
         let path = self.get(INDEX)?;
         let text = std::fs::read_to_string(&path).map_err(FileError::of("read", &path))?;
         let mut shards = Index::parse(&text, &path)?.files();
-        let sidecars = self.files.iter().filter(|file| is_sidecar(file));
-        shards.extend(sidecars.cloned());
-        shards.dedup();
+        let beside: Vec<String> = sidecars(&self.files, &shards).cloned().collect();
+        shards.extend(beside);
         Ok(shards)
     }
 

@@ -85,9 +85,8 @@ pub struct Layout {
     /// Parts of names of tensors that all experts share though an axis of theirs is as long as there are experts.
     #[serde(default)]
     pub(crate) shared: Vec<String>,
-    /// What is needed to run models of the family; empty where they cannot be.
-    #[serde(default, deserialize_with = "one_or_many")]
-    pub(crate) model: Vec<ModelLayout>,
+    /// What is needed to run models of the family; none where they cannot be.
+    pub(crate) model: Option<ModelLayout>,
     /// How dense models become models of this family.
     pub(crate) dense: Option<DenseLayout>,
 }
@@ -484,7 +483,7 @@ impl Layout {
             let mut types = model.model_types.iter();
             model.model_types.is_empty() || types.any(|own| own == model_type)
         };
-        self.model.iter().find(is_of)
+        self.model.as_ref().filter(is_of)
     }
 
     /// The built-in family of a name, as `upcycle --families` has them, or the family in a TOML file.

@@ -7,7 +7,7 @@
 use std::{ops::Range, sync::Arc};
 
 use burn::tensor::{
-    IndexingUpdateOp, Int, Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor,
+    BasicOps, IndexingUpdateOp, Int, Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor,
 };
 
 use crate::{Precision, SoftTargets, Traced, traced::primitive};
@@ -37,7 +37,7 @@ pub fn linear_cross_entropy<B: Backend>(
     for rows in blocks {
         let n = rows.len();
         let logits_nv = precision.product(of(&x_td, &rows), head_vd.clone().transpose());
-        let ids_nj = of_ints(&targets.ids_tj, &rows);
+        let ids_nj = of(&targets.ids_tj, &rows);
         let weights_nj = of(&targets.weights_tj, &rows);
         let chosen_nj = logits_nv.clone().gather(1, ids_nj);
         let max_n1 = logits_nv.clone().max_dim(1);
@@ -60,7 +60,7 @@ pub fn linear_cross_entropy<B: Backend>(
             let share_nv = (logits_nv - log_sum_n1.clone()).exp();
             let dlogits_nv = (share_nv * weights_nj.clone().sum_dim(1)).scatter(
                 1,
-                of_ints(&targets.ids_tj, rows),
+                of(&targets.ids_tj, rows),
                 weights_nj.neg(),
                 IndexingUpdateOp::Add,
             );
@@ -313,12 +313,7 @@ fn gather_blocks<B: Backend>(blocks: Vec<(Block, Tensor<B, 4>)>) -> Tensor<B, 4>
 }
 
 /// Some rows.
-fn of<B: Backend>(x: &Tensor<B, 2>, rows: &Range<usize>) -> Tensor<B, 2> {
-    let [_, columns] = x.dims();
-    x.clone().slice([rows.clone(), 0..columns])
-}
-
-fn of_ints<B: Backend>(x: &Tensor<B, 2, Int>, rows: &Range<usize>) -> Tensor<B, 2, Int> {
+fn of<B: Backend, K: BasicOps<B>>(x: &Tensor<B, 2, K>, rows: &Range<usize>) -> Tensor<B, 2, K> {
     let [_, columns] = x.dims();
     x.clone().slice([rows.clone(), 0..columns])
 }

@@ -204,11 +204,14 @@ impl LmConfig {
         }
     }
 
+    /// The layers of a kind, in order.
+    pub fn layers_of(&self, kind: LayerKind) -> impl Iterator<Item = usize> {
+        (0..self.layers).filter(move |&index| self.layer_kind(index) == kind)
+    }
+
     /// Number of MoE layers.
     pub fn moe_layers(&self) -> usize {
-        (0..self.layers)
-            .filter(|&index| self.layer_kind(index) == LayerKind::Moe)
-            .count()
+        self.layers_of(LayerKind::Moe).count()
     }
 
     /// Width of a head, C.

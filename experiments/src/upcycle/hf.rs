@@ -108,29 +108,21 @@ impl HfArgs {
 /// Lists the families of checkpoints: names for `--layout`, model types, and how they route or why they cannot be grown.
 pub(super) fn print_families() -> Result<()> {
     for (name, layout) in Layout::named()? {
-        output::line(format!("{name:<16} {}", layout.name))?;
-        output::line(format!("{:<16} {}", "", layout.model_types.join(", ")))?;
-        if let Some(reason) = &layout.refused {
-            output::line(format!("{:<16} cannot be grown: {reason}", ""))?;
-        }
-        if let Some(reason) = layout.no_forecast() {
-            output::line(format!("{:<16} nothing can be foretold: {reason}", ""))?;
-        }
-        let dense = layout.dense_model_types();
+        let (dense, runs) = (layout.dense_model_types(), layout.runs());
+        let mut lines = vec![layout.name.clone(), layout.model_types.join(", ")];
+        lines.extend((layout.refused.iter()).map(|it| format!("cannot be grown: {it}")));
+        lines.extend((layout.no_forecast()).map(|it| format!("nothing can be foretold: {it}")));
         if !dense.is_empty() {
-            output::line(format!(
-                "{:<16} dense models that can become one: {}",
-                "",
-                dense.join(", ")
-            ))?;
+            let dense = dense.join(", ");
+            lines.push(format!("dense models that can become one: {dense}"));
         }
-        let runs = layout.runs();
         if !runs.is_empty() {
-            output::line(format!(
-                "{:<16} can be run here (import, train, export): {}",
-                "",
-                runs.join(", ")
-            ))?;
+            let runs = runs.join(", ");
+            lines.push(format!("can be run here (import, train, export): {runs}"));
+        }
+        for (index, line) in lines.iter().enumerate() {
+            let name = if index == 0 { name } else { "" };
+            output::line(format!("{name:<16} {line}"))?;
         }
     }
     Ok(())
