@@ -208,7 +208,7 @@ impl HfCheckpoint {
         }
         let config = ConfigFile::read(dir)?;
         let of_dense = match (&layout, config.get::<String>("model_type")?) {
-            (None, Some(model_type)) => Layout::of_dense(&model_type)?,
+            (None, Some(model_type)) => Layout::of_dense(&model_type),
             _ => None,
         };
         let dense = of_dense.is_some();

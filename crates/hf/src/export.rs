@@ -392,12 +392,12 @@ fn unknown(path: &str) -> HfError {
 /// The built-in family that a model fits.
 fn fitting(model: &LmConfig) -> Result<(Layout, ModelLayout), HfError> {
     let mut problems = Vec::new();
-    for layout in Layout::built_in()? {
-        let Some(family) = layout.model.clone() else {
+    for layout in Layout::built_in() {
+        let Some(family) = &layout.model else {
             continue;
         };
-        match misfit(model, &layout, &family) {
-            None => return Ok((layout, family)),
+        match misfit(model, layout, family) {
+            None => return Ok((layout.clone(), family.clone())),
             Some(problem) => {
                 problems.push(format!("it is no {}: {problem}", family.architecture));
             }

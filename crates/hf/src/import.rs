@@ -32,8 +32,7 @@ impl Import {
     pub fn new(checkpoint: HfCheckpoint) -> Result<Self, HfError> {
         let model_type = checkpoint.model_type()?.unwrap_or_default();
         let Some(family) = checkpoint.layout.model(&model_type).cloned() else {
-            let layouts = Layout::built_in()?;
-            let known: Vec<&str> = layouts.iter().flat_map(Layout::runs).collect();
+            let known: Vec<&str> = Layout::built_in().flat_map(Layout::runs).collect();
             return Err(HfError::file(
                 checkpoint.config.path(),
                 format!(

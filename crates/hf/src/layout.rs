@@ -1,6 +1,6 @@
 //! Families of checkpoints, as data: which tensors are experts and routers, and what the configuration calls things.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path, sync::LazyLock};
 
 use serde::Deserialize;
 use upcycle_files::FileError;
@@ -17,7 +17,7 @@ macro_rules! layouts {
 }
 
 /// Names and files of the built-in families.
-const BUILT_IN: &[(&str, &str)] = layouts!(
+const FILES: &[(&str, &str)] = layouts!(
     "afmoe",
     "aria",
     "cohere2_moe",
@@ -434,26 +434,22 @@ impl Default for ConfigLayout {
 }
 
 impl Layout {
-    /// The built-in families by name.
-    ///
-    /// # Errors
-    /// Never, but for a broken build.
-    pub fn named() -> Result<Vec<(&'static str, Self)>, HfError> {
-        let files = BUILT_IN.iter();
-        files
-            .map(|(name, text)| Ok((*name, Self::parse(Path::new(name), text)?)))
-            .collect()
+    /// The built-in families by name, read once.
+    pub fn named() -> &'static [(&'static str, Self)] {
+        static FAMILIES: LazyLock<Vec<(&str, Layout)>> = LazyLock::new(|| {
+            let read = |&(name, text): &(_, &str)| {
+                let layout = Layout::parse(Path::new(name), text);
+                layout.ok().map(|layout| (name, layout))
+            };
+            // A test sees that all of them can be read.
+            FILES.iter().filter_map(read).collect()
+        });
+        &FAMILIES
     }
 
     /// The built-in families.
-    ///
-    /// # Errors
-    /// Never, but for a broken build.
-    pub fn built_in() -> Result<Vec<Self>, HfError> {
-        Ok(Self::named()?
-            .into_iter()
-            .map(|(_, layout)| layout)
-            .collect())
+    pub fn built_in() -> impl Iterator<Item = &'static Self> {
+        Self::named().iter().map(|(_, layout)| layout)
     }
 
     /// Why nothing can be foretold of what its routers choose; none where it can.
@@ -491,9 +487,9 @@ impl Layout {
     /// # Errors
     /// If there is neither, or the file has an error.
     pub fn named_or_read(name: &Path) -> Result<Self, HfError> {
-        let is_named = |(own, _): &&(&str, &str)| Some(*own) == name.to_str();
-        match BUILT_IN.iter().find(is_named) {
-            Some((own, text)) => Self::parse(Path::new(own), text),
+        let mut families = Self::named().iter();
+        match families.find(|(own, _)| Some(*own) == name.to_str()) {
+            Some((_, layout)) => Ok(layout.clone()),
             None => Self::read(name),
         }
     }
@@ -526,13 +522,12 @@ impl Layout {
     /// # Errors
     /// If it is none of them; `config` is the file that names it.
     pub fn of(model_type: &str, config: &Path) -> Result<Self, HfError> {
-        let mut known = Vec::new();
-        for layout in Self::built_in()? {
-            if layout.model_types.iter().any(|known| known == model_type) {
-                return Ok(layout);
-            }
-            known.extend(layout.model_types);
+        let is_of = |layout: &&Self| layout.model_types.iter().any(|own| own == model_type);
+        if let Some(layout) = Self::built_in().find(is_of) {
+            return Ok(layout.clone());
         }
+        let known = Self::built_in().flat_map(|layout| &layout.model_types);
+        let known: Vec<_> = known.map(String::as_str).collect();
         Err(HfError::file(
             config,
             format!(
@@ -543,15 +538,12 @@ impl Layout {
     }
 
     /// The built-in family that dense models of a `model_type` can become; none if there is none.
-    ///
-    /// # Errors
-    /// Never, but for a broken build.
-    pub(crate) fn of_dense(model_type: &str) -> Result<Option<Self>, HfError> {
-        let is_source = |layout: &Self| {
+    pub(crate) fn of_dense(model_type: &str) -> Option<Self> {
+        let is_source = |layout: &&Self| {
             let types = layout.dense_model_types();
             types.iter().any(|own| own == model_type)
         };
-        Ok(Self::built_in()?.into_iter().find(is_source))
+        Self::built_in().find(is_source).cloned()
     }
 
     /// Model types of dense models that can become models of this family.
@@ -668,8 +660,8 @@ mod tests {
         assert_eq!(standard_experts().len(), 2);
         let router = RouterLayout::default();
         assert_eq!((router.weight.len(), router.input_norm.len()), (1, 1));
-        let layouts = Layout::built_in().unwrap();
-        let mut types: Vec<_> = layouts.iter().flat_map(|l| &l.model_types).collect();
+        assert_eq!(Layout::named().len(), FILES.len());
+        let mut types: Vec<_> = Layout::built_in().flat_map(|l| &l.model_types).collect();
         let count = types.len();
         assert!(count > 60, "{count}");
         types.sort();

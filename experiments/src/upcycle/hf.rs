@@ -107,7 +107,7 @@ impl HfArgs {
 
 /// Lists the families of checkpoints: names for `--layout`, model types, and how they route or why they cannot be grown.
 pub(super) fn print_families() -> Result<()> {
-    for (name, layout) in Layout::named()? {
+    for (name, layout) in Layout::named() {
         let (dense, runs) = (layout.dense_model_types(), layout.runs());
         let mut lines = vec![layout.name.clone(), layout.model_types.join(", ")];
         lines.extend((layout.refused.iter()).map(|it| format!("cannot be grown: {it}")));
