@@ -66,6 +66,7 @@ SEEDS = {
         MLP + "gate.weight": [E, D],
         MLP + "moe_statics.e_score_correction_bias": [1, E],
     },
+    "dense": {**under(MLP, {part: [D, D] for part in LLAMA}), **NORM},
 }
 
 folder = pathlib.Path(__file__).parent / "seeds" / "checkpoint"

@@ -369,16 +369,18 @@ def check_dense(checks, family):
     model = hf_families.make(family)
     model.save_pretrained(source)
     expected, _ = run_whole(model)
-    for what, flags, promised in [
-        ("sparse-upcycling", [], True),
-        ("sparse-upcycling, K = 2", ["--top-k", 2], True),
-        ("drop-upcycling", ["--recipe", "drop-upcycling"], False),
+    for what, experts, flags, promised in [
+        ("sparse-upcycling", 4, [], True),
+        ("sparse-upcycling, K = 2", 4, ["--top-k", 2], True),
+        ("virtual-groups", 16, ["--recipe", "virtual-groups"], True),
+        ("virtual-groups, K = 8", 16, ["--recipe", "virtual-groups", "--top-k", 8], True),
+        ("drop-upcycling", 4, ["--recipe", "drop-upcycling"], False),
     ]:
         target = checks.folder / "grown"
         shutil.rmtree(target, ignore_errors=True)
-        name = f"{family}, dense, {what}, 4 experts"
+        name = f"{family}, dense, {what}, {experts} experts"
         try:
-            checks.run("upcycle", "--from", source, "--to", target, "--experts", 4, *flags)
+            checks.run("upcycle", "--from", source, "--to", target, "--experts", experts, *flags)
             grown, wrong = load(target)
             apart = distance(run_whole(grown)[0], expected, False)
             problem = f"keys: {wrong}" if wrong else ""

@@ -31,6 +31,7 @@ OPTIONAL = ["n_group", "topk_group", "q_lora_rank", "num_key_value_heads"]
 # What the configuration classes of single families want beside that.
 FIELDS = {
     "axk1": dict(head_dim=4),
+    "bailing_hybrid": dict(num_expert_group=1, layer_types=["linear_attention", "full_attention", "full_attention"]),
     "beam": dict(mlp_layer_types=["dense", "sparse", "sparse"]),
     "deepseek_v3": dict(head_dim=4),
     "dots1": dict(n_shared_experts=1),
@@ -47,6 +48,8 @@ FIELDS = {
     "nemotron_h": dict(n_groups=1),
     "step3p5": dict(pad_token_id=0, mlp_layer_types=["dense", "sparse", "sparse"]),
     "step3p7": dict(pad_token_id=0),
+    # A quarter of a network is an expert whose rows torch's grouped products take.
+    **{family: dict(intermediate_size=64) for family in ["llama", "mistral", "qwen2", "qwen3"]},
 }
 SECTIONS = {
     "dbrx": dict(

@@ -43,7 +43,7 @@ impl UpcycleArgs {
         if let Some(model) = of_hub.filter(|_| self.dry_run || self.hf.stream) {
             let whole = !self.dry_run;
             let checkpoint = sources::elsewhere(model, self.hf.layout()?, whole)?;
-            return self.grow_hf(&checkpoint, None);
+            return self.grow_hf(checkpoint, None);
         }
         if self.hf.stream {
             bail!("--stream is for models of the hub (--from hf:ORG/NAME); leave it out");

@@ -10,11 +10,13 @@ use std::{fs, path::Path, sync::OnceLock};
 use libfuzzer_sys::fuzz_target;
 use tempfile::TempDir;
 use upcycle_hf::{Growth, GrowthRequest, HfCheckpoint, WriteOptions};
-use upcycle_operator::{ExpertInit, OptimizerPolicy, Recipe, RouterExtension, Selection, Upcycle};
+use upcycle_operator::{
+    DenseSource, ExpertInit, OptimizerPolicy, Recipe, RouterExtension, Selection, Upcycle,
+};
 
 /// Families with one tensor an expert, with groups and biases, with stacked and flat tensors, rows behind those of experts,
-/// further tensors of experts, two sets of experts, and no gate projections.
-const CONFIGS: [&str; 12] = [
+/// further tensors of experts, two sets of experts, and no gate projections; and a dense model.
+const CONFIGS: [&str; 13] = [
     r#"{"model_type": "olmoe", "num_experts": 2, "num_experts_per_tok": 1}"#,
     r#"{"model_type": "deepseek_v3", "n_routed_experts": 2, "num_experts_per_tok": 1, "n_group": 2, "topk_group": 1}"#,
     r#"{"model_type": "gpt_oss", "num_local_experts": 2, "num_experts_per_tok": 1}"#,
@@ -28,6 +30,7 @@ const CONFIGS: [&str; 12] = [
     r#"{"model_type": "nemotron_h", "n_routed_experts": 2, "num_experts_per_tok": 1, "num_hidden_layers": 1}"#,
     r#"{"model_type": "ernie4_5_moe", "moe_num_experts": 2, "moe_k": 1,
         "quantization_config": {"ignore": ["model.layers.0.mlp.experts.0.up_proj"]}}"#,
+    r#"{"model_type": "llama", "intermediate_size": 2, "rms_norm_eps": 1e-6}"#,
 ];
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -47,8 +50,21 @@ fn folder() -> &'static Path {
         .path()
 }
 
-/// Grows a checkpoint as far as it goes.
-fn grow(checkpoint: &HfCheckpoint, experts: ExpertInit) {
+/// Grows a checkpoint as far as it goes; of a dense one every network becomes two experts.
+fn grow(checkpoint: HfCheckpoint, experts: ExpertInit) {
+    let shards = 2;
+    let dense = checkpoint.dense.then(|| DenseSource {
+        top_k: 1,
+        shards,
+        layers: Default::default(),
+    });
+    let checkpoint = match &dense {
+        Some(_) => checkpoint.cut(shards),
+        None => Ok(checkpoint),
+    };
+    let Ok(checkpoint) = checkpoint else {
+        return;
+    };
     let recipe = Recipe {
         name: "fuzz".into(),
         of_paper: false,
@@ -58,7 +74,7 @@ fn grow(checkpoint: &HfCheckpoint, experts: ExpertInit) {
         router: RouterExtension::Hyperplane { strength: 1.0 },
         optimizer: OptimizerPolicy::Reset {},
         boost: None,
-        dense: None,
+        dense,
     };
     let operator = Upcycle::new(recipe, 4);
     let request = GrowthRequest {
@@ -66,7 +82,7 @@ fn grow(checkpoint: &HfCheckpoint, experts: ExpertInit) {
         top_k: None,
         scores: None,
     };
-    let Ok(growth) = Growth::new(checkpoint, request) else {
+    let Ok(growth) = Growth::new(&checkpoint, request) else {
         return;
     };
     let _ = growth.forecast();
@@ -79,9 +95,15 @@ fn grow(checkpoint: &HfCheckpoint, experts: ExpertInit) {
     if growth.write(&to, options, &mut |_| ()).is_ok() {
         let grown = HfCheckpoint::open(&to, None).expect("what was written can be opened");
         match grown.moe() {
-            Ok(moe) => assert_eq!((moe.experts, moe.layers.len()), (4, growth.moe.layers.len())),
+            Ok(moe) => assert_eq!(
+                (moe.experts, moe.layers.len()),
+                (4, growth.moe.layers.len())
+            ),
             // Some length that has nothing to do with experts is by chance that of the new experts.
-            Err(error) => assert!(error.to_string().contains("as long as there are experts"), "{error}"),
+            Err(error) => assert!(
+                error.to_string().contains("as long as there are experts"),
+                "{error}"
+            ),
         }
     }
     for left in [to.with_extension("grown.partial"), to] {
@@ -93,7 +115,9 @@ fuzz_target!(|data: &[u8]| {
     let Some((kind, data)) = data.split_first() else {
         return;
     };
-    let write = |name: &str, bytes: &[u8]| fs::write(folder().join(name), bytes).expect("a small file can be written");
+    let write = |name: &str, bytes: &[u8]| {
+        fs::write(folder().join(name), bytes).expect("a small file can be written")
+    };
     let remove = |name: &str| _ = fs::remove_file(folder().join(name));
     // A header with its true length, and data as long as the last offset it may speak of.
     let with_header = |header: &[u8], data: usize| {
@@ -107,7 +131,10 @@ fuzz_target!(|data: &[u8]| {
     remove(INDEX);
     match kind % 4 {
         0 => write("model.safetensors", data),
-        1 => write("model.safetensors", &with_header(data, 16 * usize::from(*kind / 16))),
+        1 => write(
+            "model.safetensors",
+            &with_header(data, 16 * usize::from(*kind / 16)),
+        ),
         2 => {
             write("model.safetensors", &with_header(b"{}", 0));
             write(INDEX, data);
@@ -120,6 +147,6 @@ fuzz_target!(|data: &[u8]| {
             0 => ExpertInit::Noise { std: 0.1 },
             _ => ExpertInit::Copy {},
         };
-        grow(&checkpoint, init);
+        grow(checkpoint, init);
     }
 });

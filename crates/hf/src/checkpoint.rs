@@ -63,8 +63,18 @@ pub(crate) struct TensorEntry {
     /// Its first byte in the file.
     pub offset: u64,
     pub bytes: u64,
-    /// Whether it is in no file: all of its values are zero.
-    pub zeros: bool,
+    pub values: Values,
+}
+
+/// What the values of a tensor are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Values {
+    /// Those in its file, one after the other.
+    Stored,
+    /// Zeros, which are in no file.
+    Zeros,
+    /// Some columns of a matrix whose rows have `row` bytes in the file, times a factor.
+    Columns { row: u64, factor: f32 },
 }
 
 /// `model.safetensors.index.json`.
@@ -271,7 +281,7 @@ impl HfCheckpoint {
                 shard,
                 offset: header.data + start as u64,
                 bytes: (end - start) as u64,
-                zeros: false,
+                values: Values::Stored,
             };
             if let Some(other) = self.tensors.insert(name.clone(), entry) {
                 let first = self.shards[other.shard].path.display();
@@ -360,8 +370,10 @@ impl HfCheckpoint {
     ) -> Result<Vec<f32>, HfError> {
         self.check_float(name)?;
         let tensor = self.tensor(name)?;
-        if tensor.zeros {
-            return Ok(vec![0.0; count as usize]);
+        match tensor.values {
+            Values::Stored => {}
+            Values::Zeros => return Ok(vec![0.0; count as usize]),
+            Values::Columns { .. } => return Err(self.fault(name, "is only a part of a matrix")),
         }
         let size = tensor.dtype.bitsize() as u64 / 8;
         let bytes = self.read_bytes(tensor.shard, tensor.offset + start * size, count * size)?;

@@ -1,9 +1,11 @@
 //! Dense checkpoints, seen as those of a MoE family with one expert in each layer.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use crate::{
-    checkpoint::{HfCheckpoint, TensorEntry},
+    checkpoint::{HfCheckpoint, TensorEntry, Values},
     config::ConfigFile,
     error::HfError,
     layout::{DenseLayout, Matrix},
@@ -52,6 +54,68 @@ impl HfCheckpoint {
         Ok(())
     }
 
+    /// The same dense model, each network seen as `shards` experts whose sum it is, not as one: an expert has its share of
+    /// the hidden neurons, and gives `shards` times their outputs, since gates sum to 1 over all shards.
+    ///
+    /// # Errors
+    /// If the model is not dense, or its networks cannot be cut so.
+    pub fn cut(mut self, shards: usize) -> Result<Self, HfError> {
+        let (Some(dense), true) = (self.layout.dense.clone(), self.dense) else {
+            let problem = "only the networks of a dense model can be cut into experts";
+            return Err(HfError::file(&self.dir, problem));
+        };
+        if shards == 1 {
+            return Ok(self);
+        }
+        let field = dense.d_expert.as_deref().unwrap_or("intermediate_size");
+        let width: usize = self.config.need(field)?;
+        if shards == 0 || !width.is_multiple_of(shards) {
+            let problem = format!("`{field}` = {width} cannot be cut into {shards} equal experts");
+            return Err(HfError::file(self.config.path(), problem));
+        }
+        let (storages, routers) = (&self.layout.experts, &self.layout.router.weight);
+        let mut tensors = BTreeMap::new();
+        for (name, entry) in &self.tensors {
+            let mut found = storages.iter();
+            let found = found.find_map(|storage| {
+                let place = storage.tensors.find(name)?;
+                Some((storage, place, storage.matrix(place.after)?))
+            });
+            if let Some((storage, place, matrix)) = found {
+                self.check_float(name)?;
+                let hidden = usize::from(matrix == Matrix::Down);
+                let shape = &entry.shape;
+                if shape.len() != 2 || shape[hidden] != width || shape.contains(&0) {
+                    let problem = format!(
+                        "has shape {:?}, which does not fit `{field}` = {width}",
+                        entry.shape
+                    );
+                    return Err(self.fault(name, problem));
+                }
+                for shard in 0..shards {
+                    let expert = Some(shard);
+                    let name = storage.tensors.name(Place { expert, ..place });
+                    tensors.insert(name, entry.shard_of(matrix, shard, shards));
+                }
+                continue;
+            }
+            let mut entry = entry.clone();
+            if routers.iter().any(|router| router.find(name).is_some()) {
+                entry.shape[0] *= shards;
+                entry.bytes *= shards as u64;
+            }
+            tensors.insert(name.clone(), entry);
+        }
+        self.tensors = tensors;
+        self.config
+            .set(&[field.to_owned()], width, width / shards)?;
+        let counts = &self.layout.config;
+        for fields in [&counts.experts, &counts.top_k] {
+            self.config.set(fields, 1, shards)?;
+        }
+        Ok(self)
+    }
+
     fn become_expert(
         &mut self,
         name: &str,
@@ -92,7 +156,7 @@ impl HfCheckpoint {
                 dtype,
                 bytes: (shape.iter().product::<usize>() * dtype.bitsize() / 8) as u64,
                 shape,
-                zeros: true,
+                values: Values::Zeros,
                 ..entry.clone()
             };
             for (pattern, shape) in &dense.zeros {
@@ -134,5 +198,29 @@ impl HfCheckpoint {
         }
         let text = format!("{:#}\n", Value::Object(fields));
         ConfigFile::parse(config.path().to_owned(), text)
+    }
+}
+
+impl TensorEntry {
+    /// One of `shards` shards of a matrix of a network, `[F, D]`, or `[D, F]` of the down projection.
+    fn shard_of(&self, matrix: Matrix, shard: usize, shards: usize) -> Self {
+        let bytes = self.bytes / shards as u64;
+        let mut shape = self.shape.clone();
+        let (axis, row, values) = match matrix {
+            Matrix::Down => {
+                let row = self.bytes / self.shape[0].max(1) as u64;
+                let factor = shards as f32;
+                (1, row, Values::Columns { row, factor })
+            }
+            _ => (0, self.bytes, Values::Stored),
+        };
+        shape[axis] /= shards;
+        Self {
+            shape,
+            offset: self.offset + row / shards as u64 * shard as u64,
+            bytes,
+            values,
+            ..self.clone()
+        }
     }
 }

@@ -8,8 +8,8 @@ use upcycle_lm::LayerPattern;
 use upcycle_moe::ExpertSources;
 use upcycle_operator::{
     Choice, DenseSource, Deviation, ExpertInit, ExpertMatrices, Forecaster, GateScore, Grows,
-    LayerGrowth, LayerPlan, OperatorError, Recipe, RouterBias, RouterExtension, RouterRows,
-    Selection, Upcycle,
+    LayerGrowth, OperatorError, Recipe, RouterBias, RouterExtension, RouterRows, Selection,
+    Upcycle,
 };
 
 use crate::{
@@ -73,7 +73,7 @@ impl<'a> Growth<'a> {
         let moe = checkpoint.moe()?;
         check_recipe(&operator, &moe)?;
         let top_k = match &operator.recipe.dense {
-            Some(dense) if checkpoint.dense => check_dense(dense, &operator, top_k)?,
+            Some(dense) if checkpoint.dense => check_dense(dense, &operator, &moe, top_k)?,
             None if checkpoint.dense => return Err(OperatorError::NoMoeLayer.into()),
             _ => top_k.unwrap_or(moe.top_k),
         };
@@ -89,8 +89,10 @@ impl<'a> Growth<'a> {
         let mut choice = choose(checkpoint, &moe, &operator, scores.as_ref())?;
         if checkpoint.dense {
             // None of the experts is the original.
-            let plans = choice.plan.layers.into_iter();
-            choice.plan.layers = plans.map(LayerPlan::without_originals).collect();
+            for plan in &mut choice.plan.layers {
+                DenseSource::check_counts(&plan.counts())?;
+                *plan = plan.clone().without_originals();
+            }
         }
         let groups = moe.groups();
         let order = choice.plan.layers.iter().map(|plan| match &groups {
@@ -362,6 +364,7 @@ const MOST_EXPERTS: usize = 1 << 16;
 fn check_dense(
     dense: &DenseSource,
     operator: &Upcycle,
+    moe: &Moe,
     top_k: Option<usize>,
 ) -> Result<usize, HfError> {
     let fail = |problem: &str| {
@@ -369,10 +372,22 @@ fn check_dense(
             "a dense checkpoint: {problem}"
         )))
     };
-    if dense.shards != 1 {
+    let shards = dense.shards;
+    if shards != moe.experts {
+        return fail(&format!(
+            "its networks are cut into {}, not into `dense.shards` = {shards}",
+            moe.experts
+        ));
+    }
+    if shards > 1 && operator.recipe.experts != (ExpertInit::Copy {}) {
         return fail(
-            "`dense.shards` above 1 cuts networks into experts whose gates would have to be scaled, which these families do not do; leave it out, or import the model, and grow it in memory",
+            "experts that networks are cut into are copied; leave `dense.shards` or `experts.kind` out",
         );
+    }
+    if let Some(k) = top_k.filter(|k| !k.is_multiple_of(shards)) {
+        return fail(&format!(
+            "tokens go to whole networks, and `top_k` = {k} is not a multiple of `dense.shards` = {shards}"
+        ));
     }
     if dense.layers != LayerPattern::AllMoe {
         return fail("all of its layers become MoE; leave `dense.layers` out");
@@ -382,7 +397,8 @@ fn check_dense(
             "its routers start from zero, from which only `router.kind` = `hyperplane` tells experts apart",
         );
     }
-    Ok(top_k.unwrap_or(dense.top_k))
+    let own = dense.experts_of_a_token(operator.target_experts)?;
+    Ok(top_k.unwrap_or(own))
 }
 
 /// What no router of transformers can do.

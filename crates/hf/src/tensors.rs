@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use upcycle_operator::LayerPlan;
 
 use crate::{
-    checkpoint::TensorEntry,
+    checkpoint::{TensorEntry, Values},
     error::HfError,
     grow::Growth,
     layout::{Matrix, Stacking},
@@ -33,6 +33,15 @@ pub(crate) enum Part {
     },
     /// Zeros.
     Zeros { bytes: u64 },
+    /// The first `bytes` of rows of `row` bytes in the source, each value times a factor.
+    Columns {
+        shard: usize,
+        offset: u64,
+        rows: u64,
+        row: u64,
+        bytes: u64,
+        factor: f32,
+    },
     /// Router rows of a MoE layer.
     Rows { layer: usize },
     /// Router biases of a MoE layer.
@@ -274,13 +283,26 @@ impl<'a> Growth<'a> {
 
 impl Part {
     fn copy(tensor: &TensorEntry, start: u64, bytes: u64) -> Self {
-        if tensor.zeros {
-            return Self::Zeros { bytes };
-        }
-        Self::Copy {
-            shard: tensor.shard,
-            offset: tensor.offset + start,
-            bytes,
+        let (shard, offset) = (tensor.shard, tensor.offset + start);
+        match tensor.values {
+            Values::Stored => Self::Copy {
+                shard,
+                offset,
+                bytes,
+            },
+            Values::Zeros => Self::Zeros { bytes },
+            // Experts of their own are never cut once more.
+            Values::Columns { row, factor } => {
+                let rows = tensor.shape[0] as u64;
+                Self::Columns {
+                    shard,
+                    offset,
+                    rows,
+                    row,
+                    bytes: bytes / rows,
+                    factor,
+                }
+            }
         }
     }
 }

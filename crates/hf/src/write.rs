@@ -288,6 +288,24 @@ impl Writer<'_> {
                 self.advance(bytes);
                 return Ok(());
             }
+            Part::Columns {
+                shard,
+                offset,
+                rows,
+                row,
+                bytes,
+                factor,
+            } => {
+                let all = (rows - 1) * row + bytes;
+                let all = self.growth.checkpoint.read_bytes(shard, offset, all)?;
+                let columns = all.chunks(row as usize);
+                let columns: Vec<u8> = columns
+                    .flat_map(|row| &row[..bytes as usize])
+                    .copied()
+                    .collect();
+                let values = floats::decode(meta.dtype, &columns).unwrap_or_default();
+                values.into_iter().map(|value| value * factor).collect()
+            }
             Part::Rows { layer } => self.growth.rows(layer)?.weight,
             Part::Bias { layer } => self.growth.rows(layer)?.bias,
             Part::Replica {

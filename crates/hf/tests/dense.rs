@@ -71,9 +71,11 @@ fn dense(model_type: &str, more: &[(&str, Vec<usize>)], fields: Value) -> TempDi
 }
 
 fn grow(from: &Path, to: &Path, recipe: &str, top_k: Option<usize>) -> Result<f64, HfError> {
-    let checkpoint = HfCheckpoint::open(from, None)?;
+    let recipe = Recipe::named(recipe).unwrap();
+    let shards = recipe.dense.as_ref().map_or(1, |dense| dense.shards);
+    let checkpoint = HfCheckpoint::open(from, None)?.cut(shards)?;
     let request = GrowthRequest {
-        operator: Upcycle::new(Recipe::named(recipe).unwrap(), EXPERTS),
+        operator: Upcycle::new(recipe, shards * EXPERTS),
         top_k,
         scores: None,
     };
@@ -157,6 +159,66 @@ fn every_expert_is_the_network() {
 }
 
 #[test]
+fn networks_are_cut_into_groups_of_experts_whose_sum_they_are() {
+    const SHARDS: usize = 4;
+    for (model_type, prefix, [gate, down], field) in [
+        (
+            "llama",
+            "block_sparse_moe",
+            ["w1", "w2"],
+            "intermediate_size",
+        ),
+        (
+            "qwen3",
+            "mlp",
+            ["gate_proj", "down_proj"],
+            "moe_intermediate_size",
+        ),
+    ] {
+        let from = dense(model_type, &[], json!({}));
+        let out = tempdir().unwrap();
+        let to = out.path().join("grown");
+        let gate_change = grow(from.path(), &to, "virtual-groups", None).unwrap();
+        assert!(gate_change < 1e-6, "{gate_change}");
+        let (before, after) = (tensors(from.path()), tensors(&to));
+        let floats = |(_, bytes): &(Vec<usize>, Vec<u8>)| -> Vec<f32> {
+            let values = bytes.chunks_exact(4);
+            values
+                .map(|it| f32::from_le_bytes(it.try_into().unwrap()))
+                .collect()
+        };
+        let width = F / SHARDS;
+        for expert in 0..SHARDS * EXPERTS {
+            let shard = expert % SHARDS;
+            let of = |part: &str| {
+                &after[&format!("model.layers.1.{prefix}.experts.{expert}.{part}.weight")]
+            };
+            assert_eq!(of(gate).0, [width, D]);
+            let whole = floats(&before["model.layers.1.mlp.gate_proj.weight"]);
+            assert_eq!(floats(of(gate)), whole[shard * width * D..][..width * D]);
+            assert_eq!(of(down).0, [D, width]);
+            let whole = floats(&before["model.layers.1.mlp.down_proj.weight"]);
+            let rows = whole
+                .chunks(F)
+                .flat_map(|row| &row[shard * width..][..width]);
+            let scaled: Vec<f32> = rows.map(|value| SHARDS as f32 * value).collect();
+            assert_eq!(floats(of(down)), scaled);
+        }
+        let rows = floats(&after[&format!("model.layers.1.{prefix}.gate.weight")]);
+        let rows: Vec<&[f32]> = rows.chunks(D).collect();
+        for (expert, row) in rows.iter().enumerate() {
+            let group = expert / SHARDS * SHARDS;
+            assert_eq!(row, &rows[group]);
+            assert_eq!(*row == rows[0], group == 0);
+        }
+        let config = fs::read_to_string(to.join("config.json")).unwrap();
+        let config: Value = serde_json::from_str(&config).unwrap();
+        assert_eq!(config[field], json!(width));
+        assert_eq!(config["num_experts_per_tok"], json!(SHARDS));
+    }
+}
+
+#[test]
 fn dropped_neurons_are_new_in_every_expert() {
     let from = dense("qwen3", &[], json!({}));
     let out = tempdir().unwrap();
@@ -176,7 +238,42 @@ fn what_a_family_does_not_have_is_refused() {
     };
     let plain = dense("llama", &[], json!({}));
     assert!(refusal(&plain, "uniform").contains("`[dense]` section"));
-    assert!(refusal(&plain, "virtual-groups").contains("dense.shards"));
+    let cut = |shards| HfCheckpoint::open(plain.path(), None).unwrap().cut(shards);
+    let error = cut(5).expect_err("a refusal").to_string();
+    assert!(
+        error.contains("`intermediate_size` = 12 cannot be cut into 5"),
+        "{error}"
+    );
+    let request = GrowthRequest {
+        operator: Upcycle::new(Recipe::named("virtual-groups").unwrap(), 8),
+        top_k: None,
+        scores: None,
+    };
+    let whole = cut(1).unwrap();
+    let error = Growth::new(&whole, request.clone()).expect_err("a refusal");
+    assert!(
+        error
+            .to_string()
+            .contains("cut into 1, not into `dense.shards` = 4"),
+        "{error}"
+    );
+    for (operator, top_k, problem) in [
+        (request.operator.clone(), Some(6), "whole networks"),
+        (
+            Upcycle::new(request.operator.recipe.clone(), 10),
+            None,
+            "not a multiple",
+        ),
+    ] {
+        let request = GrowthRequest {
+            operator,
+            top_k,
+            scores: None,
+        };
+        let cut = cut(4).unwrap();
+        let error = Growth::new(&cut, request).expect_err("a refusal");
+        assert!(error.to_string().contains(problem), "{error}");
+    }
     let biased = dense("llama", &[], json!({ "attention_bias": true }));
     assert!(refusal(&biased, "sparse-upcycling").contains("`attention_bias` is true"));
     let more = [("model.layers.1.mlp.gate_proj.bias", vec![F])];

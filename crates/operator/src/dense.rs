@@ -63,7 +63,10 @@ impl DenseSource {
     }
 
     /// Every network must be there as a whole as often as any of its shards.
-    pub(crate) fn check_counts(counts: &[usize]) -> Result<(), OperatorError> {
+    ///
+    /// # Errors
+    /// If `counts`, how often every shard is there, are not all the same.
+    pub fn check_counts(counts: &[usize]) -> Result<(), OperatorError> {
         if counts.iter().all(|&count| count == counts[0]) {
             return Ok(());
         }
@@ -109,7 +112,10 @@ impl DenseSource {
     }
 
     /// K of a grown model of `target` experts.
-    pub(crate) fn experts_of_a_token(&self, target: usize) -> Result<usize, OperatorError> {
+    ///
+    /// # Errors
+    /// If they are no whole networks, or too few.
+    pub fn experts_of_a_token(&self, target: usize) -> Result<usize, OperatorError> {
         let top_k = self.top_k.checked_mul(self.shards);
         let top_k = top_k.filter(|&k| k <= target && target.is_multiple_of(self.shards));
         top_k.ok_or_else(|| {

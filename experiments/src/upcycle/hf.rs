@@ -131,11 +131,11 @@ pub(super) fn print_families() -> Result<()> {
 impl UpcycleArgs {
     /// Grows the checkpoint in `from`.
     pub(super) fn run_hf(&self, from: &Path) -> Result<()> {
-        self.grow_hf(&self.open_hf(from)?, Some(from))
+        self.grow_hf(self.open_hf(from)?, Some(from))
     }
 
     /// Grows a checkpoint, which may lie in a folder.
-    pub(super) fn grow_hf(&self, checkpoint: &HfCheckpoint, from: Option<&Path>) -> Result<()> {
+    pub(super) fn grow_hf(&self, checkpoint: HfCheckpoint, from: Option<&Path>) -> Result<()> {
         let started = Instant::now();
         self.refuse_own()?;
         let to = self.to.as_deref().filter(|_| !self.dry_run);
@@ -150,14 +150,18 @@ impl UpcycleArgs {
             ),
             None => 2 * moe.experts,
         };
-        let recipe = self.hf_recipe(checkpoint, &moe, target_experts)?;
+        let recipe = self.hf_recipe(&checkpoint, &moe, target_experts)?;
+        let checkpoint = match &recipe.dense {
+            Some(dense) if checkpoint.dense => checkpoint.cut(dense.shards)?,
+            _ => checkpoint,
+        };
         let operator = Upcycle::new(recipe, target_experts).with_seed(self.seed);
         let request = GrowthRequest {
             operator,
             top_k: self.hf.top_k,
             scores: self.hf.scores()?,
         };
-        let growth = Growth::new(checkpoint, request)?;
+        let growth = Growth::new(&checkpoint, request)?;
         for note in &growth.notes {
             output::note!("note: {note}");
         }
