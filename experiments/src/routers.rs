@@ -47,11 +47,11 @@ impl WeightSink for Routers {
         Ok(())
     }
 
-    fn write(&mut self, path: &str, values: Vec<f32>) -> Result<(), String> {
+    fn write(&mut self, path: &str, values: &[f32]) -> Result<(), String> {
         if path.ends_with("router.weight_ed") {
-            self.weights.push(values);
+            self.weights.push(values.to_vec());
         } else if path.ends_with("router.selection_bias_e") {
-            self.biases.push(values);
+            self.biases.push(values.to_vec());
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Models of ours as checkpoints of transformers.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     fs::{self, OpenOptions},
     io::{Seek, SeekFrom, Write},
@@ -299,7 +300,7 @@ impl Export {
     }
 
     /// Values of a parameter with a part for each expert, in the checkpoint's order of experts.
-    fn in_order(&self, path: &str, values: Vec<f32>) -> Vec<f32> {
+    fn in_order<'v>(&self, path: &str, values: &'v [f32]) -> Cow<'v, [f32]> {
         let of_experts = ["router.weight_ed", SELECTION_BIAS];
         let number = path
             .strip_prefix("blocks.")
@@ -313,9 +314,9 @@ impl Export {
                 let parts = order
                     .iter()
                     .flat_map(|&expert| &values[expert * size..][..size]);
-                parts.copied().collect()
+                parts.copied().collect::<Vec<_>>().into()
             }
-            _ => values,
+            _ => values.into(),
         }
     }
 
@@ -379,7 +380,7 @@ impl WeightSink for Export {
         self.start(parameters).map_err(|error| error.to_string())
     }
 
-    fn write(&mut self, path: &str, values: Vec<f32>) -> Result<(), String> {
+    fn write(&mut self, path: &str, values: &[f32]) -> Result<(), String> {
         let values = self.in_order(path, values);
         self.put(path, &values).map_err(|error| error.to_string())
     }

@@ -54,7 +54,7 @@ pub struct StageEstimate {
     pub flops: f64,
     /// Memory of a training step in bytes.
     pub memory: MemoryEstimate,
-    /// What reading, growing and writing checkpoints takes of the machine's own memory, in bytes; on a CPU beside the step's.
+    /// What reading and writing checkpoints takes of the machine's own memory, in bytes; on a CPU beside the step's.
     pub checkpoint_memory: u64,
     /// Most that a stage takes of the device's memory, in bytes.
     pub peak_memory: u64,
@@ -152,9 +152,12 @@ fn estimate(
     jobs: usize,
 ) -> StageEstimate {
     let cost = CostModel::new(&stage.model);
-    let batch = match &stage.spec {
-        StageSpec::Train { spec, .. } => &spec.batch,
-        StageSpec::Upcycle { spec, .. } => &spec.batch,
+    let (batch, growth) = match &stage.spec {
+        StageSpec::Train { spec, .. } => (&spec.batch, 0),
+        StageSpec::Upcycle { spec, .. } => (
+            &spec.batch,
+            growth_memory(&stage.model, &spec.batch, backend),
+        ),
     };
     let seconds = calibration.map(|calibration| calibration.stage_seconds(stage, jobs));
     StageEstimate {
@@ -167,7 +170,7 @@ fn estimate(
         flops: stage_flops(stage),
         memory: step_memory(&stage.model, batch, backend),
         checkpoint_memory: checkpoint_memory(&stage.model),
-        peak_memory: peak_memory(&stage.model, batch, backend),
+        peak_memory: peak_memory(&stage.model, batch, backend).max(growth),
         seconds: seconds.map(|(seconds, _)| seconds),
         measured: seconds.is_some_and(|(_, measured)| measured),
     }
@@ -187,12 +190,18 @@ pub fn peak_memory(model: &LmConfig, batch: &BatchConfig, backend: &str) -> u64 
     }
 }
 
-/// Bytes that reading, growing and writing a model's checkpoints takes at its worst: records, their tensors' bytes and those
-/// of the file are all there at a time. Measured: 3.2 to 4.3 times what parameters and moments take (docs/performance.md).
+/// Bytes that a checkpoint's tensors take of the machine's own memory while it is read or written, one after the other: their
+/// values as read, as a tensor, and once more where they have to be aligned.
 fn checkpoint_memory(model: &LmConfig) -> u64 {
-    const TIMES: f64 = 3.7;
-    let state = 12 * CostModel::new(model).parameters().total();
-    (TIMES * state as f64) as u64
+    3 * CostModel::new(model).largest_tensor()
+}
+
+/// Most bytes that a growth into a model takes: both models with their moments are there at a time. Measured for a doubling,
+/// of which the old model is half as large (docs/performance.md); with more experts it takes less.
+fn growth_memory(model: &LmConfig, batch: &BatchConfig, backend: &str) -> u64 {
+    const BYTES_A_PARAMETER: u64 = 26;
+    let states = BYTES_A_PARAMETER * CostModel::new(model).parameters().total();
+    states + step_memory(model, batch, backend).activations
 }
 
 /// Logits or scores that a backend computes at a time; 0 on a CPU, whose kernels need few.

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use upcycle_digest::Digest;
 use upcycle_lm::LmConfig;
-use upcycle_train::{FORMAT_VERSION, TrainSpec, UpcycleSpec};
+use upcycle_train::{RESULTS_VERSION, TrainSpec, UpcycleSpec};
 
 use crate::error::LabError;
 
@@ -67,7 +67,7 @@ impl StageSpec {
         })?;
         let mut digest = Digest::new("upcycle-lab stage");
         digest
-            .number(FORMAT_VERSION.into())
+            .number(RESULTS_VERSION.into())
             .bytes(backend.as_bytes())
             .bytes(data_fingerprint.as_bytes())
             .bytes(&spec);

@@ -113,6 +113,18 @@ impl<'a> CostModel<'a> {
         }
     }
 
+    /// Bytes of the largest tensor in f32: a matrix of all experts of a layer, of a dense network, or of the vocabulary.
+    pub fn largest_tensor(&self) -> u64 {
+        let config = self.config;
+        let experts = match config.moe_layers() {
+            0 => 0,
+            _ => config.experts * config.d_expert,
+        };
+        let width = config.heads * config.head_dim();
+        let rows = [experts, config.d_ffn, config.d_shared, config.vocab, width];
+        4 * (rows.into_iter().max().unwrap_or(0) * config.d_model) as u64
+    }
+
     /// Training FLOPs of one token, forward and backward, without the vocabulary head (as the paper counts):
     /// `6 * active + 6 * layers * context * d_model`, and 8 for each router weight.
     ///

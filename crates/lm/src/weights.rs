@@ -3,9 +3,11 @@
 use std::fmt::Debug;
 
 use burn::{
-    module::{Module, ModuleMapper, ModuleVisitor, Param},
+    module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId},
     tensor::{Tensor, TensorData, backend::Backend},
 };
+
+use upcycle_digest::Digest;
 
 use crate::{
     config::LmConfig,
@@ -38,7 +40,7 @@ pub trait WeightSink {
     ///
     /// # Errors
     /// If they cannot be taken.
-    fn write(&mut self, path: &str, values: Vec<f32>) -> Result<(), String>;
+    fn write(&mut self, path: &str, values: &[f32]) -> Result<(), String>;
 }
 
 impl<B: Backend> Lm<B> {
@@ -51,12 +53,21 @@ impl<B: Backend> Lm<B> {
             .config()
             .init::<B>(0, device)
             .map_err(|error| error.to_string())?;
+        model.with_weights(source)
+    }
+
+    /// The same model with parameters from elsewhere. Burn's ids of the parameters follow from their paths, so that they are
+    /// the same in every process.
+    ///
+    /// # Errors
+    /// If a parameter cannot be read.
+    pub fn with_weights(self, source: &dyn WeightSource) -> Result<Self, String> {
         let mut reader = Reader {
             source,
             path: Path::default(),
             fault: None,
         };
-        let model = model.map(&mut reader);
+        let model = self.map(&mut reader);
         match reader.fault {
             Some(fault) => Err(fault),
             None => Ok(model),
@@ -116,19 +127,19 @@ impl<B: Backend> ModuleMapper<B> for Reader<'_> {
         if self.fault.is_some() {
             return param;
         }
-        let shape = param.dims();
-        let values = match self.source.read(&self.path.text(), &shape) {
-            Ok(Some(values)) => values,
-            Ok(None) => return param,
+        let (path, shape) = (self.path.text(), param.dims());
+        let tensor = match self.source.read(&path, &shape) {
+            Ok(Some(values)) => Tensor::from_data(TensorData::new(values, shape), &param.device()),
+            Ok(None) => param.val().detach(),
             Err(fault) => {
                 self.fault = Some(fault);
                 return param;
             }
         };
-        let data = TensorData::new(values, shape);
+        let id = Digest::new("parameter").bytes(path.as_bytes()).seed();
         // A new leaf: Burn silently freezes a parameter whose value is not tracked.
-        let tensor = Tensor::from_data(data, &param.device());
-        Param::initialized(param.id, tensor.set_require_grad(param.is_require_grad()))
+        let tensor = tensor.set_require_grad(param.is_require_grad());
+        Param::initialized(ParamId::from(id), tensor)
     }
 }
 
@@ -151,9 +162,10 @@ impl<B: Backend> ModuleVisitor<B> for Writer<'_> {
         if self.result.is_err() {
             return;
         }
-        let values = param.val().into_data().convert::<f32>().into_vec();
+        let data = param.val().into_data().convert::<f32>();
         let path = self.path.text();
-        self.result = values
+        self.result = data
+            .as_slice()
             .map_err(|error| format!("parameter {path} cannot be read: {error:?}"))
             .and_then(|values| self.sink.write(&path, values));
     }

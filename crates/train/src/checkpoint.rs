@@ -1,34 +1,45 @@
 //! Checkpoints: whole or absent, checked when read.
 //!
-//! A checkpoint is a folder with `model.mpk` and `optimizer.mpk` (Burn records), `checkpoint.json` and, where the data
-//! has one, `tokenizer.json`. It is written beside its final name and renamed.
+//! A checkpoint is a folder with `model.safetensors`, `optimizer.safetensors`, `checkpoint.json` and, where the data has
+//! one, `tokenizer.json`. It is written beside its final name and renamed. Tensors are written and read one at a time, so
+//! that beside model and optimizer no more than the largest of them is in memory.
+
+mod model_file;
+mod optimizer_file;
+mod records;
+mod stage;
+mod tensor_file;
 
 use std::{
     collections::BTreeMap,
     fs,
+    fs::File,
     path::{Path, PathBuf},
 };
 
-use burn::{
-    module::Module,
-    record::{FullPrecisionSettings, NamedMpkBytesRecorder, Record, Recorder},
-    tensor::backend::Backend,
-};
 use serde::{Deserialize, Serialize};
 use upcycle_data::Dataset;
-use upcycle_files::{FileError, Staged, remove_folder};
-use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend, adamw::moment_shape};
-use upcycle_lm::{FeedForwardRecord, Lm, LmConfig, LmRecord, WeightSource, parameter_shapes};
+use upcycle_files::{FileError, Staged};
+use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend};
+use upcycle_lm::{Lm, LmConfig, WeightSource};
 use upcycle_moe::{GrowthState, MoeModel};
 
+pub use self::stage::StageCheckpoints;
 use crate::error::TrainError;
 
-/// Version of the checkpoint format and of everything that stages' results depend on in this code.
-pub const FORMAT_VERSION: u32 = 4;
+/// Version of everything that stages' results depend on in this code.
+pub const RESULTS_VERSION: u32 = 4;
+
+/// Version of the checkpoint format that is written.
+const FORMAT_VERSION: u32 = 5;
+/// The format before, which is read, too.
+const RECORDS_VERSION: u32 = 4;
 
 const INFO: &str = "checkpoint.json";
-const MODEL: &str = "model.mpk";
-const OPTIMIZER: &str = "optimizer.mpk";
+const MODEL: &str = "model.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const MODEL_RECORD: &str = "model.mpk";
+const OPTIMIZER_RECORD: &str = "optimizer.mpk";
 const TOKENIZER: &str = "tokenizer.json";
 
 /// What `checkpoint.json` says.
@@ -91,11 +102,11 @@ impl CheckpointInfo {
         let text = fs::read_to_string(&path).map_err(FileError::of("read", &path))?;
         let info: Self = serde_json::from_str(&text)
             .map_err(|error| broken(dir, format!("{INFO} is damaged: {error}")))?;
-        if info.format != FORMAT_VERSION {
+        if !(RECORDS_VERSION..=FORMAT_VERSION).contains(&info.format) {
             return Err(broken(
                 dir,
                 format!(
-                    "it has format {}, this program reads format {FORMAT_VERSION}",
+                    "it has format {}, this program reads formats {RECORDS_VERSION} and {FORMAT_VERSION}",
                     info.format
                 ),
             ));
@@ -151,16 +162,20 @@ impl CheckpointInfo {
         Ok(())
     }
 
-    /// Reads a file of the checkpoint and compares size and hash.
-    fn read_file(&self, dir: &Path, name: &str) -> Result<Vec<u8>, TrainError> {
+    /// Compares size and hash of a file, and says where it is.
+    fn check_file(&self, dir: &Path, name: &str) -> Result<PathBuf, TrainError> {
         let sum = self
             .files
             .get(name)
             .ok_or_else(|| broken(dir, format!("{INFO} does not list {name}")))?;
         let path = dir.join(name);
-        let bytes = fs::read(&path).map_err(FileError::of("read", &path))?;
-        sum.check_size(dir, name, bytes.len() as u64)?;
-        if blake3::hash(&bytes).to_hex().as_str() != sum.blake3 {
+        let file = File::open(&path).map_err(FileError::of("read", &path))?;
+        let bytes = file.metadata().map_err(FileError::of("read", &path))?.len();
+        sum.check_size(dir, name, bytes)?;
+        let mut hash = blake3::Hasher::new();
+        hash.update_reader(file)
+            .map_err(FileError::of("read", &path))?;
+        if hash.finalize().to_hex().as_str() != sum.blake3 {
             return Err(broken(
                 dir,
                 format!(
@@ -168,7 +183,12 @@ impl CheckpointInfo {
                 ),
             ));
         }
-        Ok(bytes)
+        Ok(path)
+    }
+
+    fn read_file(&self, dir: &Path, name: &str) -> Result<Vec<u8>, TrainError> {
+        let path = self.check_file(dir, name)?;
+        Ok(fs::read(&path).map_err(FileError::of("read", &path))?)
     }
 }
 
@@ -183,6 +203,13 @@ pub(crate) fn check_data(fingerprint: &str, data: &Dataset) -> Result<(), TrainE
 }
 
 impl FileSum {
+    fn of(bytes: &[u8]) -> Self {
+        Self {
+            bytes: bytes.len() as u64,
+            blake3: blake3::hash(bytes).to_hex().to_string(),
+        }
+    }
+
     fn check_size(&self, dir: &Path, name: &str, found: u64) -> Result<(), TrainError> {
         if found == self.bytes {
             return Ok(());
@@ -240,10 +267,17 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
         dir: &Path,
         device: &B::Device,
     ) -> Result<Lm<B>, TrainError> {
-        let record: LmRecord<B> = decode(info.read_file(dir, MODEL)?, dir, MODEL, device)?;
         let growths = info.growths.clone();
-        let mut model = load_model(&info.model, growths, record, device)
-            .map_err(|problem| broken(dir, problem))?;
+        let mut model = if info.format == RECORDS_VERSION {
+            let bytes = info.read_file(dir, MODEL_RECORD)?;
+            records::model(&info.model, growths, bytes, device)
+                .map_err(|problem| broken(dir, format!("{MODEL_RECORD}: {problem}")))?
+        } else {
+            let fresh = records::fresh(&info.model, growths, device);
+            let fresh = fresh.map_err(|problem| broken(dir, problem))?;
+            let path = info.check_file(dir, MODEL)?;
+            model_file::read(fresh, &path).map_err(|error| of_folder(error, dir))?
+        };
         model.at_step(info.step);
         Ok(model)
     }
@@ -255,8 +289,14 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
     pub fn load(dir: &Path, device: &B::Device) -> Result<Self, TrainError> {
         let info = CheckpointInfo::read(dir)?;
         let model = Self::model_of(&info, dir, device)?;
-        let optimizer: AdamWRecord<B> =
-            decode(info.read_file(dir, OPTIMIZER)?, dir, OPTIMIZER, device)?;
+        let optimizer = if info.format == RECORDS_VERSION {
+            let bytes = info.read_file(dir, OPTIMIZER_RECORD)?;
+            records::optimizer(&model, bytes, device)
+                .map_err(|problem| broken(dir, format!("{OPTIMIZER_RECORD}: {problem}")))?
+        } else {
+            let path = info.check_file(dir, OPTIMIZER)?;
+            optimizer_file::read(&model, &path, device).map_err(|error| of_folder(error, dir))?
+        };
         let tokenizer = if info.files.contains_key(TOKENIZER) {
             let bytes = info.read_file(dir, TOKENIZER)?;
             let text = String::from_utf8(bytes)
@@ -265,7 +305,6 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
         } else {
             None
         };
-        check_optimizer(&model, &optimizer).map_err(|problem| broken(dir, problem))?;
         Ok(Self {
             model,
             optimizer,
@@ -295,21 +334,16 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
 
     fn write_files(&self, dir: &Path) -> Result<(), TrainError> {
         let mut files = BTreeMap::new();
-        let mut write = |name: &str, bytes: &[u8]| {
-            let sum = FileSum {
-                bytes: bytes.len() as u64,
-                blake3: blake3::hash(bytes).to_hex().to_string(),
-            };
-            files.insert(name.to_owned(), sum);
-            upcycle_files::write(&dir.join(name), bytes).map_err(TrainError::from)
-        };
-        write(
-            MODEL,
-            &encode::<B, _>(self.model.clone().into_record(), dir)?,
-        )?;
-        write(OPTIMIZER, &encode::<B, _>(self.optimizer.clone(), dir)?)?;
+        let mut note = |name: &str, sum| files.insert(name.to_owned(), sum);
+        note(MODEL, model_file::write(&self.model, &dir.join(MODEL))?);
+        let path = dir.join(OPTIMIZER);
+        note(
+            OPTIMIZER,
+            optimizer_file::write(&self.model, &self.optimizer, &path)?,
+        );
         if let Some(tokenizer) = &self.tokenizer {
-            write(TOKENIZER, tokenizer.as_bytes())?;
+            upcycle_files::write(&dir.join(TOKENIZER), tokenizer.as_bytes())?;
+            note(TOKENIZER, FileSum::of(tokenizer.as_bytes()));
         }
         let info = CheckpointInfo {
             format: FORMAT_VERSION,
@@ -326,6 +360,17 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
     }
 }
 
+/// An error of a file, told of the checkpoint.
+fn of_folder(error: TrainError, dir: &Path) -> TrainError {
+    match error {
+        TrainError::Checkpoint { path, problem } => {
+            let name = path.file_name().unwrap_or_default().display();
+            broken(dir, format!("{name}: {problem}"))
+        }
+        other => other,
+    }
+}
+
 /// An error of writing beside a folder's name, told of the name.
 fn at_home(error: TrainError, beside: &Path, dir: &Path) -> TrainError {
     match error {
@@ -339,176 +384,9 @@ fn at_home(error: TrainError, beside: &Path, dir: &Path) -> TrainError {
     }
 }
 
-/// Builds the model of `config`, grown as its layers say, and loads a record into it, after comparing shapes.
-fn load_model<B: MoeAutodiffBackend>(
-    config: &LmConfig,
-    growths: Vec<GrowthState>,
-    record: LmRecord<B>,
-    device: &B::Device,
-) -> Result<Lm<B>, String> {
-    let mut fresh: Lm<B> = config.init(0, device).map_err(|error| error.to_string())?;
-    let levels = |model: &Lm<B>| -> usize {
-        let layers = model.moe_layers();
-        layers.map(|layer| layer.router.tie_breaks.len()).sum()
-    };
-    fresh
-        .restore(growths, device)
-        .map_err(|error| error.to_string())?;
-    let recorded: usize = (record.blocks.iter())
-        .map(|block| match &block.ffn {
-            FeedForwardRecord::Moe(moe) => moe.router.tie_breaks.len(),
-            FeedForwardRecord::Dense(_) => 0,
-        })
-        .sum();
-    // Burn panics on a list of another length.
-    if recorded != levels(&fresh) {
-        return Err(format!(
-            "it has {recorded} tie-breaks, its growths ask for {}",
-            levels(&fresh)
-        ));
-    }
-    let expected = parameter_shapes(&fresh);
-    let model = fresh.load_record(record);
-    let found = parameter_shapes(&model);
-    for (expected, found) in expected.iter().zip(&found) {
-        if (&expected.path, &expected.dims, expected.trained)
-            != (&found.path, &found.dims, found.trained)
-        {
-            return Err(format!(
-                "parameter {} has shape {:?}, the configuration asks for {:?}",
-                found.path, found.dims, expected.dims
-            ));
-        }
-    }
-    if expected.len() != found.len() {
-        return Err(format!(
-            "it has {} parameters, the configuration asks for {}",
-            found.len(),
-            expected.len()
-        ));
-    }
-    Ok(model)
-}
-
-/// Every state of the optimizer must belong to a parameter of the same shape.
-fn check_optimizer<B: MoeAutodiffBackend>(
-    model: &Lm<B>,
-    optimizer: &AdamWRecord<B>,
-) -> Result<(), String> {
-    let shapes = parameter_shapes(model);
-    let known = shapes
-        .iter()
-        .filter(|shape| {
-            optimizer
-                .get(&shape.id)
-                .is_some_and(|state| moment_shape(state) == shape.dims)
-        })
-        .count();
-    if known == optimizer.len() {
-        Ok(())
-    } else {
-        Err(format!(
-            "{} of {} optimizer states belong to no parameter of their shape",
-            optimizer.len() - known,
-            optimizer.len()
-        ))
-    }
-}
-
-fn encode<B: Backend, R: Record<B>>(record: R, dir: &Path) -> Result<Vec<u8>, TrainError> {
-    NamedMpkBytesRecorder::<FullPrecisionSettings>::default()
-        .record(record, ())
-        .map_err(|error| broken(dir, error.to_string()))
-}
-
-fn decode<B: Backend, R: Record<B>>(
-    bytes: Vec<u8>,
-    dir: &Path,
-    name: &str,
-    device: &B::Device,
-) -> Result<R, TrainError> {
-    NamedMpkBytesRecorder::<FullPrecisionSettings>::default()
-        .load(bytes, device)
-        .map_err(|error| broken(dir, format!("{name} cannot be read: {error}")))
-}
-
 fn broken(path: &Path, problem: String) -> TrainError {
     TrainError::Checkpoint {
         path: path.to_owned(),
         problem,
-    }
-}
-
-/// The checkpoints of one stage: folders named by step, of which the newest is kept.
-#[derive(Debug, Clone)]
-pub struct StageCheckpoints {
-    dir: PathBuf,
-}
-
-impl StageCheckpoints {
-    /// The checkpoints of the stage in `dir`.
-    pub fn new(dir: &Path) -> Self {
-        Self {
-            dir: dir.join("checkpoints"),
-        }
-    }
-
-    /// The newest checkpoint.
-    pub fn latest(&self) -> Option<PathBuf> {
-        self.steps().pop().map(|step| self.path(step))
-    }
-
-    /// Writes a checkpoint, then removes older ones and what a killed run left half-written.
-    ///
-    /// # Errors
-    /// If it cannot be written; older ones are then kept.
-    pub fn save<B: MoeAutodiffBackend>(
-        &self,
-        checkpoint: &Checkpoint<B>,
-    ) -> Result<PathBuf, TrainError> {
-        let path = self.path(checkpoint.step);
-        if !path.exists() {
-            checkpoint.save(&path)?;
-        }
-        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
-            if entry.path() != path {
-                remove_folder(&entry.path())?;
-            }
-        }
-        Ok(path)
-    }
-
-    /// Folder for the checkpoint of an upcycling stage at `step`; removes what a killed run left.
-    ///
-    /// # Errors
-    /// If the folder cannot be emptied or made.
-    pub fn prepare(&self, step: u64) -> Result<PathBuf, TrainError> {
-        if self.dir.exists() {
-            remove_folder(&self.dir)?;
-        }
-        Ok(self.path(step))
-    }
-
-    fn path(&self, step: u64) -> PathBuf {
-        self.dir.join(format!("step-{step:08}"))
-    }
-
-    /// Steps of whole checkpoints, in order.
-    fn steps(&self) -> Vec<u64> {
-        let mut steps: Vec<u64> = fs::read_dir(&self.dir)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|entry| {
-                entry
-                    .file_name()
-                    .to_str()?
-                    .strip_prefix("step-")?
-                    .parse()
-                    .ok()
-            })
-            .collect();
-        steps.sort_unstable();
-        steps
     }
 }

@@ -21,7 +21,7 @@ mod team;
 mod trainer;
 mod upcycler;
 
-pub use checkpoint::{Checkpoint, CheckpointInfo, FORMAT_VERSION, StageCheckpoints};
+pub use checkpoint::{Checkpoint, CheckpointInfo, RESULTS_VERSION, StageCheckpoints};
 pub use config::{
     BatchConfig, DataSchedule, EvaluationConfig, LearnerConfig, MeasureConfig, OptimizerConfig,
     TrainSpec, UpcycleSpec,

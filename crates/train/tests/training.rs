@@ -599,7 +599,7 @@ fn a_damaged_checkpoint_is_named() {
     let start = Start::Checkpoint(checkpoint.clone());
     let other = tempfile::tempdir().unwrap();
     let message = |damage: &dyn Fn(&Path)| {
-        let file = checkpoint.join("model.mpk");
+        let file = checkpoint.join("model.safetensors");
         let (model, info) = (
             fs::read(&file).unwrap(),
             fs::read(checkpoint.join("checkpoint.json")).unwrap(),
@@ -613,15 +613,15 @@ fn a_damaged_checkpoint_is_named() {
         error
     };
     let cut = message(&|dir| {
-        let bytes = fs::read(dir.join("model.mpk")).unwrap();
-        fs::write(dir.join("model.mpk"), &bytes[..100]).unwrap();
+        let bytes = fs::read(dir.join("model.safetensors")).unwrap();
+        fs::write(dir.join("model.safetensors"), &bytes[..100]).unwrap();
     });
-    assert!(cut.contains("model.mpk has 100 bytes"), "{cut}");
+    assert!(cut.contains("model.safetensors has 100 bytes"), "{cut}");
     let flipped = message(&|dir| {
-        let mut bytes = fs::read(dir.join("model.mpk")).unwrap();
+        let mut bytes = fs::read(dir.join("model.safetensors")).unwrap();
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
-        fs::write(dir.join("model.mpk"), bytes).unwrap();
+        fs::write(dir.join("model.safetensors"), bytes).unwrap();
     });
     assert!(flipped.contains("checksum"), "{flipped}");
     let missing = message(&|dir| fs::remove_file(dir.join("checkpoint.json")).unwrap());

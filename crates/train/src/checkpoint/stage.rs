@@ -1,0 +1,86 @@
+//! The checkpoints of a stage.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use upcycle_files::remove_folder;
+use upcycle_kernels::MoeAutodiffBackend;
+
+use super::Checkpoint;
+use crate::error::TrainError;
+
+/// The checkpoints of one stage: folders named by step, of which the newest is kept.
+#[derive(Debug, Clone)]
+pub struct StageCheckpoints {
+    dir: PathBuf,
+}
+
+impl StageCheckpoints {
+    /// The checkpoints of the stage in `dir`.
+    pub fn new(dir: &Path) -> Self {
+        Self {
+            dir: dir.join("checkpoints"),
+        }
+    }
+
+    /// The newest checkpoint.
+    pub fn latest(&self) -> Option<PathBuf> {
+        self.steps().pop().map(|step| self.path(step))
+    }
+
+    /// Writes a checkpoint, then removes older ones and what a killed run left half-written.
+    ///
+    /// # Errors
+    /// If it cannot be written; older ones are then kept.
+    pub fn save<B: MoeAutodiffBackend>(
+        &self,
+        checkpoint: &Checkpoint<B>,
+    ) -> Result<PathBuf, TrainError> {
+        let path = self.path(checkpoint.step);
+        if !path.exists() {
+            checkpoint.save(&path)?;
+        }
+        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            if entry.path() != path {
+                remove_folder(&entry.path())?;
+            }
+        }
+        Ok(path)
+    }
+
+    /// Folder for the checkpoint of an upcycling stage at `step`; removes what a killed run left.
+    ///
+    /// # Errors
+    /// If the folder cannot be emptied or made.
+    pub fn prepare(&self, step: u64) -> Result<PathBuf, TrainError> {
+        if self.dir.exists() {
+            remove_folder(&self.dir)?;
+        }
+        Ok(self.path(step))
+    }
+
+    fn path(&self, step: u64) -> PathBuf {
+        self.dir.join(format!("step-{step:08}"))
+    }
+
+    /// Steps of whole checkpoints, in order.
+    fn steps(&self) -> Vec<u64> {
+        let mut steps: Vec<u64> = fs::read_dir(&self.dir)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| {
+                entry
+                    .file_name()
+                    .to_str()?
+                    .strip_prefix("step-")?
+                    .parse()
+                    .ok()
+            })
+            .collect();
+        steps.sort_unstable();
+        steps
+    }
+}
