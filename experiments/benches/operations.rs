@@ -9,7 +9,7 @@ use upcycle_experiments::bench::{cases::cases, model::Model};
 use upcycle_kernels::MoeBackend;
 
 fn operations(criterion: &mut Criterion) {
-    let (_, sizes) = Model::S.sizes();
+    let sizes = Model::s().sizes();
     for case in cases::<Autodiff<Flex>>(sizes, &FlexDevice) {
         let mut group = criterion.benchmark_group(case.name);
         if let Some(specialised) = &case.specialised {

@@ -40,9 +40,16 @@ pub struct BenchArgs {
         default_value = "steps,operations"
     )]
     what: Vec<What>,
-    /// Models to measure.
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "t,s,w")]
-    models: Vec<Model>,
+    /// Models to measure: t (3.5 million parameters, 16 experts), s (41 million, 32), w (307 million, 256), 154m (the paper's, for a
+    /// GPU), or scales by name or TOML file, whose operations are measured with as many key-value heads as heads.
+    #[arg(
+        long,
+        visible_alias = "model",
+        value_delimiter = ',',
+        value_name = "NAME|FILE",
+        default_value = "t,s,w"
+    )]
+    models: Vec<String>,
     /// Measured steps of a round; two more go before.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
     steps: u16,
@@ -129,6 +136,8 @@ impl BenchArgs {
             let job: process::Job = serde_json::from_str(job)?;
             return Ok(output::line(serde_json::to_string(&job.here()?)?)?);
         }
+        let models = self.models.iter().map(|name| Model::named(name));
+        let models: Vec<Model> = models.collect::<Result<_>>()?;
         let Machine { engine, meter } = machine(self.backend)?;
         output::note!("backend {}: {}", engine.backend(), engine.device());
         let mut figures = Figures {
@@ -139,14 +148,14 @@ impl BenchArgs {
         for what in &self.what {
             match what {
                 What::Steps => {
-                    for &model in &self.models {
+                    for model in &models {
                         let row = steps::measure(model, &self)?;
                         self.show(|| row.lines())?;
                         figures.steps.push(row);
                     }
                 }
                 What::Operations => {
-                    for &model in &self.models {
+                    for model in &models {
                         let table =
                             operations::measure(model, meter.as_ref(), on_cpu(engine.as_ref()));
                         self.show(|| table.lines())?;
@@ -188,13 +197,13 @@ impl BenchArgs {
     }
 
     /// A job on training steps of a model.
-    fn job(&self, model: Model) -> process::Job {
+    fn job(&self, model: &Model) -> process::Job {
         process::Job {
             backend: self.backend,
             reference: false,
             workload: Workload {
-                model: model.config(),
-                batch: model.batch(),
+                model: model.config.clone(),
+                batch: model.batch.clone(),
                 precision: self.precision.map(Into::into).unwrap_or_default(),
                 warmup: 2,
                 steps: self.steps.into(),

@@ -11,7 +11,7 @@ use serde::Serialize;
 /// The operations at the sizes of one model.
 #[derive(Debug, Serialize)]
 pub struct Table {
-    model: Model,
+    model: String,
     /// Matrix product rate, FLOP/s.
     matmul_rate: f64,
     /// Copy rate, bytes read and written a second.
@@ -20,17 +20,16 @@ pub struct Table {
 }
 
 /// Measures every operation at the sizes of a model.
-pub fn measure(model: Model, meter: &dyn Bench, on_host: bool) -> Table {
-    let (_, sizes) = model.sizes();
+pub fn measure(model: &Model, meter: &dyn Bench, on_host: bool) -> Table {
     Table {
-        model,
+        model: model.name.clone(),
         matmul_rate: meter.matmul_rate(),
         copy_rate: if on_host {
             host_copy_rate()
         } else {
             meter.copy_rate()
         },
-        operations: meter.operations(sizes),
+        operations: meter.operations(model.sizes()),
     }
 }
 
@@ -58,7 +57,7 @@ impl Table {
     pub fn lines(&self) -> Vec<String> {
         let mut lines = vec![
             format!(
-                "{:?}  operations, forward and backward; matrix products {:.0} GFLOP/s, copies {:.1} GB/s",
+                "{}  operations, forward and backward; matrix products {:.0} GFLOP/s, copies {:.1} GB/s",
                 self.model,
                 self.matmul_rate / 1e9,
                 self.copy_rate / 1e9

@@ -37,7 +37,7 @@ fn model() -> LmConfig {
         experts: 32,
         d_model: 512,
         d_expert: 1024,
-        ..Model::S.config()
+        ..Model::s().config
     }
 }
 

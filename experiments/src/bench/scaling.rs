@@ -40,7 +40,7 @@ pub fn measure(args: &BenchArgs) -> Result<Table> {
             };
             for _ in 0..args.rounds {
                 let [fewer, more] = experts.map(|experts| {
-                    let mut job = args.job(Model::S);
+                    let mut job = args.job(&Model::s());
                     job.workload.model.experts = experts;
                     job.workload.batch.accumulation = accumulation;
                     job.workload.steps = job.workload.steps.div_ceil(accumulation);

@@ -15,7 +15,7 @@ use super::{
 /// Training steps of one model.
 #[derive(Debug, Serialize)]
 pub struct Row {
-    model: Model,
+    model: String,
     /// Tokens a second, median over rounds.
     tokens_per_second: f64,
     /// Seconds of forward and backward pass, median.
@@ -55,7 +55,7 @@ struct Torch {
 const REFERENCE_STEPS: usize = 2;
 
 /// Measures whole steps of a model.
-pub fn measure(model: Model, args: &BenchArgs) -> Result<Row> {
+pub fn measure(model: &Model, args: &BenchArgs) -> Result<Row> {
     let job = args.job(model);
     let tokens = job.workload.batch.tokens() as f64;
     let (mut speeds, mut gradients, mut updates) = (Vec::new(), Vec::new(), Vec::new());
@@ -92,7 +92,7 @@ pub fn measure(model: Model, args: &BenchArgs) -> Result<Row> {
     let tokens_per_second = median(speeds);
     let flops_per_second = tokens_per_second * model.flops_per_token();
     Ok(Row {
-        model,
+        model: model.name.clone(),
         tokens_per_second,
         flops_per_second,
         model_flops_utilisation: args
@@ -130,7 +130,7 @@ struct TorchRun {
 }
 
 /// The best path of the PyTorch script, if there is one to run.
-fn torch(model: Model, args: &BenchArgs) -> Result<Option<TorchRun>> {
+fn torch(model: &Model, args: &BenchArgs) -> Result<Option<TorchRun>> {
     let (Some(python), Some(script)) = (&args.compare_torch, &args.torch_script) else {
         return Ok(None);
     };
@@ -139,7 +139,7 @@ fn torch(model: Model, args: &BenchArgs) -> Result<Option<TorchRun>> {
         let mut command = Command::new(python);
         command
             .arg(script)
-            .args(model.torch_flags())
+            .args(model.torch_flags()?)
             // The script leaves out a third of its steps.
             .args([
                 "--steps",
@@ -177,7 +177,7 @@ impl Row {
     pub fn lines(&self) -> Vec<String> {
         let memory = |bytes: Option<u64>| bytes.map_or("-".into(), number::bytes);
         let mut lines = vec![format!(
-            "{:?}  step: {:.0} tokens/s, {:.1} % of {:.0} GFLOP/s; forward and backward {:.1} ms, update {:.1} ms; peak memory {}",
+            "{}  step: {:.0} tokens/s, {:.1} % of {:.0} GFLOP/s; forward and backward {:.1} ms, update {:.1} ms; peak memory {}",
             self.model,
             self.tokens_per_second,
             100.0 * self.share_of_matmul_rate,
