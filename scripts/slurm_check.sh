@@ -100,7 +100,7 @@ node_is_idle() { [ "$(sinfo -h -o %T 2>/dev/null)" = idle ]; }
 until_true 60 node_is_idle || fail "Slurm did not start"
 
 # ---- the sweep --------------------------------------------------------------------------------------------------------
-flags=(--scale tiny --tokens 1500k --seeds 2 --cpt 0.5,1.0 --recipes exact --backend cpu --checkpoint-seconds 1 --name check)
+flags=(--scale tiny --tokens 700k --seeds 2 --cpt 0.5,1.0 --recipes exact --backend cpu --checkpoint-seconds 1 --name check)
 "$sweep" "${flags[@]}" --out "$dir/runs" --launcher slurm --slurm-args=--cpus-per-task=1 >"$dir/table" 2>"$dir/sweep.log" &
 follower=$!
 

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Memory of a process without any model, in bytes: program, data, buffers.
-const PROCESS: u64 = 128 << 20;
+const PROCESS: u64 = 160 << 20;
 
 /// Costs of a sweep.
 #[derive(Debug, Clone, Serialize)]
@@ -196,12 +196,14 @@ fn checkpoint_memory(model: &LmConfig) -> u64 {
     3 * CostModel::new(model).largest_tensor()
 }
 
-/// Most bytes that a growth into a model takes: both models with their moments are there at a time. Measured for a doubling,
-/// of which the old model is half as large (docs/performance.md); with more experts it takes less.
+/// Most bytes that a growth into a model takes: both models with their moments are there at a time, and what evidence and
+/// verification need. Measured for doublings (docs/performance.md), where the old model is half as large; with more experts
+/// it takes less.
 fn growth_memory(model: &LmConfig, batch: &BatchConfig, backend: &str) -> u64 {
-    const BYTES_A_PARAMETER: u64 = 26;
+    const BYTES_A_PARAMETER: u64 = 22;
+    const ACTIVATIONS: f64 = 2.5;
     let states = BYTES_A_PARAMETER * CostModel::new(model).parameters().total();
-    states + step_memory(model, batch, backend).activations
+    states + (ACTIVATIONS * step_memory(model, batch, backend).activations as f64) as u64
 }
 
 /// Logits or scores that a backend computes at a time; 0 on a CPU, whose kernels need few.
