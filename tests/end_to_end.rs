@@ -1165,6 +1165,67 @@ fn every_sweep_makes_a_report() {
 }
 
 #[test]
+fn a_recipe_is_what_it_says_and_not_its_name() {
+    let lab = Lab::new();
+    let write = |name: &str, strength: &str| {
+        let recipe = format!(
+            "name = \"{name}\"\n[router]\nkind = \"hyperplane\"\nstrength = {strength}\n[selection]\nkind = \"uniform\"\n[optimizer]\nkind = \"reset\"\n"
+        );
+        fs::write(lab.path(&format!("{name}-{strength}.toml")), recipe).unwrap();
+    };
+    for (name, strength) in [("mine", "0.1"), ("mine", "0.2"), ("exact", "0.1")] {
+        write(name, strength);
+    }
+    let flags = "--tokens 20k --context 16 --cpt 1.0 --seeds 1 --name own";
+    let flags: Vec<&str> = flags.split(' ').collect();
+    let with = |recipes| [&flags[..], &["--recipes", recipes]].concat();
+    let same = lab.fails("sweep", &with("mine-0.1.toml,mine-0.2.toml"));
+    assert!(same.contains("both have the name `mine`"), "{same}");
+    let built_in = lab.fails("sweep", &with("exact-0.1.toml"));
+    assert!(
+        built_in.contains("`exact` of a built-in recipe"),
+        "{built_in}"
+    );
+    lab.ok("sweep", &with("mine-0.1.toml"));
+    // The file says something else now.
+    write("mine", "0.3");
+    fs::rename(lab.path("mine-0.3.toml"), lab.path("mine-0.1.toml")).unwrap();
+    let changed = lab.fails("sweep", &with("mine-0.1.toml"));
+    assert!(
+        changed.contains("recipe `mine` says something else"),
+        "{changed}"
+    );
+}
+
+#[test]
+fn a_sweep_gets_more_seeds_and_budgets_in_place_and_nothing_else() {
+    let lab = Lab::new();
+    let flags = |more: &'static str| {
+        let same = "--tokens 20k --context 16 --recipes exact --name own";
+        same.split(' ').chain(more.split(' ')).collect::<Vec<_>>()
+    };
+    lab.ok("sweep", &flags("--cpt 1.0 --seeds 1"));
+    let table = lab.ok("sweep", &flags("--cpt 0.5,1.0 --seeds 2"));
+    assert!(table.contains("50%") && table.contains("100%"), "{table}");
+    for (less, problem) in [
+        ("--cpt 1.0 --seeds 2", "cpt was [0.5, 1.0], now [1.0]"),
+        ("--cpt 0.5,1.0 --seeds 1", "seeds was 2, now 1"),
+        ("--cpt 0.5,1.0 --seeds 2 --first-seed 7", "first_seed was"),
+        (
+            "--cpt 0.5,1.0 --seeds 2 --peak-lr 0.01",
+            "peak_lr was the default, now 0.01",
+        ),
+    ] {
+        let refused = lab.fails("sweep", &flags(less));
+        assert!(refused.contains("holds another sweep"), "{refused}");
+        assert!(refused.contains(problem), "{refused}");
+    }
+    // Its own file starts it again.
+    let again = lab.ok("sweep", &["--config", "runs/own/sweep.toml", "--dry-run"]);
+    assert!(again.contains("nothing is left to do"), "{again}");
+}
+
+#[test]
 fn a_sweep_is_joined_stage_by_stage() {
     let lab = Lab::new();
     let flags = "--tokens 20k --context 16 --cpt 1.0 --recipes exact --seeds 1 --name small";

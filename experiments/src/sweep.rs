@@ -132,10 +132,11 @@ impl SweepArgs {
             bail!(refusal);
         }
 
-        let folder = self.folder(&config)?;
+        let backend = BackendKind::named(engine.backend())?;
+        let file = PlanFile::new(&config, &plan, &self, backend);
+        let folder = self.folder(&file)?;
         let store = Store::open(&self.out)?;
-        self.plan_file(BackendKind::named(engine.backend())?, &config)
-            .write(&folder)?;
+        file.write(&folder)?;
         let expected = estimate.seconds.map(number::duration);
         output::note!(
             "{} stages, {} finished before; {jobs} at a time, about {}",
@@ -202,8 +203,8 @@ impl SweepArgs {
         if let Some(refusal) = too_large {
             bail!(refusal);
         }
-        let folder = self.folder(&config)?;
-        let file = self.plan_file(self.backend, &config);
+        let file = PlanFile::new(&config, &plan, &self, self.backend);
+        let folder = self.folder(&file)?;
         let slurm = jobs::slurm(&folder, &file, &self.slurm_args)?;
         // A cluster that does not answer is told before anything is written.
         slurm.queue()?;
@@ -260,27 +261,20 @@ impl SweepArgs {
         Ok(())
     }
 
-    /// The sweep's folder; one that was asked for by name must not hold another sweep.
-    fn folder(&self, config: &SweepConfig) -> Result<PathBuf> {
-        let folder = self.out.join(&config.name);
-        if self.name.is_some() && PlanFile::is_of_another(&folder, config) {
+    /// The sweep's folder; one that was asked for by name must not hold another sweep, but may hold a part of this one.
+    fn folder(&self, file: &PlanFile) -> Result<PathBuf> {
+        let folder = self.out.join(&file.sweep.name);
+        let before = PlanFile::read(&folder).filter(|_| self.name.is_some());
+        let differences = before.map_or(Vec::new(), |before| before.differences(file));
+        if !differences.is_empty() {
             bail!(
-                "{} holds another sweep; choose another --name, or remove the folder (stages are kept elsewhere)",
-                folder.display()
+                "{} holds another sweep ({}); choose another --name, or remove the folder (stages are kept elsewhere)",
+                folder.display(),
+                differences.join("; ")
             );
         }
         output::note!("sweep folder {}", folder.display());
         Ok(folder)
-    }
-
-    fn plan_file(&self, backend: BackendKind, config: &SweepConfig) -> PlanFile {
-        PlanFile {
-            backend,
-            devices: self.devices.get(),
-            checkpoint_seconds: self.checkpoint_seconds,
-            command: command_line(),
-            sweep: config.clone(),
-        }
     }
 
     /// Memory for stages, in bytes; none if nobody knows.

@@ -4,6 +4,8 @@ mod choice;
 mod line;
 mod times;
 
+use std::collections::BTreeMap;
+
 use upcycle_data::Dataset;
 use upcycle_lm::{LayerPattern, LmConfig};
 use upcycle_moe::Release;
@@ -30,6 +32,24 @@ pub struct SweepPlan {
     pub cells: Vec<CellPlan>,
     /// The stages.
     pub graph: StageGraph,
+}
+
+/// Results tell recipes and scales apart by their names: two of one name would be taken for seeds of one.
+fn check_names<'a>(
+    field: &'static str,
+    values: &'a [String],
+    names: impl Iterator<Item = &'a str>,
+) -> Result<(), LabError> {
+    let mut known = BTreeMap::new();
+    for (value, name) in values.iter().zip(names) {
+        if let Some(other) = known.insert(name, value) {
+            let problem = format!(
+                "{other} and {value} both have the name `{name}`, and results could not tell them apart; give one of the files another `name`"
+            );
+            return Err(LabError::Sweep { field, problem });
+        }
+    }
+    Ok(())
 }
 
 /// One comparison of Fixed-E, Upcycled and Fixed-mE.
@@ -69,10 +89,17 @@ impl SweepPlan {
             .iter()
             .map(|name| Choice::named(name))
             .collect::<Result<Vec<_>, _>>()?;
+        let scales = config.scales.iter();
+        let scales = scales.map(|name| presets::scale(name));
+        let scales = scales.collect::<Result<Vec<_>, _>>()?;
+        let names = recipes.iter().map(|recipe| recipe.name.as_str());
+        check_names("recipes", &config.recipes, names)?;
+        let names = scales.iter().map(|scale| scale.name.as_str());
+        check_names("scales", &config.scales, names)?;
         let mut planner = Planner::new(backend, data, config.precision);
         let mut cells = Vec::new();
-        for name in &config.scales {
-            let scale = adapt(presets::scale(name)?, config, data)?;
+        for scale in scales {
+            let scale = adapt(scale, config, data)?;
             data.check_shape(scale.model.context)?;
             let times = times(config, &scale)?;
             for experts in or_own(&config.experts, scale.model.experts) {

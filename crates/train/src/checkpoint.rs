@@ -273,8 +273,8 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
             records::model(&info.model, growths, bytes, device)
                 .map_err(|problem| broken(dir, format!("{MODEL_RECORD}: {problem}")))?
         } else {
-            let fresh = records::fresh(&info.model, growths, device);
-            let fresh = fresh.map_err(|problem| broken(dir, problem))?;
+            let fresh =
+                fresh(&info.model, growths, device).map_err(|problem| broken(dir, problem))?;
             let path = info.check_file(dir, MODEL)?;
             model_file::read(fresh, &path).map_err(|error| of_folder(error, dir))?
         };
@@ -358,6 +358,19 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
             serde_json::to_string_pretty(&info).map_err(|error| broken(dir, error.to_string()))?;
         Ok(upcycle_files::write(&dir.join(INFO), json.as_bytes())?)
     }
+}
+
+/// A new model of `config`, grown as its layers say.
+fn fresh<B: MoeAutodiffBackend>(
+    config: &LmConfig,
+    growths: Vec<GrowthState>,
+    device: &B::Device,
+) -> Result<Lm<B>, String> {
+    let mut fresh: Lm<B> = config.init(0, device).map_err(|error| error.to_string())?;
+    fresh
+        .restore(growths, device)
+        .map_err(|error| error.to_string())?;
+    Ok(fresh)
 }
 
 /// An error of a file, told of the checkpoint.

@@ -1,18 +1,22 @@
 //! Flags of `sweep`.
 
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use upcycle_kernels::Precision;
 use upcycle_lab::{Growth, Protocol, SweepConfig, presets};
 
+use super::plan_file::PlanFile;
 use crate::{amount, backend::BackendKind, data_args::DataArgs, limits::Force, ui::UiArg};
 
 #[derive(Debug, Args)]
 pub(super) struct SweepArgs {
     /// Sweep to start from: quick; reproduction, over three lengths of pre-training; of the paper's tables table1, table2a, table2b, table3, table4, table7, table8; multipliers,
-    /// topk, exact, softmax; or a TOML file. Flags override what it says.
+    /// topk, exact, softmax; or a TOML file, also the sweep.toml of a sweep that was started. Flags override what it says.
     #[arg(long, value_name = "NAME|FILE", default_value = "quick")]
     pub(super) config: String,
     /// Scales: tiny, tiny-softmax, small, medium; the paper's 154M, 305M, 1B, 2.4B, 0.7B-top1, 1B-interleaved, 7B-interleaved; or TOML
@@ -270,7 +274,11 @@ impl From<PrecisionArg> for Precision {
 impl SweepArgs {
     /// The sweep's file with the flags over it.
     pub(super) fn sweep_config(&self) -> Result<SweepConfig> {
-        let file = presets::sweep(&self.config)?;
+        let started = PlanFile::sweep_in(Path::new(&self.config));
+        let file = match started {
+            Some(sweep) => sweep,
+            None => presets::sweep(&self.config)?,
+        };
         let mut config = file.clone();
         fn set<T: Clone>(field: &mut T, flag: &Option<T>) {
             if let Some(value) = flag {

@@ -1,12 +1,14 @@
 //! What a sweep's folder says of the sweep, for those who join it: jobs of a cluster, and `sweep status`.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use upcycle_data::Dataset;
-use upcycle_lab::{Store, SweepConfig, SweepPlan};
+use upcycle_lab::{StageSpec, Store, SweepConfig, SweepPlan};
+use upcycle_operator::Recipe;
 
+use super::{SweepArgs, command_line};
 use crate::backend::BackendKind;
 
 const FILE: &str = "sweep.toml";
@@ -22,8 +24,14 @@ pub struct PlanFile {
     pub checkpoint_seconds: u64,
     /// The command line.
     pub command: String,
+    /// The last stage of every grown model: what it is, by content.
+    #[serde(default)]
+    pub cells: BTreeSet<String>,
     /// Everything that its results depend on.
     pub sweep: SweepConfig,
+    /// What its recipes say.
+    #[serde(default)]
+    pub recipes: Vec<Recipe>,
 }
 
 /// A sweep that was started, with its stages.
@@ -35,10 +43,75 @@ pub struct Started {
 }
 
 impl PlanFile {
-    /// Whether a folder holds the results of a sweep with other axes, data or sizes.
-    pub fn is_of_another(folder: &Path, sweep: &SweepConfig) -> bool {
-        let text = fs::read_to_string(folder.join(FILE)).unwrap_or_default();
-        toml::from_str::<Self>(&text).is_ok_and(|file| file.sweep != *sweep)
+    /// The sweep of a plan.
+    pub fn new(
+        config: &SweepConfig,
+        plan: &SweepPlan,
+        args: &SweepArgs,
+        backend: BackendKind,
+    ) -> Self {
+        let mut recipes: Vec<Recipe> = Vec::new();
+        for stage in plan.graph.stages() {
+            if let StageSpec::Upcycle { spec, .. } = &stage.spec
+                && !recipes.contains(&spec.recipe)
+            {
+                recipes.push(spec.recipe.clone());
+            }
+        }
+        let cells = plan.cells.iter();
+        Self {
+            backend,
+            devices: args.devices.get(),
+            checkpoint_seconds: args.checkpoint_seconds,
+            command: command_line(),
+            cells: cells.map(|cell| cell.upcycled.to_string()).collect(),
+            sweep: config.clone(),
+            recipes,
+        }
+    }
+
+    /// The sweep that was started in a folder; none if there is none that can be read.
+    pub fn read(folder: &Path) -> Option<Self> {
+        let text = fs::read_to_string(folder.join(FILE)).ok()?;
+        toml::from_str(&text).ok()
+    }
+
+    /// What stands against going on with this sweep as `new`, in some words each. More seeds and more values of an axis do not.
+    pub fn differences(&self, new: &Self) -> Vec<String> {
+        let table = |file: &Self| toml::Table::try_from(&file.sweep).unwrap_or_default();
+        let (before, after) = (table(self), table(new));
+        let mut differences = Vec::new();
+        if self.backend != new.backend {
+            let (before, after) = (self.backend.name(), new.backend.name());
+            differences.push(format!("backend was {before}, now {after}"));
+        }
+        let fields: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+        for field in fields {
+            let values = (before.get(field), after.get(field));
+            if values.0 == values.1 || is_more(field, values) {
+                continue;
+            }
+            let [before, after] = [values.0, values.1]
+                .map(|value| value.map_or("the default".into(), toml::Value::to_string));
+            differences.push(format!("{field} was {before}, now {after}"));
+        }
+        for recipe in &self.recipes {
+            let mut others = new.recipes.iter();
+            if others.any(|other| other.name == recipe.name && other != recipe) {
+                differences.push(format!("recipe `{}` says something else", recipe.name));
+            }
+        }
+        if differences.is_empty() && !self.cells.is_subset(&new.cells) {
+            let what = "its models are others: a scale's file or the data have changed, or a new budget moves growths";
+            differences.push(what.into());
+        }
+        differences
+    }
+
+    /// The sweep in a file of this kind.
+    pub fn sweep_in(path: &Path) -> Option<SweepConfig> {
+        let text = fs::read_to_string(path).ok()?;
+        toml::from_str::<Self>(&text).ok().map(|file| file.sweep)
     }
 
     /// Writes the file into a sweep's folder.
@@ -74,6 +147,19 @@ impl Started {
             plan,
             store,
         })
+    }
+}
+
+/// Whether a field of a sweep has only got more values.
+fn is_more(field: &str, values: (Option<&toml::Value>, Option<&toml::Value>)) -> bool {
+    match values {
+        (Some(toml::Value::Array(before)), Some(toml::Value::Array(after))) => {
+            !before.is_empty() && before.iter().all(|value| after.contains(value))
+        }
+        (Some(toml::Value::Integer(before)), Some(toml::Value::Integer(after))) => {
+            field == "seeds" && before <= after
+        }
+        _ => false,
     }
 }
 

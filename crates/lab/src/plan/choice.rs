@@ -58,11 +58,28 @@ impl Least {
     }
 }
 
+/// A recipe of a file must not have the name of a built-in one that it is not.
+fn check_own_name(value: &str, recipe: &Recipe) -> Result<(), LabError> {
+    let name = &recipe.name;
+    let is_other = presets::recipe(name).is_ok_and(|built_in| built_in != *recipe);
+    if value == name || !is_other && name != presets::AUTO {
+        return Ok(());
+    }
+    let problem = format!(
+        "{value} has the name `{name}` of a built-in recipe, and is another one; give the file a `name` of its own"
+    );
+    Err(LabError::Sweep {
+        field: "recipes",
+        problem,
+    })
+}
+
 impl Choice {
     /// The recipe with a name, or in the TOML file of a path; or `auto`.
     pub(super) fn named(name: &str) -> Result<Self, LabError> {
         if name != presets::AUTO {
             let recipe = presets::recipe(name)?;
+            check_own_name(name, &recipe)?;
             return Ok(Self {
                 name: recipe.name.clone(),
                 by_steps: vec![(AUTO[0].0, recipe)],

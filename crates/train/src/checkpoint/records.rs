@@ -7,20 +7,9 @@ use burn::{
 };
 use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend, adamw::moment_shape};
 use upcycle_lm::{FeedForwardRecord, Lm, LmConfig, LmRecord, parameter_shapes};
-use upcycle_moe::{GrowthState, MoeModel};
+use upcycle_moe::GrowthState;
 
-/// A new model of `config`, grown as its layers say.
-pub(super) fn fresh<B: MoeAutodiffBackend>(
-    config: &LmConfig,
-    growths: Vec<GrowthState>,
-    device: &B::Device,
-) -> Result<Lm<B>, String> {
-    let mut fresh: Lm<B> = config.init(0, device).map_err(|error| error.to_string())?;
-    fresh
-        .restore(growths, device)
-        .map_err(|error| error.to_string())?;
-    Ok(fresh)
-}
+use super::fresh;
 
 /// The model in a record, after comparing shapes.
 pub(super) fn model<B: MoeAutodiffBackend>(
