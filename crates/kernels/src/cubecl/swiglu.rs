@@ -65,7 +65,24 @@ pub fn backward<R: CubeRuntime>(
         weighted: like_h(),
         gates: empty(gate, gates.meta.shape().clone(), DType::F32),
     };
-    backward_kernel::launch::<R>(
+    // Two kernels: WebGPU promises no more than eight buffers of one, that of the sizes included.
+    let (count, dim) = elements(client, rows * hidden);
+    inputs_kernel::launch::<R>(
+        client,
+        count,
+        dim,
+        array(gate),
+        array(up),
+        array(dh),
+        array(gates),
+        array(order),
+        array(&found.gate),
+        array(&found.up),
+        rows * hidden,
+        hidden,
+        dtype.into(),
+    );
+    gates_kernel::launch::<R>(
         client,
         cubes(client, rows),
         CubeDim::new_1d(ROW_UNITS as u32),
@@ -74,8 +91,6 @@ pub fn backward<R: CubeRuntime>(
         array(dh),
         array(gates),
         array(order),
-        array(&found.gate),
-        array(&found.up),
         array(&found.weighted),
         array(&found.gates),
         rows,
@@ -106,8 +121,9 @@ fn forward_kernel<E: Float>(
     out[at] = E::cast_from(x * sigmoid(x) * up[at]);
 }
 
+/// Gradients of the two factors, an element a unit.
 #[cube(launch)]
-fn backward_kernel<E: Float>(
+fn inputs_kernel<E: Float>(
     gate: &Array<f32>,
     up: &Array<f32>,
     dh: &Array<f32>,
@@ -115,6 +131,29 @@ fn backward_kernel<E: Float>(
     order: &Array<u32>,
     d_gate: &mut Array<E>,
     d_up: &mut Array<E>,
+    len: usize,
+    hidden: usize,
+    #[define(E)] _dtype: StorageType,
+) {
+    let at = ABSOLUTE_POS;
+    if at >= len {
+        terminate!();
+    }
+    let x = gate[at];
+    let s = sigmoid(x);
+    let upstream = gates[order[at / hidden] as usize] * dh[at];
+    d_up[at] = E::cast_from(upstream * x * s);
+    d_gate[at] = E::cast_from(upstream * up[at] * s * (1.0f32 + x * (1.0f32 - s)));
+}
+
+/// `h` times the gate weight of its row, and the gradient of that weight, a cube a row.
+#[cube(launch)]
+fn gates_kernel<E: Float>(
+    gate: &Array<f32>,
+    up: &Array<f32>,
+    dh: &Array<f32>,
+    gates: &Array<f32>,
+    order: &Array<u32>,
     weighted: &mut Array<E>,
     d_gates: &mut Array<f32>,
     rows: usize,
@@ -132,14 +171,9 @@ fn backward_kernel<E: Float>(
     for f in range_stepped(unit, hidden, ROW_UNITS) {
         let at = place * hidden + f;
         let x = gate[at];
-        let y = up[at];
-        let upstream = dh[at];
-        let s = sigmoid(x);
-        let h = x * s * y;
-        dot += h * upstream;
+        let h = x * sigmoid(x) * up[at];
+        dot += h * dh[at];
         weighted[at] = E::cast_from(weight * h);
-        d_up[at] = E::cast_from(weight * upstream * x * s);
-        d_gate[at] = E::cast_from(weight * upstream * y * s * (1.0f32 + x * (1.0f32 - s)));
     }
     let sum = cube_sum(dot, unit, ROW_UNITS);
     if unit == 0 {
