@@ -217,11 +217,7 @@ impl HfCheckpoint {
                     || SHARED.iter().any(&shared)
                     || self.layout.shared.iter().any(|part| shared(&part.as_str()));
                 if !known {
-                    let problem = format!(
-                        "has shape {:?}, with an axis as long as there are experts ({experts}), and the layout says nothing of it; name it in `experts.further` if every expert has one, in `router.bias` if it is that, or in `shared` if all experts share it",
-                        tensor.shape
-                    );
-                    return Err(self.fault(name, problem));
+                    return Err(self.fault(name, not_in_layout(tensor, experts)));
                 }
             }
         }
@@ -246,8 +242,11 @@ impl HfCheckpoint {
         if fits {
             return Ok(true);
         }
-        if storage.matrix(part).is_none() && !tensor.shape.contains(&experts) {
-            return Ok(false);
+        if storage.matrix(part).is_none() {
+            return match tensor.shape.contains(&experts) {
+                true => Err(self.fault(name, not_in_layout(tensor, experts))),
+                false => Ok(false),
+            };
         }
         let problem = format!(
             "has shape {:?}, its axis {axis} should be that of {experts} experts",
@@ -266,4 +265,12 @@ impl HfCheckpoint {
         let mut storages = sets.iter().flat_map(|(storages, _)| *storages);
         !of_router && storages.any(|storage| storage.tensors.find(name).is_some())
     }
+}
+
+/// What is wrong with a tensor that has something of every expert, and is not known.
+fn not_in_layout(tensor: &TensorEntry, experts: usize) -> String {
+    format!(
+        "has shape {:?}, with an axis as long as there are experts ({experts}), and the layout says nothing of it; name it in `experts.further` if every expert has one, in `router.bias` if it is that, or in `shared` if all experts share it",
+        tensor.shape
+    )
 }
