@@ -200,8 +200,8 @@ fn checkpoint_memory(model: &LmConfig) -> u64 {
 /// verification need. Measured for doublings (docs/performance.md), where the old model is half as large; with more experts
 /// it takes less.
 fn growth_memory(model: &LmConfig, batch: &BatchConfig, backend: &str) -> u64 {
-    const BYTES_A_PARAMETER: u64 = 22;
-    const ACTIVATIONS: f64 = 2.5;
+    const BYTES_A_PARAMETER: u64 = 26;
+    const ACTIVATIONS: f64 = 2.0;
     let states = BYTES_A_PARAMETER * CostModel::new(model).parameters().total();
     states + (ACTIVATIONS * step_memory(model, batch, backend).activations as f64) as u64
 }
