@@ -88,11 +88,7 @@ impl<'a> Growth<'a> {
         }
         let mut choice = choose(checkpoint, &moe, &operator, scores.as_ref())?;
         if checkpoint.dense {
-            // None of the experts is the original.
-            for plan in &mut choice.plan.layers {
-                DenseSource::check_counts(&plan.counts())?;
-                *plan = plan.clone().without_originals();
-            }
+            choice = choice.of_networks()?;
         }
         let groups = moe.groups();
         let order = choice.plan.layers.iter().map(|plan| match &groups {

@@ -5,11 +5,9 @@ use std::{
     path::Path,
 };
 
-use safetensors::{
-    Dtype,
-    tensor::{Metadata, TensorInfo},
-};
+use safetensors::Dtype;
 use serde_json::json;
+use upcycle_files::tensor_header;
 
 use crate::{checkpoint::SINGLE, error::HfError};
 
@@ -135,25 +133,8 @@ fn header<'a>(
     tensors: impl Iterator<Item = &'a TensorMeta>,
     metadata: Option<&HashMap<String, String>>,
 ) -> Result<Vec<u8>, HfError> {
-    let mut end = 0;
-    let tensors = tensors.map(|tensor| {
-        let start = end;
-        end += tensor.bytes() as usize;
-        let info = TensorInfo {
-            dtype: tensor.dtype,
-            shape: tensor.shape.clone(),
-            data_offsets: (start, end),
-        };
-        (tensor.name.clone(), info)
-    });
-    let broken = |error: String| {
+    let tensors = tensors.map(|it| (it.name.as_str(), it.dtype, it.shape.as_slice()));
+    tensor_header(tensors, metadata).map_err(|error| {
         HfError::Impossible(format!("the header of a shard cannot be made: {error}"))
-    };
-    let metadata = Metadata::new(metadata.cloned(), tensors.collect())
-        .map_err(|error| broken(error.to_string()))?;
-    let mut json = serde_json::to_vec(&metadata).map_err(|error| broken(error.to_string()))?;
-    json.resize(json.len().next_multiple_of(8), b' ');
-    let mut header = (json.len() as u64).to_le_bytes().to_vec();
-    header.append(&mut json);
-    Ok(header)
+    })
 }

@@ -201,9 +201,9 @@ fn checkpoint_memory(model: &LmConfig) -> u64 {
 /// it takes less.
 fn growth_memory(model: &LmConfig, batch: &BatchConfig, backend: &str) -> u64 {
     const BYTES_A_PARAMETER: u64 = 26;
-    const ACTIVATIONS: f64 = 2.0;
+    const ACTIVATIONS: u64 = 2;
     let states = BYTES_A_PARAMETER * CostModel::new(model).parameters().total();
-    states + (ACTIVATIONS * step_memory(model, batch, backend).activations as f64) as u64
+    states + ACTIVATIONS * step_memory(model, batch, backend).activations
 }
 
 /// Logits or scores that a backend computes at a time; 0 on a CPU, whose kernels need few.

@@ -63,10 +63,7 @@ impl DenseSource {
     }
 
     /// Every network must be there as a whole as often as any of its shards.
-    ///
-    /// # Errors
-    /// If `counts`, how often every shard is there, are not all the same.
-    pub fn check_counts(counts: &[usize]) -> Result<(), OperatorError> {
+    pub(crate) fn check_counts(counts: &[usize]) -> Result<(), OperatorError> {
         if counts.iter().all(|&count| count == counts[0]) {
             return Ok(());
         }

@@ -31,7 +31,7 @@ impl LayerPlan {
     }
 
     /// The same plan, with every expert a new replica: of a dense network no expert is the original.
-    pub fn without_originals(mut self) -> Self {
+    pub(crate) fn without_originals(mut self) -> Self {
         self.first_replica = 0;
         self
     }

@@ -41,6 +41,20 @@ pub struct Choice {
     pub scores: Vec<Vec<f64>>,
 }
 
+impl Choice {
+    /// The same choice for the shards of dense networks: every network is there as a whole, and none is the original.
+    ///
+    /// # Errors
+    /// If shards of a network would be copied unevenly.
+    pub fn of_networks(mut self) -> Result<Self, OperatorError> {
+        for plan in &mut self.plan.layers {
+            DenseSource::check_counts(&plan.counts())?;
+            *plan = plan.clone().without_originals();
+        }
+        Ok(self)
+    }
+}
+
 /// Far above any model, far below what overflows.
 const MOST_EXPERTS: usize = 1 << 24;
 
@@ -172,12 +186,8 @@ impl Upcycle {
     ) -> Result<Choice, OperatorError> {
         self.check_target(experts)?;
         let none = |_| Ok::<_, OperatorError>(Vec::new());
-        let mut choice = self.choose(experts, &vec![None; layers], none)?;
-        for plan in &mut choice.plan.layers {
-            DenseSource::check_counts(&plan.counts())?;
-            *plan = plan.clone().without_originals();
-        }
-        Ok(choice)
+        self.choose(experts, &vec![None; layers], none)?
+            .of_networks()
     }
 
     /// Experts of every layer, once the recipe and the target make sense.

@@ -7,11 +7,8 @@ use std::{
 };
 
 use burn::tensor::{Tensor, backend::Backend};
-use safetensors::{
-    Dtype,
-    tensor::{Metadata, TensorInfo},
-};
-use upcycle_files::{FileError, write_with};
+use safetensors::{Dtype, tensor::Metadata};
+use upcycle_files::{FileError, tensor_header, write_with};
 
 use super::{FileSum, broken};
 use crate::error::TrainError;
@@ -39,8 +36,14 @@ impl<'a> TensorWriter<'a> {
         entries: &[Entry],
         values: impl FnOnce(&mut TensorWriter<'_>) -> Result<(), TrainError>,
     ) -> Result<FileSum, TrainError> {
-        let (header, end) =
-            header(entries).map_err(|error| broken(path, format!("its header: {error}")))?;
+        let tensors = entries
+            .iter()
+            .map(|(name, dtype, shape)| (name.as_str(), *dtype, shape.as_slice()));
+        let header = tensor_header(tensors, None)
+            .map_err(|error| broken(path, format!("its header: {error}")))?;
+        let bytes_of =
+            |(_, dtype, shape): &Entry| shape.iter().product::<usize>() * dtype.bitsize() / 8;
+        let end = (header.len() + entries.iter().map(bytes_of).sum::<usize>()) as u64;
         let mut sum = None;
         write_with(path, |file| {
             let mut writer = TensorWriter {
@@ -103,28 +106,6 @@ impl<'a> TensorWriter<'a> {
         self.bytes += bytes.len() as u64;
         Ok(())
     }
-}
-
-/// The length of the header, the header, and how long the file will be.
-fn header(entries: &[Entry]) -> Result<(Vec<u8>, u64), String> {
-    let mut end = 0;
-    let tensors = entries.iter().map(|(name, dtype, shape)| {
-        let start = end;
-        end += shape.iter().product::<usize>() * dtype.bitsize() / 8;
-        let info = TensorInfo {
-            dtype: *dtype,
-            shape: shape.clone(),
-            data_offsets: (start, end),
-        };
-        (name.clone(), info)
-    });
-    let metadata = Metadata::new(None, tensors.collect()).map_err(|error| error.to_string())?;
-    let mut json = serde_json::to_vec(&metadata).map_err(|error| error.to_string())?;
-    json.resize(json.len().next_multiple_of(8), b' ');
-    let mut header = (json.len() as u64).to_le_bytes().to_vec();
-    header.append(&mut json);
-    let bytes = (header.len() + end) as u64;
-    Ok((header, bytes))
 }
 
 /// A file being read, tensor by tensor.
