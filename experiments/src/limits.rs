@@ -1,10 +1,15 @@
 //! What a machine should not be asked to do without `--force`.
 
+use std::num::NonZeroUsize;
+
 use clap::Args;
+use serde::{Deserialize, Serialize};
 use upcycle_kernels::Precision;
-use upcycle_lab::available_memory;
+use upcycle_lab::{MemoryLimit, available_memory};
 use upcycle_report::number;
-use upcycle_train::Engine;
+use upcycle_train::{Engine, PassConfig};
+
+use crate::amount;
 
 /// A run that would take longer on a CPU is refused.
 const PATIENCE_SECONDS: f64 = 24.0 * 3600.0;
@@ -17,6 +22,55 @@ pub struct Force {
     pub force: bool,
 }
 
+/// What training may take of memory.
+#[derive(Debug, Clone, Copy, Args, Serialize, Deserialize)]
+pub struct MemoryArgs {
+    /// Memory of each device, such as 80GB: batches are cut into micro-batches that fit, and what cannot fit is refused
+    /// before anything starts. [default: this machine's, where it computes on its processor]
+    #[arg(long, value_parser = amount::parse_bytes, value_name = "BYTES", help_heading = "Running")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// Keep only the inputs of layers, and compute their activations again in the backward pass: the same results with
+    /// much less memory, in about a third more time.
+    #[arg(long, help_heading = "Running")]
+    #[serde(default)]
+    pub activation_checkpointing: bool,
+}
+
+impl MemoryArgs {
+    /// Bytes of each device; none if nobody knows.
+    pub fn available(&self, engine: &dyn Engine) -> Option<u64> {
+        let own = || on_cpu(engine).then(available_memory).flatten();
+        self.memory.or_else(own)
+    }
+
+    /// What each of `jobs` stages at a time may take of each of the devices that train a model together.
+    pub fn limit(&self, engine: &dyn Engine, devices: NonZeroUsize, jobs: usize) -> MemoryLimit {
+        let available = self.available(engine);
+        // Devices of a CPU are all in its memory.
+        let shares = match on_cpu(engine) {
+            true => jobs * devices.get(),
+            false => jobs,
+        };
+        MemoryLimit {
+            bytes: available.map(|bytes| bytes / shares.max(1) as u64),
+            devices,
+            recompute: self.activation_checkpointing,
+        }
+    }
+}
+
+/// How a batch is cut and computed, as the end of a sentence; none for whole batches whose activations are kept.
+pub fn pass_note(passes: PassConfig) -> Option<String> {
+    let parts = match passes.micro_batches.get() {
+        1 => None,
+        count => Some(format!("{count} micro-batches a batch")),
+    };
+    let recompute = (passes.recompute).then(|| "activations computed again".to_owned());
+    let words: Vec<String> = parts.into_iter().chain(recompute).collect();
+    (!words.is_empty()).then(|| words.join(", "))
+}
+
 /// Why a run of `seconds` that needs `memory` bytes should not start on this machine; none if it may.
 ///
 /// GPUs are not judged: their memory and speed are not known before they are used.
@@ -26,11 +80,7 @@ pub fn refusal(engine: &dyn Engine, memory: u64, seconds: f64) -> Option<String>
     }
     let available = available_memory().unwrap_or(u64::MAX);
     let problem = if memory > available {
-        format!(
-            "it needs about {} of memory, this machine has {}",
-            number::bytes(memory),
-            number::bytes(available)
-        )
+        too_large("it", memory, available)
     } else if seconds > PATIENCE_SECONDS {
         let time = number::duration(seconds);
         format!("it would take about {time} on this CPU")
@@ -49,10 +99,19 @@ pub fn slow_precision(engine: &dyn Engine, precision: Precision) -> Option<&'sta
     )
 }
 
+/// That something needs more memory than there is.
+pub fn too_large(what: &str, needed: u64, available: u64) -> String {
+    format!(
+        "{what} needs about {} of memory, and there are {}",
+        number::bytes(needed),
+        number::bytes(available)
+    )
+}
+
 /// A problem, and what can be done.
 pub fn advice(problem: &str) -> String {
     format!(
-        "{problem}. Run it on a GPU (--backend cuda), make it smaller (--tokens 2M, --scale tiny; sweeps also --vocab 8192 --context 512), or go on all the same with --force"
+        "{problem}. Run it on a GPU (--backend cuda), make it smaller (--tokens 2M, --scale tiny; sweeps also --vocab 8192 --context 512), take less memory (--activation-checkpointing), or go on all the same with --force"
     )
 }
 

@@ -18,8 +18,8 @@ use clap::Parser;
 use upcycle_data::{Dataset, Split};
 use upcycle_lab::presets::Preset;
 use upcycle_lab::{
-    Calibration, CellPlan, Estimate, Runner, StageEstimate, Store, SweepConfig, SweepPlan,
-    available_memory, collect, presets,
+    Calibration, CellPlan, Estimate, MemoryLimit, Runner, StageEstimate, Store, SweepConfig,
+    SweepPlan, collect, presets,
 };
 use upcycle_lm::CostModel;
 use upcycle_report::number;
@@ -109,8 +109,9 @@ impl SweepArgs {
         let data = Dataset::open(&config.data, &self.out.join("data"))?;
         let plan = SweepPlan::new(&config, &data, engine.backend())?;
         let known = Store::existing(&self.out);
-        let available = self.available(engine.as_ref());
+        let available = self.memory.available(engine.as_ref());
         let jobs = self.jobs(&plan, engine.as_ref(), available);
+        let limit = self.memory.limit(engine.as_ref(), self.devices, jobs);
         let calibration = Calibration::measure(meter.as_ref(), &plan.graph, known.as_ref(), jobs);
         let estimate = Estimate::new(
             &plan,
@@ -118,6 +119,7 @@ impl SweepArgs {
             engine.backend(),
             Some(&calibration),
             jobs,
+            &limit,
         );
         let refusal = refusal_of(&estimate, engine.as_ref(), available);
         for note in repetitions(&plan, &data).into_iter().chain(plan.notes()) {
@@ -150,6 +152,7 @@ impl SweepArgs {
             engine: engine.as_ref(),
             data: &data,
             store: &store,
+            limit,
             checkpoint_interval: Duration::from_secs(self.checkpoint_seconds),
             observer: &progress,
             stop: interrupt::flag(),
@@ -188,15 +191,22 @@ impl SweepArgs {
         let calibration = machine(self.backend).ok().map(|machine| {
             Calibration::measure(machine.meter.as_ref(), &plan.graph, known.as_ref(), 1)
         });
-        let estimate = Estimate::new(&plan, known.as_ref(), backend, calibration.as_ref(), 1);
+        let limit = MemoryLimit {
+            bytes: self.memory.memory,
+            devices: self.devices,
+            recompute: self.memory.activation_checkpointing,
+        };
+        let (known, calibration) = (known.as_ref(), calibration.as_ref());
+        let estimate = Estimate::new(&plan, known, backend, calibration, 1, &limit);
         for note in repetitions(&plan, &data).into_iter().chain(plan.notes()) {
             output::note!("note: {note}");
         }
-        let too_large = (estimate.largest())
-            .zip(self.memory)
-            .and_then(|(stage, available)| {
-                memory_refusal(stage, available).filter(|_| !self.force.force)
-            });
+        let too_large =
+            (estimate.largest())
+                .zip(self.memory.memory)
+                .and_then(|(stage, available)| {
+                    memory_refusal(stage, available).filter(|_| !self.force.force)
+                });
         if self.dry_run {
             return self.print_dry_run(&plan, &estimate, too_large);
         }
@@ -277,12 +287,6 @@ impl SweepArgs {
         Ok(folder)
     }
 
-    /// Memory for stages, in bytes; none if nobody knows.
-    fn available(&self, engine: &dyn Engine) -> Option<u64> {
-        let own = on_cpu(engine).then(available_memory).flatten();
-        self.memory.or(own)
-    }
-
     /// Stages at a time: as many small ones as a CPU has cores, but no more than fit into its memory.
     fn jobs(&self, plan: &SweepPlan, engine: &dyn Engine, available: Option<u64>) -> usize {
         if let Some(jobs) = self.jobs {
@@ -300,7 +304,14 @@ impl SweepArgs {
         }
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let fits = |jobs: &usize| {
-            let estimate = Estimate::new(plan, None, engine.backend(), None, *jobs);
+            let estimate = Estimate::new(
+                plan,
+                None,
+                engine.backend(),
+                None,
+                *jobs,
+                &MemoryLimit::NONE,
+            );
             available.is_none_or(|available| estimate.memory <= available)
         };
         (1..=cores).rev().find(fits).unwrap_or(1)
@@ -328,14 +339,8 @@ fn refusal_of(estimate: &Estimate, engine: &dyn Engine, available: Option<u64>) 
 /// Why a stage cannot run in some memory; none if it can.
 fn memory_refusal(stage: &StageEstimate, available: u64) -> Option<String> {
     let needed = stage.process_memory();
-    (needed > available).then(|| {
-        limits::advice(&format!(
-            "stage {} needs about {} of memory, and there are {}",
-            stage.label,
-            number::bytes(needed),
-            number::bytes(available)
-        ))
-    })
+    let stage = format!("stage {}", stage.label);
+    (needed > available).then(|| limits::advice(&limits::too_large(&stage, needed, available)))
 }
 
 /// Prints all presets.

@@ -20,8 +20,8 @@ use upcycle_lm::{CostModel, LmConfig, WeightSource};
 use upcycle_moe::GrowthState;
 use upcycle_report::number;
 use upcycle_train::{
-    BatchConfig, CheckpointInfo, DataSchedule, Engine, EvaluationConfig, Schedule, Start,
-    TrainEvent, TrainJob, TrainOutcome, TrainSpec,
+    BatchConfig, CheckpointInfo, DataSchedule, Engine, EvaluationConfig, PassConfig, Schedule,
+    Start, TrainEvent, TrainJob, TrainOutcome, TrainSpec,
 };
 
 #[cfg(feature = "tui")]
@@ -32,7 +32,7 @@ use crate::{
     data_args::{DataArgs, check_vocabulary},
     inspect::checkpoint_of,
     interrupt,
-    limits::{Force, refusal, slow_precision},
+    limits::{self, Force, MemoryArgs, advice, pass_note, refusal, slow_precision},
     output,
     progress::style,
     routers::Routers,
@@ -146,6 +146,8 @@ pub struct TrainArgs {
     /// Precision of matrix products; parameters are always f32.
     #[arg(long, value_enum)]
     precision: Option<PrecisionArg>,
+    #[command(flatten)]
+    memory: MemoryArgs,
     /// Seconds between checkpoints.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     checkpoint_seconds: u64,
@@ -292,10 +294,18 @@ impl TrainArgs {
         let flops = cost.train_flops_per_token(batch.context) + cost.head_flops_per_token();
         let tokens = scale.training.pretrain_steps * batch.tokens();
         let seconds = training_seconds(flops * tokens as f64, meter.matmul_rate());
-        let memory = peak_memory(&run.model, batch, engine.backend());
-        if let Some(refusal) =
-            refusal(engine.as_ref(), memory, seconds).filter(|_| !self.force.force)
-        {
+        let limit = self.memory.limit(engine.as_ref(), self.devices, 1);
+        let passes = limit.passes(&run.model, batch, engine.backend());
+        if let Some(note) = pass_note(passes) {
+            output::note!("{note}");
+        }
+        let share = limit.share(batch);
+        let memory = peak_memory(&run.model, &share, engine.backend(), passes);
+        let too_large = (self.memory.available(engine.as_ref()))
+            .filter(|&available| memory > available)
+            .map(|available| advice(&limits::too_large("it", memory, available)));
+        let refusal = too_large.or_else(|| refusal(engine.as_ref(), 0, seconds));
+        if let Some(refusal) = refusal.filter(|_| !self.force.force) {
             bail!(refusal);
         }
         data.check_shape(batch.context)?;
@@ -324,7 +334,7 @@ impl TrainArgs {
                 seed: self.seed,
             },
         };
-        let outcome = self.train(engine.as_ref(), &run.spec, &start, &data, from_step)?;
+        let outcome = self.train(engine.as_ref(), &run.spec, &start, &data, from_step, passes)?;
         let json = serde_json::to_string_pretty(&outcome)?;
         upcycle_files::write(&result, json.as_bytes())?;
         self.print(&outcome)?;
@@ -487,6 +497,7 @@ impl TrainArgs {
         start: &Start,
         data: &Dataset,
         from: u64,
+        passes: PassConfig,
     ) -> Result<TrainOutcome> {
         let job = TrainJob {
             spec,
@@ -494,6 +505,7 @@ impl TrainArgs {
             dir: &self.out,
             data,
             other_data: self.other_data,
+            passes,
             cancelled: &AtomicBool::new(false),
             stop: interrupt::flag(),
             checkpoint_interval: Duration::from_secs(self.checkpoint_seconds),

@@ -11,8 +11,7 @@ use std::num::NonZeroUsize;
 
 use anyhow::{Context, Result, bail};
 use upcycle_data::Dataset;
-use upcycle_lab::block;
-use upcycle_lm::CostModel;
+use upcycle_lab::growth_memory;
 use upcycle_operator::{LayerPlan, Upcycle};
 use upcycle_train::{
     BatchConfig, CheckpointInfo, UpcycleJob, UpcycleOutcome, UpcycleSpec, check_growth, grown_shape,
@@ -110,12 +109,8 @@ impl UpcycleArgs {
             evaluation_rows: EVALUATION_ROWS,
         };
         let engine = engine(self.backend)?;
-        let tokens = rows * info.model.context;
-        let memory =
-            CostModel::new(&grown).memory(tokens, info.model.context, block(engine.backend()));
-        if let Some(refusal) =
-            refusal(engine.as_ref(), memory.total(), 0.0).filter(|_| !self.force.force)
-        {
+        let memory = growth_memory(&grown, &spec.batch, engine.backend());
+        if let Some(refusal) = refusal(engine.as_ref(), memory, 0.0).filter(|_| !self.force.force) {
             bail!(refusal);
         }
         output::note!("backend {}: {}", engine.backend(), engine.device());

@@ -2,54 +2,30 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    sync::{
-        Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::sync::Mutex;
 
 use burn::{
     backend::Autodiff,
     tensor::{Distribution, Int, Tensor, TensorData, TensorPrimitive, backend::Backend},
 };
 use burn_flex::Flex;
+use peak_alloc::PeakAlloc;
 use upcycle_kernels::{Precision, SoftTargets, Traced, blocks, reference};
 
 type A = Autodiff<Flex>;
 
-/// Counts what is allocated.
-struct Counting;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
 /// One test at a time, since all share the counters.
 static TURN: Mutex<()> = Mutex::new(());
 
-// SAFETY: passes everything on to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let now = NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(now, Ordering::Relaxed);
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        unsafe { System.dealloc(place, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: PeakAlloc = PeakAlloc;
 
 /// Bytes that `work` needs beyond those that are there.
 fn peak(work: impl FnOnce()) -> usize {
-    let before = NOW.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
+    let before = ALLOCATOR.current_usage();
+    ALLOCATOR.reset_peak_usage();
     work();
-    PEAK.load(Ordering::Relaxed) - before
+    ALLOCATOR.peak_usage() - before
 }
 
 fn random<B: Backend, const D: usize>(shape: [usize; D]) -> Tensor<B, D> {

@@ -3,22 +3,19 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use upcycle_kernels::blocks::BLOCK;
-use upcycle_lm::{CostModel, LmConfig, MemoryEstimate, ParameterCount};
+use upcycle_lm::{CostModel, MemoryEstimate, ParameterCount};
 use upcycle_report::Setting;
-use upcycle_train::BatchConfig;
+use upcycle_train::PassConfig;
 
 use crate::{
     calibrate::{Calibration, stage_flops},
     frontier::Frontier,
     graph::{Stage, StageGraph},
+    memory::{MemoryLimit, PROCESS, checkpoint_memory, growth_memory, peak_memory, step_memory},
     plan::{CellPlan, SweepPlan},
     stage::{StageKey, StageSpec},
     store::Store,
 };
-
-/// Memory of a process without any model, in bytes: program, data, buffers.
-const PROCESS: u64 = 160 << 20;
 
 /// Costs of a sweep.
 #[derive(Debug, Clone, Serialize)]
@@ -52,6 +49,8 @@ pub struct StageEstimate {
     pub parameters: ParameterCount,
     /// Training FLOPs, vocabulary head included.
     pub flops: f64,
+    /// How activations share memory.
+    pub passes: PassConfig,
     /// Memory of a training step in bytes.
     pub memory: MemoryEstimate,
     /// What reading and writing checkpoints takes of the machine's own memory, in bytes; on a CPU beside the step's.
@@ -85,20 +84,24 @@ pub struct Price {
 }
 
 impl Estimate {
-    /// Estimates the stages of a plan, with `jobs` at a time.
+    /// Estimates the stages of a plan, with `jobs` at a time, each of which has its own limit of memory.
     pub fn new(
         plan: &SweepPlan,
         store: Option<&Store>,
         backend: &str,
         calibration: Option<&Calibration>,
         jobs: usize,
+        limit: &MemoryLimit,
     ) -> Self {
         let graph = &plan.graph;
         let finished = |stage: &Stage| store.is_some_and(|store| store.is_finished(&stage.key));
         let stages: Vec<StageEstimate> = graph
             .stages()
             .into_iter()
-            .map(|stage| estimate(stage, finished(stage), backend, calibration, jobs))
+            .map(|stage| StageEstimate {
+                cached: finished(stage),
+                ..estimate(stage, backend, calibration, jobs, limit)
+            })
             .collect();
         let mut memory: Vec<u64> = remaining(&stages).map(|stage| stage.peak_memory).collect();
         memory.sort_unstable_by(|a, b| b.cmp(a));
@@ -146,77 +149,39 @@ fn remaining(stages: &[StageEstimate]) -> impl Iterator<Item = &StageEstimate> {
 
 fn estimate(
     stage: &Stage,
-    cached: bool,
     backend: &str,
     calibration: Option<&Calibration>,
     jobs: usize,
+    limit: &MemoryLimit,
 ) -> StageEstimate {
     let cost = CostModel::new(&stage.model);
-    let (batch, growth) = match &stage.spec {
-        StageSpec::Train { spec, .. } => (&spec.batch, 0),
-        StageSpec::Upcycle { spec, .. } => (
-            &spec.batch,
-            growth_memory(&stage.model, &spec.batch, backend),
-        ),
+    let (batch, passes, growth) = match &stage.spec {
+        StageSpec::Train { spec, .. } => {
+            let passes = limit.passes(&stage.model, &spec.batch, backend);
+            (&spec.batch, passes, 0)
+        }
+        StageSpec::Upcycle { spec, .. } => {
+            let growth = growth_memory(&stage.model, &spec.batch, backend);
+            (&spec.batch, PassConfig::default(), growth)
+        }
     };
+    let share = limit.share(batch);
     let seconds = calibration.map(|calibration| calibration.stage_seconds(stage, jobs));
     StageEstimate {
         key: stage.key.clone(),
         label: stage.label.clone(),
-        cached,
+        cached: false,
+        passes,
         steps: stage.steps(),
         tokens: stage.steps() * batch.tokens(),
         parameters: cost.parameters(),
         flops: stage_flops(stage),
-        memory: step_memory(&stage.model, batch, backend),
+        memory: step_memory(&stage.model, &share, backend, passes),
         checkpoint_memory: checkpoint_memory(&stage.model),
-        peak_memory: peak_memory(&stage.model, batch, backend).max(growth),
+        peak_memory: peak_memory(&stage.model, &share, backend, passes).max(growth),
         seconds: seconds.map(|(seconds, _)| seconds),
         measured: seconds.is_some_and(|(_, measured)| measured),
     }
-}
-
-fn step_memory(model: &LmConfig, batch: &BatchConfig, backend: &str) -> MemoryEstimate {
-    let tokens = batch.rows * batch.context;
-    CostModel::new(model).memory(tokens, batch.context, block(backend))
-}
-
-/// Most bytes that training a model takes of a backend's memory, which on a CPU holds checkpoints too.
-pub fn peak_memory(model: &LmConfig, batch: &BatchConfig, backend: &str) -> u64 {
-    let step = step_memory(model, batch, backend).total();
-    match on_cpu(backend) {
-        true => step + checkpoint_memory(model),
-        false => step,
-    }
-}
-
-/// Bytes that a checkpoint's tensors take of the machine's own memory while it is read or written, one after the other: their
-/// values as read, as a tensor, and once more where they have to be aligned.
-fn checkpoint_memory(model: &LmConfig) -> u64 {
-    3 * CostModel::new(model).largest_tensor()
-}
-
-/// Most bytes that a growth into a model takes: both models with their moments are there at a time, and what evidence and
-/// verification need. Measured for doublings (docs/performance.md), where the old model is half as large; with more experts
-/// it takes less.
-fn growth_memory(model: &LmConfig, batch: &BatchConfig, backend: &str) -> u64 {
-    const BYTES_A_PARAMETER: u64 = 26;
-    const ACTIVATIONS: u64 = 2;
-    let states = BYTES_A_PARAMETER * CostModel::new(model).parameters().total();
-    states + ACTIVATIONS * step_memory(model, batch, backend).activations
-}
-
-/// Logits or scores that a backend computes at a time; 0 on a CPU, whose kernels need few.
-pub fn block(backend: &str) -> usize {
-    match on_cpu(backend) {
-        true => 0,
-        false => BLOCK,
-    }
-}
-
-/// Whether a backend computes on the processor.
-pub fn on_cpu(backend: &str) -> bool {
-    matches!(backend, "cpu" | "ndarray")
 }
 
 /// Seconds until all stages are finished, by running the schedule of the runner; none if a stage's are not known.

@@ -21,6 +21,7 @@ use crate::{
     error::LabError,
     frontier::Frontier,
     graph::{Stage, StageGraph},
+    memory::MemoryLimit,
     stage::{Origin, StageSpec},
     store::{StageResult, Store},
 };
@@ -52,6 +53,8 @@ pub struct Runner<'a> {
     pub data: &'a Dataset,
     /// Where stages live.
     pub store: &'a Store,
+    /// What a stage may take of the device's memory.
+    pub limit: MemoryLimit,
     /// Time between checkpoints of a stage.
     pub checkpoint_interval: Duration,
     /// Who is told.
@@ -156,12 +159,14 @@ impl Runner<'_> {
                         seed: *seed,
                     },
                 };
+                let backend = self.engine.backend();
                 let job = TrainJob {
                     spec,
                     start: &start,
                     dir: &dir,
                     data: self.data,
                     other_data: false,
+                    passes: self.limit.passes(&stage.model, &spec.batch, backend),
                     checkpoint_interval: self.checkpoint_interval,
                     cancelled: claim.lost(),
                     stop: self.stop,

@@ -305,7 +305,7 @@ mod tests {
     use upcycle_data::{DataConfig, Dataset};
 
     use super::*;
-    use crate::{plan::SweepPlan, presets};
+    use crate::{memory::MemoryLimit, plan::SweepPlan, presets};
 
     fn plan() -> SweepPlan {
         let mut config = presets::sweep("quick").unwrap();
@@ -328,7 +328,7 @@ mod tests {
     #[test]
     fn stages_of_one_parent_are_an_array_after_it() {
         let plan = plan();
-        let estimate = Estimate::new(&plan, None, "cpu", None, 1);
+        let estimate = Estimate::new(&plan, None, "cpu", None, 1, &MemoryLimit::NONE);
         let all: BTreeSet<&StageKey> = estimate.stages.iter().map(|stage| &stage.key).collect();
         let arrays = arrays(&plan.graph, &estimate, &all, 0);
         let mut seen = BTreeSet::new();
@@ -347,7 +347,7 @@ mod tests {
     #[test]
     fn finished_stages_are_not_submitted() {
         let plan = plan();
-        let estimate = Estimate::new(&plan, None, "cpu", None, 1);
+        let estimate = Estimate::new(&plan, None, "cpu", None, 1, &MemoryLimit::NONE);
         let last = &estimate.stages[estimate.stages.len() - 1].key;
         let arrays = arrays(&plan.graph, &estimate, &BTreeSet::from([last]), 0);
         assert_eq!(arrays.len(), 1);
@@ -357,7 +357,7 @@ mod tests {
     #[test]
     fn jobs_say_what_they_need() {
         let plan = plan();
-        let estimate = Estimate::new(&plan, None, "cpu", None, 1);
+        let estimate = Estimate::new(&plan, None, "cpu", None, 1, &MemoryLimit::NONE);
         let first = &estimate.stages[0].key;
         let array = &arrays(&plan.graph, &estimate, &BTreeSet::from([first]), 1)[0];
         let arguments = slurm().arguments(array, Some("17_3")).join(" ");

@@ -15,8 +15,8 @@ use std::{
 
 use upcycle_data::{DataConfig, Dataset};
 use upcycle_lab::{
-    Calibration, Estimate, Growth, LabError, Meter, Observer, RunEvent, Runner, StageGraph,
-    StageSpec, StepTimes, Store, SweepConfig, SweepPlan, Workload, collect, presets,
+    Calibration, Estimate, Growth, LabError, MemoryLimit, Meter, Observer, RunEvent, Runner,
+    StageGraph, StageSpec, StepTimes, Store, SweepConfig, SweepPlan, Workload, collect, presets,
 };
 use upcycle_lm::WeightSink;
 use upcycle_operator::{LayerPlan, ReplicationPlan, Verification};
@@ -553,6 +553,7 @@ fn run(
         engine,
         data,
         store,
+        limit: MemoryLimit::NONE,
         checkpoint_interval: Duration::from_secs(60),
         observer,
         stop: &AtomicBool::new(false),
@@ -685,8 +686,22 @@ fn estimates_follow_the_schedule() {
     let plan = plan(&quick());
     // The engine measures nothing, so all is by its rate of 1 GFLOP/s.
     let calibration = Calibration::measure(&Fake::default(), &plan.graph, None, 1);
-    let alone = Estimate::new(&plan, None, "cpu", Some(&calibration), 1);
-    let together = Estimate::new(&plan, None, "cpu", Some(&calibration), 2);
+    let alone = Estimate::new(
+        &plan,
+        None,
+        "cpu",
+        Some(&calibration),
+        1,
+        &MemoryLimit::NONE,
+    );
+    let together = Estimate::new(
+        &plan,
+        None,
+        "cpu",
+        Some(&calibration),
+        2,
+        &MemoryLimit::NONE,
+    );
     let sum: f64 = alone.stages.iter().filter_map(|stage| stage.seconds).sum();
     assert!((alone.seconds.unwrap() - sum).abs() < 1e-6 * sum);
     // Two at a time take twice as long each, and wait for each other at the end.
@@ -699,7 +714,7 @@ fn estimates_follow_the_schedule() {
         assert!(up < me && up > (1.0 - tau) * me);
         assert!(price.seconds_after_pretraining < price.seconds_upcycled);
     }
-    let unknown = Estimate::new(&plan, None, "cuda", None, 1);
+    let unknown = Estimate::new(&plan, None, "cuda", None, 1, &MemoryLimit::NONE);
     assert_eq!(unknown.seconds, None);
     // Blocks of logits and scores count where no kernel of a CPU does without them.
     let blocks = |estimate: &Estimate| {

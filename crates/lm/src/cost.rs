@@ -47,6 +47,17 @@ pub struct MemoryEstimate {
     pub blocks: u64,
 }
 
+impl MemoryEstimate {
+    /// The same, where gradients are added to others.
+    #[must_use]
+    pub fn with_two_gradients(self) -> Self {
+        Self {
+            gradients: 2 * self.weights,
+            ..self
+        }
+    }
+}
+
 impl ParameterCount {
     /// All parameters.
     pub fn total(&self) -> u64 {
@@ -148,8 +159,14 @@ impl<'a> CostModel<'a> {
     ///
     /// Attention keeps no scores and the head no logits; a backend computes them in blocks of at most `block` elements, of which four are
     /// alive at a time (0 for kernels whose blocks are not worth counting). Weights, gradients and moments are exact, the rest is an
-    /// estimate.
-    pub fn memory(&self, tokens: usize, context: usize, block: usize) -> MemoryEstimate {
+    /// estimate. With `recompute` layers keep their inputs, and the rest of one layer at a time.
+    pub fn memory(
+        &self,
+        tokens: usize,
+        context: usize,
+        block: usize,
+        recompute: bool,
+    ) -> MemoryEstimate {
         let config = self.config;
         let weights = 4 * self.parameters().total();
         let (d, k) = (config.d_model, config.top_k);
@@ -171,7 +188,12 @@ impl<'a> CostModel<'a> {
             };
             8 * d + ffn
         };
-        let floats: usize = (0..config.layers).map(per_layer).sum::<usize>() + d;
+        let layers = (0..config.layers).map(per_layer);
+        let floats = match recompute {
+            // Beside them are the gradients of a layer's input and output.
+            true => config.layers * d + layers.max().unwrap_or(0) + 2 * d,
+            false => layers.sum::<usize>() + d,
+        };
         let largest = tokens.saturating_mul(config.vocab.max(config.heads * context));
         MemoryEstimate {
             weights,

@@ -4,6 +4,7 @@
 //! `V` vocabulary, `H` heads, `G` key-value heads, `C` head width, `J` targets of a position.
 
 mod attention;
+mod backward;
 mod block;
 #[cfg(feature = "burn-train")]
 pub mod burn_train;
@@ -15,6 +16,7 @@ mod shapes;
 mod weights;
 
 pub use attention::Attention;
+pub use backward::{Backward, Objective};
 pub use block::{Block, BlockRecord, FeedForward, FeedForwardRecord};
 pub use config::{AttentionBias, ConfigError, LayerKind, LmConfig, QkNorm};
 pub use cost::{CostModel, MemoryEstimate, ParameterCount};

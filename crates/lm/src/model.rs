@@ -29,7 +29,7 @@ pub struct Lm<B: Backend> {
     /// Output embedding, `[V, D]`.
     pub head_vd: Param<Tensor<B, 2>>,
     #[module(skip)]
-    config: LmConfig,
+    pub(crate) config: LmConfig,
 }
 
 /// Losses and routing of one forward pass.

@@ -9,6 +9,7 @@ use thiserror::Error;
 use upcycle_kernels::{MoeBackend, Precision};
 
 use crate::{
+    balancing::BalancingConfig,
     expert_groups::ExpertGroups,
     experts::Experts,
     feed_forward::SharedExpert,
@@ -330,6 +331,26 @@ impl<B: MoeBackend> MoeLayer<B> {
             None => y_td,
         };
         (y_td, routing)
+    }
+
+    /// What its routing of a forward pass adds to the loss, `[1]`: auxiliary, z- and separation loss, weighted; none if all
+    /// are off.
+    pub fn routing_loss(
+        &self,
+        routing: &Routing<B>,
+        balancing: &BalancingConfig,
+    ) -> Option<Tensor<B, 1>> {
+        let config = self.router.config();
+        let balance = balancing.loss(routing, config.score);
+        let weight = config.two_level.as_ref().map_or(0.0, |it| it.separation);
+        let separation = (weight > 0.0)
+            .then(|| self.router.separation_loss(routing))
+            .flatten()
+            .map(|loss| loss * weight);
+        match (balance, separation) {
+            (Some(balance), Some(separation)) => Some(balance + separation),
+            (balance, separation) => balance.or(separation),
+        }
     }
 
     /// Becomes what it is at a step of training: with a [release](crate::Release), twins are held apart less and less, and a

@@ -124,16 +124,8 @@ pub trait MoeModel<B: MoeBackend> {
         assert_eq!(sites.len(), routing.len(), "a routing for each MoE layer");
         let share = 1.0 / routing.len() as f32;
         let layers = sites.into_iter().zip(routing);
-        let losses = layers.flat_map(|(site, routing)| {
-            let config = site.layer.router.config();
-            let balance = balancing.loss(routing, config.score);
-            let weight = config.two_level.as_ref().map_or(0.0, |it| it.separation);
-            let separation = (weight > 0.0)
-                .then(|| site.layer.router.separation_loss(routing))
-                .flatten();
-            let separation = separation.map(|loss| loss * weight);
-            balance.into_iter().chain(separation)
-        });
+        let losses =
+            layers.filter_map(|(site, routing)| site.layer.routing_loss(routing, balancing));
         let sum = losses.reduce(|sum, loss| sum + loss)?;
         Some(sum * share)
     }

@@ -1,5 +1,7 @@
 //! Specifications of stages: everything that determines their result, and nothing else.
 
+use std::num::NonZeroUsize;
+
 use serde::{Deserialize, Serialize};
 use upcycle_data::Split;
 use upcycle_kernels::{AdamW, Precision};
@@ -40,6 +42,29 @@ pub struct LearnerConfig {
     pub balancing: BalancingConfig,
     /// Precision of matrix products.
     pub precision: Precision,
+    /// How activations share memory.
+    pub passes: PassConfig,
+}
+
+/// How the activations of a batch share memory. Results do not depend on it: computing them again changes no bit on a CPU
+/// (where the routing has several losses, the order in which their gradients are added), micro-batches the order of sums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PassConfig {
+    /// Parts of a batch that are computed one after the other; at most one a sequence.
+    pub micro_batches: NonZeroUsize,
+    /// Whether layers compute their activations again in the backward pass instead of keeping them (activation
+    /// checkpointing).
+    pub recompute: bool,
+}
+
+impl Default for PassConfig {
+    fn default() -> Self {
+        Self {
+            micro_batches: NonZeroUsize::MIN,
+            recompute: false,
+        }
+    }
 }
 
 /// AdamW and clipping.
@@ -165,6 +190,7 @@ impl TrainSpec {
             optimizer: self.optimizer.clone(),
             balancing: self.balancing.clone(),
             precision: self.precision,
+            passes: PassConfig::default(),
         }
     }
 

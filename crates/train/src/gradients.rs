@@ -1,15 +1,19 @@
-//! Sums and global norm of gradients.
+//! Sums and norms of gradients.
 
 use burn::{
     module::{Module, ModuleVisitor, Param, ParamId},
     optim::GradientsParams,
-    tensor::{ElementConversion, Tensor},
+    tensor::Tensor,
 };
 use upcycle_kernels::{MoeAutodiffBackend, MoeBackend};
 use upcycle_lm::Lm;
 
-/// Square root of the summed squares of all gradients; reads one number from the device.
-pub fn global_norm<B: MoeAutodiffBackend>(model: &Lm<B>, gradients: &GradientsParams) -> f64 {
+/// The summed squares of all gradients, `[1]`.
+pub fn squared_norm<B: MoeAutodiffBackend>(
+    model: &Lm<B>,
+    gradients: &GradientsParams,
+    device: &B::Device,
+) -> Tensor<B::InnerBackend, 1> {
     struct SquaredNorms<'a, B: MoeAutodiffBackend> {
         gradients: &'a GradientsParams,
         squares: Vec<Tensor<B::InnerBackend, 1>>,
@@ -27,10 +31,9 @@ pub fn global_norm<B: MoeAutodiffBackend>(model: &Lm<B>, gradients: &GradientsPa
     };
     model.visit(&mut visitor);
     if visitor.squares.is_empty() {
-        return 0.0;
+        return Tensor::zeros([1], device);
     }
-    let total: f64 = Tensor::cat(visitor.squares, 0).sum().into_scalar().elem();
-    total.sqrt()
+    Tensor::cat(visitor.squares, 0).sum()
 }
 
 /// Gradients apart by the factor of their parameter's learning rate, usual ones first. `boosted` are the others.
@@ -73,34 +76,4 @@ pub fn by_learning_rate<B: MoeAutodiffBackend>(
     model.visit(&mut visitor);
     let usual = (1.0, visitor.gradients);
     [usual].into_iter().chain(visitor.sorted).collect()
-}
-
-/// Adds the gradients of one more pass to the sum of those before.
-pub fn accumulate<B: MoeAutodiffBackend>(
-    model: &Lm<B>,
-    sum: GradientsParams,
-    more: GradientsParams,
-) -> GradientsParams {
-    struct Accumulate {
-        sum: GradientsParams,
-        more: GradientsParams,
-    }
-    impl<B: MoeAutodiffBackend> ModuleVisitor<B> for Accumulate {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-            let (sum, more) = (
-                self.sum.remove::<B::InnerBackend, D>(param.id),
-                self.more.remove::<B::InnerBackend, D>(param.id),
-            );
-            let gradient = match (sum, more) {
-                (Some(sum), Some(more)) => Some(B::InnerBackend::accumulate(sum, more)),
-                (one, other) => one.or(other),
-            };
-            if let Some(gradient) = gradient {
-                self.sum.register::<B::InnerBackend, D>(param.id, gradient);
-            }
-        }
-    }
-    let mut visitor = Accumulate { sum, more };
-    model.visit(&mut visitor);
-    visitor.sum
 }

@@ -13,7 +13,7 @@ use upcycle_moe::ExpertSources;
 use upcycle_operator::{Deviation, ReplicationPlan, Verification};
 
 use crate::{
-    config::{TrainSpec, UpcycleSpec},
+    config::{PassConfig, TrainSpec, UpcycleSpec},
     evaluate::Evaluation,
 };
 
@@ -45,6 +45,8 @@ pub struct TrainJob<'a> {
     pub data: &'a Dataset,
     /// Whether the data may be other than what the model was trained on so far.
     pub other_data: bool,
+    /// How activations share memory.
+    pub passes: PassConfig,
     /// Time between checkpoints; the end of the stage is always kept.
     pub checkpoint_interval: Duration,
     /// Ends the stage before its next step or checkpoint when it becomes true; nothing is written any more.

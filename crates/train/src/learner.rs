@@ -1,15 +1,15 @@
 //! A model that learns: its parameters, its optimizer and where it is in its training, in memory.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, num::NonZeroUsize, ops::Range};
 
 use burn::{
     module::AutodiffModule,
     optim::{GradientsParams, Optimizer, adaptor::OptimizerAdaptor},
-    tensor::{ElementConversion, Tensor},
+    tensor::Tensor,
 };
 use upcycle_data::{Batch, Dataset, Split};
 use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend};
-use upcycle_lm::Lm;
+use upcycle_lm::{Lm, Objective};
 use upcycle_moe::MoeModel;
 use upcycle_operator::{Evidence, ForwardPass, Grown, Recipe, Upcycle};
 
@@ -55,7 +55,8 @@ pub struct Update {
 struct StepSums<B: MoeAutodiffBackend> {
     passes: usize,
     tokens: u64,
-    loss: f64,
+    /// What each part of each batch adds to the loss, `[1]`; they stay on the device until the update.
+    losses: Vec<Tensor<B::InnerBackend, 1>>,
     gradients: GradientsParams,
     /// Tokens of every expert of every MoE layer, `[E]` each.
     loads: Vec<Tensor<B, 1>>,
@@ -66,7 +67,7 @@ impl<B: MoeAutodiffBackend> Default for StepSums<B> {
         Self {
             passes: 0,
             tokens: 0,
-            loss: 0.0,
+            losses: Vec::new(),
             gradients: GradientsParams::new(),
             loads: Vec::new(),
         }
@@ -135,34 +136,34 @@ impl<B: MoeAutodiffBackend> Learner<B> {
 
     /// Forward and backward pass of a batch, added to what the next update is made of.
     pub fn accumulate(&mut self, batch: &Batch) {
-        let scored = batch.scored();
-        let share = match self.peer.count() {
-            1 => Cow::Borrowed(batch),
-            _ => Cow::Owned(batch.part(self.peer.share(batch.rows))),
-        };
-        let (inputs, targets) = tensors::<B>(&share, &self.device);
-        let model = self.model();
-        let output = model.forward(inputs, targets, self.config.precision);
-        let loss = output.loss_t.sum() / scored as f32;
-        let own_loss = loss.clone().into_scalar().elem::<f64>();
-        let routing_loss = model.routing_loss(&output.routing, &self.config.balancing);
-        let objective = match routing_loss {
-            Some(routing_loss) => loss + routing_loss / self.peer.count() as f32,
-            None => loss,
-        };
-        let gradients = GradientsParams::from_grads(objective.backward(), model);
-        let sum = std::mem::take(&mut self.sums.gradients);
-        self.sums.gradients = gradients::accumulate(self.model(), sum, gradients);
-        let sums = &mut self.sums;
-        sums.loss += own_loss;
-        sums.passes += 1;
-        sums.tokens += (batch.rows * batch.context) as u64;
-        for (layer, routing) in output.routing.iter().enumerate() {
-            match sums.loads.get_mut(layer) {
-                Some(load) => *load = load.clone() + routing.load_e(),
-                None => sums.loads.push(routing.load_e()),
+        let (scored, rows) = (batch.scored(), batch.rows);
+        let own = self.peer.share(rows);
+        for part in parts(own, self.config.passes.micro_batches) {
+            let objective = Objective {
+                scored,
+                share: part.len() as f32 / rows as f32,
+                balancing: &self.config.balancing,
+                precision: self.config.precision,
+                recompute: self.config.passes.recompute,
+            };
+            let part = match part.len() == rows {
+                true => Cow::Borrowed(batch),
+                false => Cow::Owned(batch.part(part)),
+            };
+            let (inputs, targets) = tensors::<B>(&part, &self.device);
+            let sum = std::mem::take(&mut self.sums.gradients);
+            let backward = self.model().backward(inputs, targets, &objective, sum);
+            self.sums.gradients = backward.gradients;
+            self.sums.losses.push(backward.loss);
+            for (layer, load_e) in backward.loads.into_iter().enumerate() {
+                match self.sums.loads.get_mut(layer) {
+                    Some(load) => *load = load.clone() + load_e,
+                    None => self.sums.loads.push(load_e),
+                }
             }
         }
+        self.sums.passes += 1;
+        self.sums.tokens += (rows * batch.context) as u64;
     }
 
     /// One step on all that was accumulated: parameters, moments and selection biases. Gradients of several batches are
@@ -172,15 +173,11 @@ impl<B: MoeAutodiffBackend> Learner<B> {
     /// If nothing was accumulated, the loss or the gradients are not finite, or another device failed. The model is then as
     /// it was, and what was accumulated is dropped.
     pub fn update(&mut self, lr: f64) -> Result<Update, TrainError> {
-        let sums = std::mem::take(&mut self.sums).over_all(self.peer, &self.device)?;
+        let sums = std::mem::take(&mut self.sums).over_all(self.peer)?;
         if sums.passes == 0 {
             return Err(TrainError::NothingAccumulated { step: self.step });
         }
-        let passes = sums.passes as f64;
-        let update = Update {
-            loss: sums.loss / passes,
-            gradient_norm: gradients::global_norm(self.model(), &sums.gradients) / passes,
-        };
+        let update = sums.measure(self.model(), &self.device);
         for (what, value) in [
             ("the training loss", update.loss),
             ("the gradient norm", update.gradient_norm),
@@ -307,14 +304,35 @@ impl<B: MoeAutodiffBackend> Learner<B> {
 
 impl<B: MoeAutodiffBackend> StepSums<B> {
     /// The sums over all devices.
-    fn over_all(mut self, peer: Peer, device: &B::Device) -> Result<Self, TrainError> {
-        if peer.count() > 1 {
-            let loss = Tensor::from_floats([self.loss as f32], device);
-            self.loss = peer.sum::<B>(loss)?.into_scalar().elem();
+    fn over_all(mut self, peer: Peer) -> Result<Self, TrainError> {
+        if peer.count() > 1 && !self.losses.is_empty() {
+            self.losses = vec![peer.sum::<B>(Tensor::cat(self.losses, 0))?];
             self.gradients = peer.sum_gradients::<B>(self.gradients)?;
             let sum = |load: Tensor<B, 1>| peer.sum::<B>(load.inner()).map(Tensor::from_inner);
             self.loads = self.loads.into_iter().map(sum).collect::<Result<_, _>>()?;
         }
         Ok(self)
     }
+
+    /// Means over the batches, read from the device at once.
+    fn measure(&self, model: &Lm<B>, device: &B::Device) -> Update {
+        let squared_norm = gradients::squared_norm(model, &self.gradients, device);
+        let losses = self.losses.iter().cloned();
+        let numbers = Tensor::cat(losses.chain([squared_norm]).collect(), 0).into_data();
+        let mut numbers: Vec<f64> = numbers.iter().collect();
+        let squared_norm = numbers.pop().unwrap_or(f64::NAN);
+        let passes = self.passes as f64;
+        Update {
+            loss: numbers.iter().sum::<f64>() / passes,
+            gradient_norm: squared_norm.sqrt() / passes,
+        }
+    }
+}
+
+/// `count` ranges of almost equal lengths, or as many as there are sequences.
+fn parts(rows: Range<usize>, count: NonZeroUsize) -> impl Iterator<Item = Range<usize>> {
+    let length = rows.len().div_ceil(count.get()).max(1);
+    let end = rows.end;
+    rows.step_by(length)
+        .map(move |first| first..end.min(first + length))
 }

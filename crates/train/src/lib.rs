@@ -24,7 +24,7 @@ mod upcycler;
 pub use checkpoint::{Checkpoint, CheckpointInfo, RESULTS_VERSION, StageCheckpoints};
 pub use config::{
     BatchConfig, DataSchedule, EvaluationConfig, LearnerConfig, MeasureConfig, OptimizerConfig,
-    TrainSpec, UpcycleSpec,
+    PassConfig, TrainSpec, UpcycleSpec,
 };
 pub use engine::{BurnEngine, Engine};
 pub use error::TrainError;

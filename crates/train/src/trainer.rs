@@ -8,7 +8,7 @@ use upcycle_kernels::{MoeAutodiffBackend, MoeBackend, Precision};
 
 use crate::{
     checkpoint::{Checkpoint, StageCheckpoints, check_data},
-    config::{BatchConfig, TrainSpec},
+    config::{BatchConfig, LearnerConfig, TrainSpec},
     error::TrainError,
     evaluate::Evaluation,
     job::{Start, TrainEvent, TrainJob, TrainOutcome},
@@ -96,7 +96,7 @@ fn help<B: MoeAutodiffBackend>(
 ) -> Result<(), TrainError> {
     let membership = peer.join::<B>(device)?;
     let state = Checkpoint::<B>::load(begin, device)?;
-    let mut stepper = Stepper::<B>::new(job.spec, state, device, peer);
+    let mut stepper = Stepper::<B>::new(job, state, device, peer);
     while stepper.step() < job.spec.schedule.end {
         match stepper.train_step(job.data) {
             Ok(_) => {}
@@ -121,7 +121,7 @@ fn lead<B: MoeAutodiffBackend>(
     let own = StageCheckpoints::new(job.dir);
     let membership = peer.join::<B>(device)?;
     let mut log = MetricsLog::resume(&job.dir.join("metrics.jsonl"), state.step)?;
-    let mut stepper = Stepper::<B>::new(spec, state, device, peer);
+    let mut stepper = Stepper::<B>::new(job, state, device, peer);
     let mut saved = Instant::now();
     let mut interval = job.checkpoint_interval;
     let cancelled = || job.cancelled.load(Ordering::Relaxed);
@@ -255,10 +255,14 @@ struct Stepper<'a, B: MoeAutodiffBackend> {
 }
 
 impl<'a, B: MoeAutodiffBackend> Stepper<'a, B> {
-    fn new(spec: &'a TrainSpec, state: Checkpoint<B>, device: &B::Device, peer: Peer) -> Self {
+    fn new(job: &TrainJob<'a>, state: Checkpoint<B>, device: &B::Device, peer: Peer) -> Self {
+        let config = LearnerConfig {
+            passes: job.passes,
+            ..job.spec.learner()
+        };
         Self {
-            spec,
-            learner: Learner::resume(state, spec.learner(), device).in_team(peer),
+            spec: job.spec,
+            learner: Learner::resume(state, config, device).in_team(peer),
         }
     }
 

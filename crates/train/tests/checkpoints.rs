@@ -3,13 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
     fs,
     path::Path,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::{Mutex, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -20,6 +16,7 @@ use burn::{
     tensor::Tensor,
 };
 use burn_flex::{Flex, FlexDevice};
+use peak_alloc::PeakAlloc;
 use serde_json::json;
 use upcycle_data::{DataConfig, Dataset};
 use upcycle_kernels::AdamWRecord;
@@ -28,39 +25,20 @@ use upcycle_train::*;
 
 type B = Autodiff<Flex>;
 
-/// Counts what is allocated.
-struct Counting;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
 /// One test at a time, since all share the counters.
 static TURN: Mutex<()> = Mutex::new(());
 
-// SAFETY: passes everything on to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let now = NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(now, Ordering::Relaxed);
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        unsafe { System.dealloc(place, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: PeakAlloc = PeakAlloc;
 
 /// What `work` makes, and how many bytes it needs for a time beyond those that are there before, or, with what it makes,
 /// after it.
 fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
-    let before = NOW.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
+    let before = ALLOCATOR.current_usage();
+    ALLOCATOR.reset_peak_usage();
     let made = work();
-    let after = NOW.load(Ordering::Relaxed);
-    let peak = PEAK.load(Ordering::Relaxed) - before.max(after);
+    let after = ALLOCATOR.current_usage();
+    let peak = ALLOCATOR.peak_usage() - before.max(after);
     (made, peak)
 }
 
@@ -204,6 +182,7 @@ fn checkpoints_of_the_format_before_are_gone_on_with() {
             dir: &dir,
             data: &data,
             other_data: false,
+            passes: PassConfig::default(),
             checkpoint_interval: Duration::from_secs(3600),
             cancelled: &AtomicBool::new(false),
             stop: &AtomicBool::new(false),

@@ -11,7 +11,13 @@ use upcycle_kernels::Precision;
 use upcycle_lab::{Growth, Protocol, SweepConfig, presets};
 
 use super::plan_file::PlanFile;
-use crate::{amount, backend::BackendKind, data_args::DataArgs, limits::Force, ui::UiArg};
+use crate::{
+    amount,
+    backend::BackendKind,
+    data_args::DataArgs,
+    limits::{Force, MemoryArgs},
+    ui::UiArg,
+};
 
 #[derive(Debug, Args)]
 pub(super) struct SweepArgs {
@@ -178,10 +184,8 @@ pub(super) struct SweepArgs {
     /// Name of this sweep's folder in it. [default: the sweep's name, with a hash if flags change it]
     #[arg(long, value_name = "NAME", help_heading = "Running")]
     pub(super) name: Option<String>,
-    /// Memory for stages, such as 80GB: more is refused before anything starts. [default: this machine's, where stages
-    /// run on its processor]
-    #[arg(long, value_parser = amount::parse_bytes, value_name = "BYTES", help_heading = "Running")]
-    pub(super) memory: Option<u64>,
+    #[command(flatten)]
+    pub(super) memory: MemoryArgs,
     /// Who runs the stages: this process, or jobs of a Slurm cluster, one a stage.
     #[arg(long, value_enum, default_value_t, help_heading = "Many machines")]
     pub(super) launcher: Launcher,

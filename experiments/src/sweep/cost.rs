@@ -4,7 +4,7 @@ use anyhow::Result;
 use upcycle_lab::{Estimate, Price, StageEstimate, SweepPlan};
 use upcycle_report::number;
 
-use crate::output;
+use crate::{limits::pass_note, output};
 
 /// More settings than this are told by their ends.
 const PRICES: usize = 12;
@@ -17,7 +17,7 @@ pub fn print(plan: &SweepPlan, estimate: &Estimate, all: bool) -> Result<()> {
     ))?;
     for model in models(plan, estimate) {
         output::line(format!(
-            "{:<34} {:>10} {:>10} {:>10} {:>9} {:>9} {:>10}",
+            "{:<34} {:>10} {:>10} {:>10} {:>9} {:>9} {:>10}{}",
             model.name,
             number::parameters(model.stage.parameters.non_embedding()),
             number::parameters(model.stage.parameters.total()),
@@ -25,19 +25,21 @@ pub fn print(plan: &SweepPlan, estimate: &Estimate, all: bool) -> Result<()> {
             number::count(model.tokens as f64),
             format!("{:.2e}", model.flops),
             number::bytes(model.stage.peak_memory),
+            pass_note(model.stage.passes).map_or(String::new(), |note| format!("  {note}")),
         ))?;
     }
     if all {
         output::line("")?;
         for stage in &estimate.stages {
             output::line(format!(
-                "{}  {:<60} {:>7} steps  {:>9} FLOPs  {:>10}  {:>12}",
+                "{}  {:<60} {:>7} steps  {:>9} FLOPs  {:>10}  {:>12}{}",
                 stage.key,
                 stage.label,
                 stage.steps,
                 format!("{:.2e}", stage.flops),
                 number::bytes(stage.peak_memory),
                 time(stage),
+                pass_note(stage.passes).map_or(String::new(), |note| format!("  ({note})")),
             ))?;
         }
     }

@@ -22,7 +22,7 @@ pub fn slurm(folder: &Path, file: &PlanFile, args: &[String]) -> Result<Slurm> {
             _ => thread::available_parallelism().map_or(1, usize::from),
         },
         gpus: match file.backend {
-            BackendKind::Cuda | BackendKind::Wgpu => file.devices,
+            BackendKind::Cuda | BackendKind::Wgpu => file.devices.get(),
             _ => 0,
         },
         args: args.to_vec(),

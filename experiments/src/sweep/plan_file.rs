@@ -1,6 +1,6 @@
 //! What a sweep's folder says of the sweep, for those who join it: jobs of a cluster, and `sweep status`.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs, num::NonZeroUsize, path::Path};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use upcycle_lab::{StageSpec, Store, SweepConfig, SweepPlan};
 use upcycle_operator::Recipe;
 
 use super::{SweepArgs, command_line};
-use crate::backend::BackendKind;
+use crate::{backend::BackendKind, limits::MemoryArgs};
 
 const FILE: &str = "sweep.toml";
 
@@ -19,9 +19,12 @@ pub struct PlanFile {
     /// Where it computes; never `auto`.
     pub backend: BackendKind,
     /// Devices that train one model together.
-    pub devices: usize,
+    pub devices: NonZeroUsize,
     /// Seconds between checkpoints of a stage.
     pub checkpoint_seconds: u64,
+    /// What stages may take of memory.
+    #[serde(default, flatten)]
+    pub memory: MemoryArgs,
     /// The command line.
     pub command: String,
     /// The last stage of every grown model: what it is, by content.
@@ -61,8 +64,9 @@ impl PlanFile {
         let cells = plan.cells.iter();
         Self {
             backend,
-            devices: args.devices.get(),
+            devices: args.devices,
             checkpoint_seconds: args.checkpoint_seconds,
+            memory: args.memory,
             command: command_line(),
             cells: cells.map(|cell| cell.upcycled.to_string()).collect(),
             sweep: config.clone(),

@@ -44,13 +44,14 @@ impl StageArgs {
                 stage.label
             );
         }
-        let engine = machine_on(file.backend, file.devices)?.engine;
+        let engine = machine_on(file.backend, file.devices.get())?.engine;
         output::note!("backend {}: {}", engine.backend(), engine.device());
         let progress = Progress::new(Ui::Plain, 1, stage.steps());
         let runner = Runner {
             engine: engine.as_ref(),
             data: &data,
             store: &store,
+            limit: file.memory.limit(engine.as_ref(), file.devices, 1),
             checkpoint_interval: Duration::from_secs(file.checkpoint_seconds),
             observer: &progress,
             stop: interrupt::flag(),
