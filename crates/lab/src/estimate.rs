@@ -167,6 +167,11 @@ fn estimate(
     };
     let share = limit.share(batch);
     let seconds = calibration.map(|calibration| calibration.stage_seconds(stage, jobs));
+    // Layers are computed forward twice; what was measured may have been, too.
+    let slower = match seconds {
+        Some((_, false)) if passes.recompute => 4.0 / 3.0,
+        _ => 1.0,
+    };
     StageEstimate {
         key: stage.key.clone(),
         label: stage.label.clone(),
@@ -179,7 +184,7 @@ fn estimate(
         memory: step_memory(&stage.model, &share, backend, passes),
         checkpoint_memory: checkpoint_memory(&stage.model),
         peak_memory: peak_memory(&stage.model, &share, backend, passes).max(growth),
-        seconds: seconds.map(|(seconds, _)| seconds),
+        seconds: seconds.map(|(seconds, _)| slower * seconds),
         measured: seconds.is_some_and(|(_, measured)| measured),
     }
 }

@@ -88,10 +88,8 @@ fn the_154m_scale_takes_memory_linear_in_its_sequence() {
         let plan = step_memory(&model, &batch(1, context), "cpu", PassConfig::default());
         let planned = (plan.total() - plan.moments) as f64;
         println!("one sequence of {context}: {measured:.3e} bytes, planned {planned:.3e}");
-        assert!(
-            (planned / measured - 1.0).abs() < 0.15,
-            "{planned} {measured}"
-        );
+        // Some of the gradients come after activations are gone.
+        assert!(measured < 1.15 * planned, "{measured} {planned}");
         (measured, plan.activations as f64)
     });
     let (growth, planned) = (long.0 - short.0, long.1 - short.1);
