@@ -274,7 +274,7 @@ impl From<PrecisionArg> for Precision {
 impl SweepArgs {
     /// The sweep's file with the flags over it.
     pub(super) fn sweep_config(&self) -> Result<SweepConfig> {
-        let started = PlanFile::sweep_in(Path::new(&self.config));
+        let started = PlanFile::sweep_in(Path::new(&self.config))?;
         let file = match started {
             Some(sweep) => sweep,
             None => presets::sweep(&self.config)?,
