@@ -179,6 +179,11 @@ impl<'a> Group<'a> {
             .unwrap_or(&self.stem)
     }
 
+    /// Whether a cell is one of this group's.
+    pub(crate) fn holds(&self, cell: &Cell) -> bool {
+        same(self.setting, &cell.setting)
+    }
+
     /// Places of the finished cells, ascending.
     pub(crate) fn places(&self) -> Vec<f64> {
         ascending(self.cells.iter().map(|c| c.setting.place()))
@@ -272,9 +277,10 @@ impl<'a> Group<'a> {
         cells
     }
 
-    /// The gap between Fixed-E and Fixed-mE at a place.
+    /// The gap between Fixed-E and Fixed-mE at a place, over the seeds of which both have a loss.
     pub(crate) fn gap(&self, place: f64) -> Gap {
-        let cells = self.fixed(place);
+        let mut cells = self.fixed(place);
+        cells.retain(|cell| cell.gap().is_finite());
         let of = |loss: fn(&Cell) -> f64| summarize(cells.iter().map(|c| loss(c)));
         Gap {
             fixed_e: of(|c| c.loss_fixed_e),
@@ -299,6 +305,16 @@ impl<'a> Group<'a> {
 }
 
 impl Seeds<'_> {
+    /// Those seeds of which all three models have a loss: gap closure is over these.
+    pub(crate) fn complete(&self) -> Self {
+        let has_all = |cell: &&Cell| cell.closed().is_finite() && cell.gap().is_finite();
+        Self {
+            recipe: self.recipe,
+            place: self.place,
+            cells: self.cells.iter().copied().filter(has_all).collect(),
+        }
+    }
+
     /// Summary of one quantity over the seeds.
     pub(crate) fn summary(&self, quantity: impl Fn(&Cell) -> f64) -> Summary {
         summarize(self.cells.iter().map(|c| quantity(c)))
@@ -394,6 +410,25 @@ mod tests {
         let groups = groups(&results);
         assert_eq!(groups[0].label, "tiny, 8 to 16 experts, top-2, annealed");
         assert_eq!(groups[0].stem, "tiny_8x2_k2");
+    }
+
+    #[test]
+    fn a_run_that_diverged_leaves_its_seed_out() {
+        let mut results = sample::seeds(3);
+        for cell in &mut results.cells {
+            if cell.seed == 1 && cell.recipe == "paper" {
+                cell.loss_upcycled = f64::NAN;
+            }
+            if cell.seed == 2 {
+                cell.loss_fixed_me = f64::INFINITY;
+            }
+        }
+        let group = &groups(&results)[0];
+        let seeds = group.seeds("paper", 0.5);
+        assert_eq!((seeds.cells.len(), seeds.complete().cells.len()), (3, 1));
+        assert_eq!(seeds.eta().n, 1);
+        let gap = group.gap(0.5);
+        assert_eq!((gap.fixed_e.n, gap.fixed_me.n, gap.lead.n), (2, 2, 2));
     }
 
     #[test]

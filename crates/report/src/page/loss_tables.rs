@@ -85,7 +85,7 @@ fn eta((eta, own): (Summary, Summary)) -> Markup {
 pub(crate) fn losses(group: &Group, palette: &Palette) -> Table {
     let caption = format!(
         "Final loss in nats a token on validation and, where it was evaluated, on the test split: mean ± standard deviation over \
-         seeds: {}",
+         the seeds that gap closure is over, of which all three models have a loss: {}",
         group.label
     );
     let head = [
@@ -97,13 +97,18 @@ pub(crate) fn losses(group: &Group, palette: &Palette) -> Table {
         "seeds".to_owned(),
     ];
     let mut table = Table::new(caption, 2, head);
-    for seeds in group.comparisons() {
+    for all in group.comparisons() {
+        let seeds = all.complete();
         let loss = |quantity: fn(&Cell) -> f64, tested: fn(&Cell) -> Option<f64>| {
             let loss = mean_sd(&seeds.summary(quantity), 1.0, 4);
             let tested = summarize(seeds.cells.iter().filter_map(|c| tested(c)));
+            let mut remark = format!("test {}", mean_sd(&tested, 1.0, 4));
+            if tested.n < seeds.cells.len() {
+                remark += &format!(", n = {}", tested.n);
+            }
             match tested.n {
                 0 => text(loss),
-                _ => with_remark(loss, &format!("test {}", mean_sd(&tested, 1.0, 4))),
+                _ => with_remark(loss, &remark),
             }
         };
         table.row([
@@ -112,10 +117,18 @@ pub(crate) fn losses(group: &Group, palette: &Palette) -> Table {
             loss(|c| c.loss_fixed_e, |c| c.test_loss_fixed_e),
             loss(|c| c.loss_upcycled, |c| c.test_loss_upcycled),
             loss(|c| c.loss_fixed_me, |c| c.test_loss_fixed_me),
-            text(seeds.cells.len()),
+            text(number_of(&seeds, &all)),
         ]);
     }
     table
+}
+
+/// How many seeds a mean is over, and of how many where it is not over all.
+fn number_of(seeds: &Seeds, all: &Seeds) -> String {
+    match (seeds.cells.len(), all.cells.len()) {
+        (own, all) if own == all => all.to_string(),
+        (own, all) => format!("{own} of {all}"),
+    }
 }
 
 /// The loss right before and after the operator. The CPT budgets of a seed share the operator, so a seed counts once; every
@@ -239,6 +252,22 @@ mod tests {
         let table = table(&results);
         assert!(table.contains("; 50.0 ± 14.1</small>"), "{table}");
         assert!(!table.contains("not resolved"));
+    }
+
+    #[test]
+    fn losses_are_over_the_seeds_of_gap_closure() {
+        let mut results = sample::results();
+        for cell in &mut results.cells {
+            (cell.loss_fixed_e, cell.loss_fixed_me) = (1.5 + cell.seed as f64, 1.25);
+            if cell.seed == 1 && cell.recipe == "paper" {
+                cell.loss_upcycled = f64::NAN;
+            }
+        }
+        let groups = groups(&results);
+        let table = losses(&groups[0], &Palette::new(&results));
+        let table = table.render().into_string();
+        assert!(table.contains("<td>1 of 2</td>"), "{table}");
+        assert_eq!(table.matches("<td>1.5000<br>").count(), 4, "{table}");
     }
 
     #[test]
