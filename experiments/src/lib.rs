@@ -2,6 +2,7 @@
 
 mod amount;
 mod backend;
+mod baseline;
 pub mod bench;
 #[cfg(feature = "tui")]
 mod dashboard;

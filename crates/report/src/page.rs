@@ -12,7 +12,7 @@ mod routing_tables;
 mod summary;
 
 use claims::claims;
-use comparisons::{leads, trends};
+use comparisons::{leads, loss_differences, trends};
 use cost_tables::costs;
 use loss_tables::{cells, gap_closures, jumps, losses, test_gap_closures};
 use markup::Table;
@@ -111,10 +111,14 @@ fn sections(results: &Results, figures: &[Figure]) -> Vec<Section> {
         Section {
             anchor: "comparisons",
             heading: "What can be told apart",
-            body: html! {
-                (some(&|group| leads(group, &palette)))
-                (some(&|group| trends(group, &palette)))
-            },
+            body: noted(
+                html! {
+                    (some(&|group| loss_differences(group, &palette)))
+                    (some(&|group| leads(group, &palette)))
+                    (some(&|group| trends(group, &palette)))
+                },
+                comparisons::NOTE,
+            ),
         },
         Section {
             anchor: "claims",
@@ -306,16 +310,13 @@ mod tests {
     #[test]
     fn recipes_of_unknown_origin_are_told() {
         let mut results = sample::results();
-        let caption = "Lead in η over the paper’s best recipe";
         let page = html(&results);
-        assert!(!page.contains("older version") && page.contains("<small>less paper</small>"));
+        assert!(!page.contains("older version") && page.contains("Lead in η over paper"));
         results.recipes.clear();
         results.cells.reverse();
         let page = html(&results);
-        assert!(
-            page.contains("do not say which recipes are the paper’s") && page.contains(caption)
-        );
-        assert!(!page.contains("<small>less paper</small>"));
+        assert!(page.contains("do not say which recipes are the paper’s"));
+        assert!(page.contains("Lead in η over distinct") && !page.contains("η over paper"));
     }
 
     #[test]

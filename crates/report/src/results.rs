@@ -25,6 +25,9 @@ pub struct Results {
     /// What a reader of the figures has to know, in sentences without their full stop.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+    /// The recipe that others are compared with; none for the paper's that comes first, or else the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<String>,
     /// One row for each recipe that cells, curves and routing rows name; none in results of an older version.
     #[serde(default)]
     pub recipes: Vec<RecipeRow>,
@@ -34,6 +37,19 @@ pub struct Results {
     pub curves: Vec<Curve>,
     /// Routing of the final models, one row for each run and MoE layer.
     pub routing: Vec<RoutingRow>,
+}
+
+impl Results {
+    /// Names of the recipes that the cells are of, in order of first appearance.
+    pub fn recipe_names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for cell in &self.cells {
+            if !names.contains(&cell.recipe.as_str()) {
+                names.push(&cell.recipe);
+            }
+        }
+        names
+    }
 }
 
 /// What a sweep has in place of the values of its scales; none where it leaves a value as it is.

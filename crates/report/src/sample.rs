@@ -30,6 +30,7 @@ pub(crate) fn empty() -> Results {
         },
         floor: Some(1.242),
         notes: Vec::new(),
+        baseline: None,
         recipes: vec![recipe_row("paper", true), recipe_row("distinct", false)],
         cells: Vec::new(),
         curves: Vec::new(),

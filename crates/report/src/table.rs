@@ -1,7 +1,8 @@
 //! The comparisons as a table for the terminal.
 
 use crate::group::{ANNEALED, Group, Seeds, groups};
-use crate::number::{fixed, mean_sd, percent};
+use crate::number::{fixed, mean_interval, mean_sd, percent};
+use crate::page::comparisons::{loss_difference, validation};
 use crate::results::{Cell, Results};
 
 /// No line is longer than this.
@@ -36,7 +37,8 @@ type Row<T> = [T; 12];
 
 /// One line for each scale, E → mE, K, recipe and CPT fraction or transition: validation losses of the three models and the loss
 /// before → after the operator (nats a token), gap closure on validation and on the test split, with `?` where the gap is not
-/// resolved, and the number of seeds that all of these means are over (`1/2`: one of two seeds has all three losses).
+/// resolved, and the number of seeds that all of these means are over (`1/2`: one of two seeds has all three losses). Below it
+/// the differences of losses between recipes, whatever the gap.
 ///
 /// At most 100 columns wide; long names are shortened. Sweeps over several data sources or protocols, and
 /// those of the annealed protocol, get a heading for each.
@@ -72,7 +74,7 @@ pub fn table(results: &Results) -> String {
     if rows.iter().any(|(_, row)| row[SEEDS].contains('/')) {
         table += FOOT_INCOMPLETE;
     }
-    table
+    table + &differences(&groups)
 }
 
 /// The lines of a group, each with the heading that it stands under.
@@ -120,6 +122,59 @@ fn row(group: &Group, seeds: &Seeds) -> Row<String> {
             format!("{defined}/{all}")
         },
     ]
+}
+
+const DIFFERENCES: &str = "Final loss less that of one recipe in 0.001 nats, paired by seed (95 % interval, * if without zero):\n";
+/// Names of recipes are shortened to this.
+const LONGEST_NAME: usize = 36;
+
+/// Final losses of all recipes less that of the baseline, paired by seed; nothing where no group has two recipes.
+fn differences(groups: &[Group]) -> String {
+    let lines: Vec<String> = groups.iter().flat_map(differences_of).collect();
+    match lines.is_empty() {
+        true => String::new(),
+        false => format!("\n{DIFFERENCES}{}", lines.concat()),
+    }
+}
+
+/// The lines of a group: a heading that names the baseline, and a line for every other recipe at every place.
+fn differences_of(group: &Group) -> Vec<String> {
+    let recipes = group.recipes();
+    let Some(baseline) = group.baseline().filter(|_| recipes.len() > 1) else {
+        return Vec::new();
+    };
+    let named = shortened(baseline, LONGEST_NAME);
+    let room = WIDTH - named.chars().count() - ", less :".len();
+    let mut lines = vec![format!(
+        "{}, less {named}:\n",
+        shortened(&group.label, room)
+    )];
+    let others = recipes.iter().copied().filter(|recipe| *recipe != baseline);
+    let others: Vec<(&str, String)> = others
+        .map(|recipe| (recipe, shortened(recipe, LONGEST_NAME)))
+        .collect();
+    let width = others.iter().map(|(_, name)| name.chars().count()).max();
+    let width = width.unwrap_or(0);
+    for place in group.places() {
+        for (recipe, name) in &others {
+            let difference = loss_difference(group, recipe, baseline, place, validation);
+            if difference.n == 0 {
+                continue;
+            }
+            let place = percent(place).replace('\u{a0}', "");
+            let told = plain(&mean_interval(&difference, 1e3, 2));
+            let without_zero = |&(low, high): &(f64, f64)| low > 0.0 || high < 0.0;
+            let star = match difference.interval.filter(without_zero) {
+                Some(_) => "*",
+                None => "",
+            };
+            lines.push(format!(
+                "  {place:>6}  {name:<width$}  {told}{star}, n = {}\n",
+                difference.n
+            ));
+        }
+    }
+    lines
 }
 
 /// Hyphens for minus signs and dashes, so that scripts can read the numbers.
@@ -176,7 +231,8 @@ mod tests {
     #[test]
     fn one_line_a_comparison() {
         let table = table(&sample::results());
-        assert_eq!(table.lines().count(), 1 + 8 + 3);
+        // Head, comparisons and foot; a blank line, two headings and differences.
+        assert_eq!(table.lines().count(), 1 + 8 + 3 + 1 + 2 + 4);
         let line = table.lines().nth(2).unwrap();
         assert!(line.contains("distinct") && line.contains("8→16"), "{line}");
     }
@@ -219,6 +275,25 @@ mod tests {
         let table = table(&results);
         assert!(table.contains("  50.0 ?  "), "{table}");
         assert!(table.contains("eta ?: the gap of Fixed-mE"), "{table}");
+    }
+
+    #[test]
+    fn recipes_are_compared_whatever_the_gap() {
+        let mut results = sample::seeds(3);
+        for cell in &mut results.cells {
+            cell.loss_fixed_me = cell.loss_fixed_e;
+            let own = if cell.recipe == "distinct" { 0.25 } else { 0.5 };
+            cell.loss_upcycled = own + cell.seed as f64;
+        }
+        let told = table(&results);
+        assert!(told.contains("tiny, 8 to 16 experts, top-2, less paper:\n"));
+        let line = "\n     25%  distinct  -250.00 (-250.00 to -250.00)*, n = 3\n";
+        assert!(told.contains(line), "{told}");
+        results.baseline = Some("distinct".into());
+        let told = table(&results);
+        assert!(told.contains("  paper  250.00 (250.00 to 250.00)*, n = 3\n"));
+        results.cells.retain(|cell| cell.recipe == "paper");
+        assert!(!table(&results).contains("less"));
     }
 
     #[test]

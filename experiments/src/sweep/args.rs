@@ -11,7 +11,10 @@ use upcycle_kernels::Precision;
 use upcycle_lab::{Growth, Protocol, SweepConfig, presets};
 
 use super::plan_file::PlanFile;
-use crate::{amount, backend::BackendKind, data_args::DataArgs, limits::Force, ui::UiArg};
+use crate::{
+    amount, backend::BackendKind, baseline::BaselineArg, data_args::DataArgs, limits::Force,
+    ui::UiArg,
+};
 
 #[derive(Debug, Args)]
 pub(super) struct SweepArgs {
@@ -202,6 +205,8 @@ pub(super) struct SweepArgs {
     /// Print what would run and what it would cost, and stop.
     #[arg(long, help_heading = "Running")]
     pub(super) dry_run: bool,
+    #[command(flatten)]
+    pub(super) baseline: BaselineArg,
     #[command(flatten)]
     pub(super) force: Force,
     #[command(flatten)]

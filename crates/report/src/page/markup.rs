@@ -30,6 +30,14 @@ pub(crate) fn wide(text: &str) -> Markup {
     html! { span.wide { (text) } }
 }
 
+/// A number, in bold where it is the best of its column by more than chance.
+pub(crate) fn marked(number: impl Render, is_best: bool) -> Markup {
+    match is_best {
+        true => html! { strong { (number) } },
+        false => number.render(),
+    }
+}
+
 /// A number with a remark below it.
 pub(crate) fn with_remark(number: impl Render, remark: &str) -> Markup {
     html! { (number) br; small { (remark) } }
