@@ -190,7 +190,10 @@ fn pictures(figures: &[Figure], kind: FigureKind) -> Markup {
     html! {
         @for figure in figures.iter().filter(|figure| figure.kind == kind) {
             figure {
-                (PreEscaped(&figure.svg))
+                // On a narrow screen a picture scrolls by itself, also with the keyboard.
+                div.plot role="region" tabindex="0" aria-label=(figure.title) {
+                    (PreEscaped(&figure.svg))
+                }
                 figcaption { (figure.caption) }
             }
         }

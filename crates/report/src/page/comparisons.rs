@@ -83,8 +83,8 @@ pub(crate) fn winner<'a>(
 
 /// What differences are taken against.
 pub(crate) const NOTE: &str = "Differences are taken against one recipe: the one that --baseline names, else the first of the \
-    paper’s in this sweep, else the first. Those of losses need no gap and are there whether it is resolved or not; one of more \
-    seeds without an interval that excludes zero may be chance.";
+    paper’s in this sweep, else the first. Those of losses need no gap and are there whether it is resolved or not. A difference \
+    whose interval has zero in it may be chance.";
 
 /// Final loss of every recipe less that of the baseline, paired by seed, whatever the gap; none for a single recipe.
 pub(crate) fn loss_differences(group: &Group, palette: &Palette) -> Option<Table> {

@@ -4,18 +4,23 @@ use maud::{Markup, Render, html};
 use plotters::style::RGBColor;
 
 use crate::model::Model;
-use crate::plot::palette::{Look, Palette};
+use crate::plot::palette::{Look, Mark, Palette};
 
 /// Text as it stands; what HTML would take for markup is escaped.
 pub(crate) fn text(text: impl Render) -> Markup {
     text.render()
 }
 
-/// A name with the colour that it has in the figures.
+/// A name with the colour and the mark that it has in the figures.
 pub(crate) fn swatched(name: &str, look: Look) -> Markup {
     let RGBColor(r, g, b) = look.color;
+    let shape = match look.mark {
+        Mark::Circle => "circle",
+        Mark::Diamond => "diamond",
+        Mark::Square | Mark::Up | Mark::Down => "square",
+    };
     html! {
-        span.swatch style=(format!("background:#{r:02x}{g:02x}{b:02x}")) {}
+        span.swatch.(shape) style=(format!("background:#{r:02x}{g:02x}{b:02x}")) {}
         (name)
     }
 }

@@ -7,7 +7,7 @@ use crate::group::Group;
 use crate::model::Model;
 use crate::plot::axis::{extent, widened};
 use crate::plot::error::PlotError;
-use crate::plot::eta::Point;
+use crate::plot::eta::{Point, of_all, of_seed};
 use crate::plot::figure::{Figure, FigureKind};
 use crate::plot::palette::{Look, Palette};
 use crate::plot::panel::{Panel, Stroke};
@@ -55,8 +55,10 @@ pub(crate) fn figure(group: &Group, palette: &Palette) -> Result<Option<Figure>,
             }
             for eta in point.seeds.iter().filter(|_| point.eta.n > 1) {
                 panel.seed((*eta, y), 0, look.color)?;
+                panel.value_of_seed((*eta, y), 0, of_seed(recipe, *eta));
             }
             panel.mean((point.eta.mean, y), *look)?;
+            panel.value((point.eta.mean, y), of_all(recipe, point));
         }
         Ok(())
     })?;
