@@ -12,6 +12,7 @@ pub mod inspect;
 mod interrupt;
 mod limits;
 mod output;
+mod program;
 mod progress;
 mod recipe_args;
 pub mod report;

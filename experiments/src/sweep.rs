@@ -29,7 +29,7 @@ use crate::{
     backend::{BackendKind, Machine, machine, machine_on},
     interrupt,
     limits::{self, on_cpu, refusal, slow_precision},
-    output,
+    output, program,
     progress::Progress,
 };
 pub(crate) use args::PrecisionArg;
@@ -236,6 +236,8 @@ impl SweepArgs {
         let floor = data.entropy_rate();
         let mut results = collect(config, plan, store, device, floor, command_line())?;
         results.baseline = self.baseline(plan)?.map(str::to_owned);
+        results.environment.commit = program::COMMIT.map(str::to_owned);
+        results.environment.program = Some(program::name());
         let path = upcycle_report::write(&results, &store.report_dir(&config.name))?;
         if self.json {
             output::line(serde_json::to_string_pretty(&results)?)?;
@@ -409,9 +411,13 @@ fn command_line() -> String {
         }
     });
     let args: Vec<String> = args.collect();
-    if args.is_empty() {
-        "cargo run --release --bin sweep".into()
-    } else {
-        format!("cargo run --release --bin sweep -- {}", args.join(" "))
+    let features = match program::further_features().join(",") {
+        none if none.is_empty() => none,
+        features => format!(" --features {features}"),
+    };
+    let command = format!("cargo run --release{features} --bin sweep");
+    match args.is_empty() {
+        true => command,
+        false => format!("{command} -- {}", args.join(" ")),
     }
 }

@@ -233,7 +233,7 @@ fn reproduction(results: &Results) -> Markup {
         ("date", &environment.date),
     ];
     html! {
-        pre { code { (results.command) } }
+        pre { code { (reproduce(results)) } }
         dl {
             @for (name, fact) in facts.iter().filter(|(_, fact)| !fact.is_empty()) {
                 dt { (name) }
@@ -241,6 +241,25 @@ fn reproduction(results: &Results) -> Markup {
             }
         }
         (folded("Full configuration", html! { pre { code { (results.config) } } }))
+    }
+}
+
+/// The command line, below a line on what ran it.
+fn reproduce(results: &Results) -> String {
+    let environment = &results.environment;
+    let commit = environment.commit.as_ref();
+    let program = environment.program.as_ref();
+    let known = [
+        commit.map(|commit| format!(", commit {commit}")),
+        program.map(|program| format!(", program {program}")),
+    ];
+    let known: String = known.into_iter().flatten().collect();
+    match known.is_empty() {
+        true => results.command.clone(),
+        false => format!(
+            "# burn-upcycle {}{known}\n{}",
+            environment.version, results.command
+        ),
     }
 }
 
@@ -273,6 +292,17 @@ mod tests {
         for part in ["98.0", "<details>", "cargo run --release --bin sweep"] {
             assert!(page.contains(part), "{part} is missing");
         }
+    }
+
+    #[test]
+    fn what_ran_is_told_where_it_is_known() {
+        let mut results = sample::results();
+        let told = "# burn-upcycle 0.1.0, commit 0123456789ab, program sweep (cpu, hub)\ncargo run";
+        assert!(html(&results).contains(told));
+        results.environment.program = None;
+        assert!(html(&results).contains("# burn-upcycle 0.1.0, commit 0123456789ab\ncargo run"));
+        results.environment.commit = None;
+        assert!(!html(&results).contains("# burn-upcycle"));
     }
 
     #[test]

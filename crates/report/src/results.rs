@@ -93,6 +93,12 @@ pub struct Environment {
     pub system: String,
     /// UTC time of the report, RFC 3339.
     pub date: String,
+    /// The commit that the program was built from, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// The program that ran, with what was compiled in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<String>,
 }
 
 /// The axes that cells, curves and routing rows share.
@@ -372,7 +378,12 @@ mod tests {
         for field in ["recipes", "overrides"] {
             assert!(json.as_object_mut().unwrap().remove(field).is_some());
         }
+        for field in ["commit", "program"] {
+            let environment = json["environment"].as_object_mut().unwrap();
+            assert!(environment.remove(field).is_some());
+        }
         let results: Results = serde_json::from_value(json).unwrap();
         assert!(results.recipes.is_empty() && results.overrides == Overrides::default());
+        assert!(results.environment.commit.is_none() && results.baseline.is_none());
     }
 }

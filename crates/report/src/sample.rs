@@ -27,6 +27,8 @@ pub(crate) fn empty() -> Results {
             threads: 2,
             system: "linux x86_64".into(),
             date: "2026-05-20T12:00:00Z".into(),
+            commit: Some("0123456789ab".into()),
+            program: Some("sweep (cpu, hub)".into()),
         },
         floor: Some(1.242),
         notes: Vec::new(),
