@@ -359,9 +359,19 @@ fn lengths_are_compared_and_final_models_tested_on_fresh_seeds() {
     let rows = run.join("results.csv");
     let markdown = lab.ok(
         "report",
-        &[rows.to_str().unwrap(), "--markdown", "--less", "uniform"],
+        &[
+            rows.to_str().unwrap(),
+            "--markdown",
+            "--baseline",
+            "uniform",
+        ],
     );
     assert!(markdown.contains("| `auto` less `uniform` |"), "{markdown}");
+    let unknown = lab.fails("report", &["runs/lengths", "--baseline", "exakt"]);
+    assert!(
+        unknown.contains("--baseline exakt") && unknown.contains("uniform"),
+        "{unknown}"
+    );
     fs::write(lab.path("bad.csv"), "scale,data\n,x\n").unwrap();
     let error = lab.fails("report", &["bad.csv"]);
     assert!(

@@ -37,6 +37,10 @@ const FLAGS: [(&str, &str); 30] = [
 /// What a command that has these flags can add to an error; empty if the error names no field that it has a flag for, or
 /// names the flag itself.
 pub fn hint(error: &str, has: impl Fn(&str) -> bool) -> String {
+    if error.contains("unknown field") {
+        // The fields that it names are those that there are.
+        return String::new();
+    }
     let named: Vec<&str> = error.split('`').skip(1).step_by(2).collect();
     let mut flags: Vec<&str> = Vec::new();
     for (field, flag) in FLAGS {
@@ -68,6 +72,8 @@ mod tests {
         assert_eq!(hint("--router x: field `router.strength`", all), "");
         assert_eq!(hint("`cpt` is empty", all), " (on the command line: --cpt)");
         assert_eq!(hint("nothing is named", all), "");
+        let unknown = "x.toml: line 1: unknown field `sedes`, expected one of `name`, `seeds`";
+        assert_eq!(hint(unknown, all), "");
         let diverged = "a lower `peak_lr` or a longer `warmup_steps` usually helps";
         assert_eq!(
             hint(diverged, all),

@@ -2,6 +2,7 @@
 
 mod amount;
 mod backend;
+mod baseline;
 pub mod bench;
 #[cfg(feature = "tui")]
 mod dashboard;
@@ -11,6 +12,7 @@ pub mod inspect;
 mod interrupt;
 mod limits;
 mod output;
+mod program;
 mod progress;
 mod recipe_args;
 pub mod report;

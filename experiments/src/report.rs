@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use upcycle_report::Results;
 
-use crate::output;
+use crate::{baseline::BaselineArg, output};
 
 /// Render the report of a finished sweep again.
 ///
@@ -24,9 +24,8 @@ pub struct ReportArgs {
     /// Print gap closure as Markdown in place of the table.
     #[arg(long, conflicts_with = "csv")]
     markdown: bool,
-    /// In Markdown, the lead of the other recipes over this one as well.
-    #[arg(long, value_name = "RECIPE", requires = "markdown")]
-    less: Option<String>,
+    #[command(flatten)]
+    baseline: BaselineArg,
 }
 
 impl ReportArgs {
@@ -39,8 +38,9 @@ impl ReportArgs {
             let path = self.from.display();
             let text = fs::read_to_string(&self.from)
                 .with_context(|| format!("cannot read the rows {path}"))?;
-            let results = upcycle_report::read_csv("rows", &text)
+            let mut results = upcycle_report::read_csv("rows", &text)
                 .with_context(|| format!("{path} is not a results.csv of a sweep"))?;
+            self.compare(&mut results)?;
             return self.print(&results);
         }
         let path = self.from.join("results.json");
@@ -50,11 +50,21 @@ impl ReportArgs {
                 path.display()
             )
         })?;
-        let results: Results = serde_json::from_str(&text)
+        let mut results: Results = serde_json::from_str(&text)
             .with_context(|| format!("{} is damaged; run the sweep again", path.display()))?;
+        self.compare(&mut results)?;
         let html = upcycle_report::write(&results, &self.from)?;
         self.print(&results)?;
         output::note!("report: {}", html.display());
+        Ok(())
+    }
+
+    /// Has differences taken against the recipe that was asked for; without one, against that of before.
+    fn compare(&self, results: &mut Results) -> Result<()> {
+        let asked = self.baseline.among(&results.recipe_names())?;
+        if let Some(baseline) = asked {
+            results.baseline = Some(baseline.to_owned());
+        }
         Ok(())
     }
 
@@ -62,7 +72,7 @@ impl ReportArgs {
         let text = if self.csv {
             upcycle_report::csv(results)
         } else if self.markdown {
-            upcycle_report::markdown(results, self.less.as_deref())
+            upcycle_report::markdown(results, results.baseline.as_deref())
         } else {
             upcycle_report::table(results)
         };

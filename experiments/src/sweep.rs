@@ -29,7 +29,7 @@ use crate::{
     backend::{BackendKind, Machine, machine, machine_on},
     interrupt,
     limits::{self, on_cpu, refusal, slow_precision},
-    output,
+    output, program,
     progress::Progress,
 };
 pub(crate) use args::PrecisionArg;
@@ -108,6 +108,7 @@ impl SweepArgs {
         }
         let data = Dataset::open(&config.data, &self.out.join("data"))?;
         let plan = SweepPlan::new(&config, &data, engine.backend())?;
+        self.baseline(&plan)?;
         let known = Store::existing(&self.out);
         let available = self.memory.available(engine.as_ref());
         let jobs = self.jobs(&plan, engine.as_ref(), available);
@@ -186,6 +187,7 @@ impl SweepArgs {
         let backend = self.backend.name();
         let data = Dataset::open(&config.data, &self.out.join("data"))?;
         let plan = SweepPlan::new(&config, &data, backend)?;
+        self.baseline(&plan)?;
         let known = Store::existing(&self.out);
         // Nodes are taken to be like this machine where it has the device.
         let calibration = machine(self.backend).ok().map(|machine| {
@@ -242,7 +244,10 @@ impl SweepArgs {
         data: &Dataset,
     ) -> Result<()> {
         let floor = data.entropy_rate();
-        let results = collect(config, plan, store, device, floor, command_line())?;
+        let mut results = collect(config, plan, store, device, floor, command_line())?;
+        results.baseline = self.baseline(plan)?.map(str::to_owned);
+        results.environment.commit = program::COMMIT.map(str::to_owned);
+        results.environment.program = Some(program::name());
         let path = upcycle_report::write(&results, &store.report_dir(&config.name))?;
         if self.json {
             output::line(serde_json::to_string_pretty(&results)?)?;
@@ -251,6 +256,17 @@ impl SweepArgs {
         }
         output::note!("report: {}", path.display());
         Ok(())
+    }
+
+    /// The recipe that others are to be compared with, which must be one of the plan's.
+    fn baseline(&self, plan: &SweepPlan) -> Result<Option<&str>> {
+        let mut recipes: Vec<&str> = Vec::new();
+        for cell in &plan.cells {
+            if !recipes.contains(&cell.recipe.as_str()) {
+                recipes.push(&cell.recipe);
+            }
+        }
+        self.baseline.among(&recipes)
     }
 
     fn print_dry_run(
@@ -400,9 +416,13 @@ fn command_line() -> String {
         }
     });
     let args: Vec<String> = args.collect();
-    if args.is_empty() {
-        "cargo run --release --bin sweep".into()
-    } else {
-        format!("cargo run --release --bin sweep -- {}", args.join(" "))
+    let features = match program::further_features().join(",") {
+        none if none.is_empty() => none,
+        features => format!(" --features {features}"),
+    };
+    let command = format!("cargo run --release{features} --bin sweep");
+    match args.is_empty() {
+        true => command,
+        false => format!("{command} -- {}", args.join(" ")),
     }
 }

@@ -504,8 +504,8 @@ impl Layout {
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self, HfError> {
-        let mut layout: Self = toml::from_str(text)
-            .map_err(|error| HfError::file(path, error.to_string().trim_end()))?;
+        let mut layout: Self = upcycle_files::from_toml(text)
+            .map_err(|error| HfError::file(path, error.to_string()))?;
         let also = layout.also.iter_mut().map(|set| &mut set.experts);
         for experts in [&mut layout.experts].into_iter().chain(also) {
             if let Some(problem) = experts.iter().find_map(ExpertLayout::problem) {

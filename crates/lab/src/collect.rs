@@ -66,6 +66,7 @@ pub fn collect(
         environment: environment(backend, device),
         floor,
         notes: plan.notes(),
+        baseline: None,
         recipes: recipes(&plan.cells),
         cells: Vec::new(),
         curves: Vec::new(),

@@ -26,6 +26,9 @@ pub fn environment(backend: &str, device: &str) -> Environment {
             std::env::consts::ARCH
         ),
         date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        // Only programs know of what they are built.
+        commit: None,
+        program: None,
     }
 }
 

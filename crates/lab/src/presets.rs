@@ -127,8 +127,8 @@ fn read<T: DeserializeOwned>(
             });
         }
     };
-    toml::from_str(&text).map_err(|error| LabError::Parse {
+    upcycle_files::from_toml(&text).map_err(|error| LabError::Parse {
         place,
-        problem: error.to_string().trim_end().to_owned(),
+        problem: error.to_string(),
     })
 }

@@ -128,8 +128,8 @@ impl Recipe {
     /// # Errors
     /// With line and field, if it is none, or a field has an impossible value.
     pub fn from_toml(text: &str) -> Result<Self, OperatorError> {
-        let recipe: Self = toml::from_str(text)
-            .map_err(|error| OperatorError::RecipeFile(error.to_string().trim_end().to_owned()))?;
+        let recipe: Self = upcycle_files::from_toml(text)
+            .map_err(|error| OperatorError::RecipeFile(error.to_string()))?;
         match recipe.selection {
             // Counts are still to come.
             Selection::Explicit { file: Some(_), .. } => {}

@@ -18,6 +18,8 @@ pub(crate) struct Group<'a> {
     of_length: Names,
     /// Those of the sweep's recipes that are the paper's.
     of_paper: Vec<&'a str>,
+    /// The recipe that others are to be compared with, if one was asked for.
+    asked: Option<&'a str>,
     pub(crate) cells: Vec<&'a Cell>,
     pub(crate) curves: Vec<&'a Curve>,
     pub(crate) routing: Vec<&'a RoutingRow>,
@@ -53,6 +55,7 @@ pub(crate) fn groups(results: &Results) -> Vec<Group<'_>> {
     let of_paper: Vec<&str> = own.map(|recipe| recipe.name.as_str()).collect();
     for group in &mut groups {
         group.of_paper.clone_from(&of_paper);
+        group.asked = results.baseline.as_deref();
     }
     name(groups)
 }
@@ -66,6 +69,7 @@ fn find<'g, 'a>(groups: &'g mut Vec<Group<'a>>, setting: &'a Setting) -> &'g mut
             stem: String::new(),
             of_length: Names::default(),
             of_paper: Vec::new(),
+            asked: None,
             cells: Vec::new(),
             curves: Vec::new(),
             routing: Vec::new(),
@@ -179,6 +183,11 @@ impl<'a> Group<'a> {
             .unwrap_or(&self.stem)
     }
 
+    /// Whether a cell is one of this group's.
+    pub(crate) fn holds(&self, cell: &Cell) -> bool {
+        same(self.setting, &cell.setting)
+    }
+
     /// Places of the finished cells, ascending.
     pub(crate) fn places(&self) -> Vec<f64> {
         ascending(self.cells.iter().map(|c| c.setting.place()))
@@ -200,20 +209,32 @@ impl<'a> Group<'a> {
         self.of_paper.contains(&recipe)
     }
 
-    /// The group with at most `most` recipes: the best two thirds of them and the worst third, by mean gap closure at the last
-    /// place.
+    /// The recipe that others are compared with: the one that was asked for; else, or where it is not there, the paper's that
+    /// comes first, or the first. What the seeds say has no part in it: a recipe that was chosen on them looks better than it is.
+    pub(crate) fn baseline(&self) -> Option<&'a str> {
+        let recipes = self.recipes();
+        let is_asked = |recipe: &&str| self.asked == Some(*recipe);
+        let is_of_paper = |recipe: &&str| self.is_of_paper(recipe);
+        let asked = recipes.iter().copied().find(is_asked);
+        asked
+            .or(recipes.iter().copied().find(is_of_paper))
+            .or(recipes.first().copied())
+    }
+
+    /// The group with at most `most` recipes: the two thirds of them with the highest mean gap closure at the last place, and
+    /// the third with the lowest.
     pub(crate) fn few(&self, most: usize) -> Self {
         let mut recipes = self.recipes();
         if recipes.len() > most {
             let last = self.places().last().copied().unwrap_or(f64::NAN);
-            // What has no gap closure is none of the best.
+            // What has no gap closure is none of the highest.
             let eta = |recipe: &str| match self.seeds(recipe, last).eta().mean {
                 eta if eta.is_finite() => eta,
                 _ => f64::NEG_INFINITY,
             };
             recipes.sort_by(|a, b| eta(b).total_cmp(&eta(a)));
-            let (best, worst) = (most - most / 3, most / 3);
-            recipes.drain(best..recipes.len() - worst);
+            let (highest, lowest) = (most - most / 3, most / 3);
+            recipes.drain(highest..recipes.len() - lowest);
         }
         let chosen = |recipe: Option<&str>| recipe.is_none_or(|recipe| recipes.contains(&recipe));
         let all_cells = self.cells.iter().copied();
@@ -224,6 +245,7 @@ impl<'a> Group<'a> {
             stem: self.stem.clone(),
             of_length: self.of_length.clone(),
             of_paper: self.of_paper.clone(),
+            asked: self.asked,
             cells: all_cells
                 .filter(|cell| chosen(Some(&cell.recipe)))
                 .collect(),
@@ -272,9 +294,10 @@ impl<'a> Group<'a> {
         cells
     }
 
-    /// The gap between Fixed-E and Fixed-mE at a place.
+    /// The gap between Fixed-E and Fixed-mE at a place, over the seeds of which both have a loss.
     pub(crate) fn gap(&self, place: f64) -> Gap {
-        let cells = self.fixed(place);
+        let mut cells = self.fixed(place);
+        cells.retain(|cell| cell.gap().is_finite());
         let of = |loss: fn(&Cell) -> f64| summarize(cells.iter().map(|c| loss(c)));
         Gap {
             fixed_e: of(|c| c.loss_fixed_e),
@@ -299,6 +322,16 @@ impl<'a> Group<'a> {
 }
 
 impl Seeds<'_> {
+    /// Those seeds of which all three models have a loss: gap closure is over these.
+    pub(crate) fn complete(&self) -> Self {
+        let has_all = |cell: &&Cell| cell.closed().is_finite() && cell.gap().is_finite();
+        Self {
+            recipe: self.recipe,
+            place: self.place,
+            cells: self.cells.iter().copied().filter(has_all).collect(),
+        }
+    }
+
     /// Summary of one quantity over the seeds.
     pub(crate) fn summary(&self, quantity: impl Fn(&Cell) -> f64) -> Summary {
         summarize(self.cells.iter().map(|c| quantity(c)))
@@ -394,6 +427,39 @@ mod tests {
         let groups = groups(&results);
         assert_eq!(groups[0].label, "tiny, 8 to 16 experts, top-2, annealed");
         assert_eq!(groups[0].stem, "tiny_8x2_k2");
+    }
+
+    #[test]
+    fn the_baseline_is_asked_for_or_the_papers() {
+        let mut results = sample::results();
+        let baseline = |results: &Results| groups(results)[0].baseline().map(str::to_owned);
+        assert_eq!(baseline(&results).as_deref(), Some("paper"));
+        results.baseline = Some("distinct".into());
+        assert_eq!(baseline(&results).as_deref(), Some("distinct"));
+        results.baseline = Some("of another group".into());
+        results.cells.reverse();
+        assert_eq!(baseline(&results).as_deref(), Some("paper"));
+        results.recipes.clear();
+        assert_eq!(baseline(&results).as_deref(), Some("distinct"));
+    }
+
+    #[test]
+    fn a_run_that_diverged_leaves_its_seed_out() {
+        let mut results = sample::seeds(3);
+        for cell in &mut results.cells {
+            if cell.seed == 1 && cell.recipe == "paper" {
+                cell.loss_upcycled = f64::NAN;
+            }
+            if cell.seed == 2 {
+                cell.loss_fixed_me = f64::INFINITY;
+            }
+        }
+        let group = &groups(&results)[0];
+        let seeds = group.seeds("paper", 0.5);
+        assert_eq!((seeds.cells.len(), seeds.complete().cells.len()), (3, 1));
+        assert_eq!(seeds.eta().n, 1);
+        let gap = group.gap(0.5);
+        assert_eq!((gap.fixed_e.n, gap.fixed_me.n, gap.lead.n), (2, 2, 2));
     }
 
     #[test]

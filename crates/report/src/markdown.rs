@@ -2,13 +2,14 @@
 
 use crate::group::{Group, Seeds, groups};
 use crate::number::{MISSING, mean_interval};
-use crate::page::comparisons::{lead, seeds_of};
+use crate::page::comparisons::{lead, loss_difference, seeds_of, validation};
 use crate::results::Results;
 use crate::statistics::Summary;
 
 /// For every setting a table of gap closure in per cent, recipes down and budgets across: mean difference over mean gap with its
 /// 95 % interval (Fieller), then the same on the test split where it was evaluated. With a recipe to compare with, a table of
-/// leads over it in points, paired by seed.
+/// leads over it in points, paired by seed; where a gap is not resolved, also of differences of validation losses, which need
+/// none.
 pub fn markdown(results: &Results, over: Option<&str>) -> String {
     let tables = groups(results).into_iter().map(|group| table(&group, over));
     tables.collect::<Vec<_>>().join("\n")
@@ -39,11 +40,24 @@ fn table(group: &Group, over: Option<&str>) -> String {
     let Some(over) = over.filter(|over| group.recipes().contains(over)) else {
         return text;
     };
-    for recipe in others {
+    for &recipe in &others {
         let leads = places
             .iter()
-            .map(|&place| interval(&lead(group, recipe, over, place), seeds.len()));
+            .map(|&place| in_points(&lead(group, recipe, over, place), seeds.len()));
         text += &row(format!("`{recipe}` less `{over}`"), leads);
+    }
+    if places.iter().all(|&place| group.gap(place).is_resolved()) {
+        return text;
+    }
+    for recipe in others {
+        let differences = places.iter().map(|&place| {
+            let difference = loss_difference(group, recipe, over, place, validation);
+            interval(&difference, seeds.len(), 1e3, 2)
+        });
+        text += &row(
+            format!("`{recipe}` less `{over}`, loss in 0.001 nats"),
+            differences,
+        );
     }
     text
 }
@@ -54,19 +68,24 @@ fn row(first: String, others: impl Iterator<Item = String>) -> String {
 }
 
 fn eta(seeds: &Seeds, all: usize) -> String {
-    let mut text = interval(&seeds.eta(), all);
+    let mut text = in_points(&seeds.eta(), all);
     if let Some(test) = seeds.test_eta() {
-        text += &format!("; test {}", interval(&test, all));
+        text += &format!("; test {}", in_points(&test, all));
     }
     text
 }
 
+/// A mean of gap closures in points.
+fn in_points(summary: &Summary, all: usize) -> String {
+    interval(summary, all, 100.0, 1)
+}
+
 /// A mean with its interval, and the number of seeds where it is not that of `all`.
-fn interval(summary: &Summary, all: usize) -> String {
+fn interval(summary: &Summary, all: usize, unit: f64, decimals: usize) -> String {
     if summary.n == 0 {
         return MISSING.to_owned();
     }
-    let mut text = mean_interval(summary, 100.0, 1);
+    let mut text = mean_interval(summary, unit, decimals);
     if summary.n < all {
         text += &format!(", n = {}", summary.n);
     }
@@ -101,6 +120,25 @@ mod tests {
                         | `distinct` | 50.0 (50.0 to 50.0) | 50.0 (50.0 to 50.0) |\n\
                         | `distinct` less `paper` | 75.0 (75.0 to 75.0) | 75.0 (75.0 to 75.0) |\n";
         assert_eq!(markdown(&results, Some("paper")), expected);
+    }
+
+    #[test]
+    fn losses_are_compared_where_a_gap_is_not_resolved() {
+        let mut results = sample::seeds(3);
+        results
+            .cells
+            .retain(|cell| cell.setting.cpt_fraction >= 0.5);
+        for cell in &mut results.cells {
+            if cell.setting.cpt_fraction == 0.5 {
+                cell.loss_fixed_me = cell.loss_fixed_e;
+            }
+            let own = if cell.recipe == "distinct" { 0.25 } else { 0.5 };
+            cell.loss_upcycled = own + cell.seed as f64;
+        }
+        let line = "| `distinct` less `paper`, loss in 0.001 nats | −250.00 (−250.00 to −250.00) | −250.00 (−250.00 to \
+                    −250.00) |\n";
+        let text = markdown(&results, Some("paper"));
+        assert!(text.contains(line), "{text}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod routing_tables;
 mod summary;
 
 use claims::claims;
-use comparisons::{leads, trends};
+use comparisons::{leads, loss_differences, trends};
 use cost_tables::costs;
 use loss_tables::{cells, gap_closures, jumps, losses, test_gap_closures};
 use markup::Table;
@@ -111,10 +111,14 @@ fn sections(results: &Results, figures: &[Figure]) -> Vec<Section> {
         Section {
             anchor: "comparisons",
             heading: "What can be told apart",
-            body: html! {
-                (some(&|group| leads(group, &palette)))
-                (some(&|group| trends(group, &palette)))
-            },
+            body: noted(
+                html! {
+                    (some(&|group| loss_differences(group, &palette)))
+                    (some(&|group| leads(group, &palette)))
+                    (some(&|group| trends(group, &palette)))
+                },
+                comparisons::NOTE,
+            ),
         },
         Section {
             anchor: "claims",
@@ -186,7 +190,10 @@ fn pictures(figures: &[Figure], kind: FigureKind) -> Markup {
     html! {
         @for figure in figures.iter().filter(|figure| figure.kind == kind) {
             figure {
-                (PreEscaped(&figure.svg))
+                // On a narrow screen a picture scrolls by itself, also with the keyboard.
+                div.plot role="region" tabindex="0" aria-label=(figure.title) {
+                    (PreEscaped(&figure.svg))
+                }
                 figcaption { (figure.caption) }
             }
         }
@@ -226,7 +233,7 @@ fn reproduction(results: &Results) -> Markup {
         ("date", &environment.date),
     ];
     html! {
-        pre { code { (results.command) } }
+        pre { code { (reproduce(results)) } }
         dl {
             @for (name, fact) in facts.iter().filter(|(_, fact)| !fact.is_empty()) {
                 dt { (name) }
@@ -234,6 +241,25 @@ fn reproduction(results: &Results) -> Markup {
             }
         }
         (folded("Full configuration", html! { pre { code { (results.config) } } }))
+    }
+}
+
+/// The command line, below a line on what ran it.
+fn reproduce(results: &Results) -> String {
+    let environment = &results.environment;
+    let commit = environment.commit.as_ref();
+    let program = environment.program.as_ref();
+    let known = [
+        commit.map(|commit| format!(", commit {commit}")),
+        program.map(|program| format!(", program {program}")),
+    ];
+    let known: String = known.into_iter().flatten().collect();
+    match known.is_empty() {
+        true => results.command.clone(),
+        false => format!(
+            "# burn-upcycle {}{known}\n{}",
+            environment.version, results.command
+        ),
     }
 }
 
@@ -266,6 +292,17 @@ mod tests {
         for part in ["98.0", "<details>", "cargo run --release --bin sweep"] {
             assert!(page.contains(part), "{part} is missing");
         }
+    }
+
+    #[test]
+    fn what_ran_is_told_where_it_is_known() {
+        let mut results = sample::results();
+        let told = "# burn-upcycle 0.1.0, commit 0123456789ab, program sweep (cpu, hub)\ncargo run";
+        assert!(html(&results).contains(told));
+        results.environment.program = None;
+        assert!(html(&results).contains("# burn-upcycle 0.1.0, commit 0123456789ab\ncargo run"));
+        results.environment.commit = None;
+        assert!(!html(&results).contains("# burn-upcycle"));
     }
 
     #[test]
@@ -306,16 +343,13 @@ mod tests {
     #[test]
     fn recipes_of_unknown_origin_are_told() {
         let mut results = sample::results();
-        let caption = "Lead in η over the paper’s best recipe";
         let page = html(&results);
-        assert!(!page.contains("older version") && page.contains("<small>less paper</small>"));
+        assert!(!page.contains("older version") && page.contains("Lead in η over paper"));
         results.recipes.clear();
         results.cells.reverse();
         let page = html(&results);
-        assert!(
-            page.contains("do not say which recipes are the paper’s") && page.contains(caption)
-        );
-        assert!(!page.contains("<small>less paper</small>"));
+        assert!(page.contains("do not say which recipes are the paper’s"));
+        assert!(page.contains("Lead in η over distinct") && !page.contains("η over paper"));
     }
 
     #[test]

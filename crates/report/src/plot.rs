@@ -58,7 +58,7 @@ pub fn figures(results: &Results) -> Result<Vec<Figure>, PlotError> {
         for mut figure in drawn {
             if left_out > 0 {
                 figure.caption += &format!(
-                    " Of {recipes} recipes the {MOST_RECIPES} best and worst are drawn; the tables have all."
+                    " Of {recipes} recipes the {MOST_RECIPES} with the highest and lowest mean gap closure are drawn; the tables have all."
                 );
             }
             figures.push(figure);
@@ -119,7 +119,7 @@ mod tests {
         assert!(
             pareto
                 .caption
-                .contains("Of 22 recipes the 12 best and worst")
+                .contains("Of 22 recipes the 12 with the highest and lowest")
         );
         assert!(pareto.svg.contains("\nrecipe-19\n") && !pareto.svg.contains("\nrecipe-07\n"));
     }

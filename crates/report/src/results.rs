@@ -25,6 +25,9 @@ pub struct Results {
     /// What a reader of the figures has to know, in sentences without their full stop.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+    /// The recipe that others are compared with; none for the paper's that comes first, or else the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<String>,
     /// One row for each recipe that cells, curves and routing rows name; none in results of an older version.
     #[serde(default)]
     pub recipes: Vec<RecipeRow>,
@@ -34,6 +37,19 @@ pub struct Results {
     pub curves: Vec<Curve>,
     /// Routing of the final models, one row for each run and MoE layer.
     pub routing: Vec<RoutingRow>,
+}
+
+impl Results {
+    /// Names of the recipes that the cells are of, in order of first appearance.
+    pub fn recipe_names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for cell in &self.cells {
+            if !names.contains(&cell.recipe.as_str()) {
+                names.push(&cell.recipe);
+            }
+        }
+        names
+    }
 }
 
 /// What a sweep has in place of the values of its scales; none where it leaves a value as it is.
@@ -77,6 +93,12 @@ pub struct Environment {
     pub system: String,
     /// UTC time of the report, RFC 3339.
     pub date: String,
+    /// The commit that the program was built from, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// The program that ran, with what was compiled in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<String>,
 }
 
 /// The axes that cells, curves and routing rows share.
@@ -356,7 +378,12 @@ mod tests {
         for field in ["recipes", "overrides"] {
             assert!(json.as_object_mut().unwrap().remove(field).is_some());
         }
+        for field in ["commit", "program"] {
+            let environment = json["environment"].as_object_mut().unwrap();
+            assert!(environment.remove(field).is_some());
+        }
         let results: Results = serde_json::from_value(json).unwrap();
         assert!(results.recipes.is_empty() && results.overrides == Overrides::default());
+        assert!(results.environment.commit.is_none() && results.baseline.is_none());
     }
 }

@@ -122,7 +122,7 @@ mod tests {
         let text = csv(&sample::results());
         let older: String = text
             .lines()
-            .map(|line| line.rsplitn(7, ',').last().unwrap_or(line).to_owned() + "\n")
+            .map(|line| line.rsplitn(8, ',').last().unwrap_or(line).to_owned() + "\n")
             .collect();
         let read = read_csv("older", &older).unwrap();
         assert!(

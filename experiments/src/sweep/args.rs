@@ -14,6 +14,7 @@ use super::plan_file::PlanFile;
 use crate::{
     amount,
     backend::BackendKind,
+    baseline::BaselineArg,
     data_args::DataArgs,
     limits::{Force, MemoryArgs},
     ui::UiArg,
@@ -207,6 +208,8 @@ pub(super) struct SweepArgs {
     #[arg(long, help_heading = "Running")]
     pub(super) dry_run: bool,
     #[command(flatten)]
+    pub(super) baseline: BaselineArg,
+    #[command(flatten)]
     pub(super) force: Force,
     #[command(flatten)]
     pub(super) ui: UiArg,
@@ -278,7 +281,7 @@ impl From<PrecisionArg> for Precision {
 impl SweepArgs {
     /// The sweep's file with the flags over it.
     pub(super) fn sweep_config(&self) -> Result<SweepConfig> {
-        let started = PlanFile::sweep_in(Path::new(&self.config));
+        let started = PlanFile::sweep_in(Path::new(&self.config))?;
         let file = match started {
             Some(sweep) => sweep,
             None => presets::sweep(&self.config)?,

@@ -112,10 +112,16 @@ impl PlanFile {
         differences
     }
 
-    /// The sweep in a file of this kind.
-    pub fn sweep_in(path: &Path) -> Option<SweepConfig> {
-        let text = fs::read_to_string(path).ok()?;
-        toml::from_str::<Self>(&text).ok().map(|file| file.sweep)
+    /// The sweep in a file of this kind; none in others, which have no section `sweep`.
+    pub fn sweep_in(path: &Path) -> Result<Option<SweepConfig>> {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let table: toml::Table = toml::from_str(&text).unwrap_or_default();
+        if !table.contains_key("sweep") {
+            return Ok(None);
+        }
+        let file: Self =
+            upcycle_files::from_toml(&text).with_context(|| path.display().to_string())?;
+        Ok(Some(file.sweep))
     }
 
     /// Writes the file into a sweep's folder.
@@ -138,7 +144,8 @@ impl Started {
             );
         }
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        let file: PlanFile = toml::from_str(&text).with_context(|| path.display().to_string())?;
+        let file: PlanFile =
+            upcycle_files::from_toml(&text).with_context(|| path.display().to_string())?;
         let folder = folder.canonicalize()?;
         let out = folder.parent().unwrap_or(&folder);
         let data = Dataset::open(&file.sweep.data, &out.join("data"))?;

@@ -14,7 +14,7 @@ use crate::page::markup::{Table, text, wide};
 pub(crate) const NOTE: &str = "A claim held, or did not, if its p-value is below 0.05 after correction for the number of claims \
     in its table (Holm): paired t-tests over seeds, and of several places the weakest decides. One seed can tell nothing. \
     Claims on the method are tested with the paper’s recipe that comes first and with the one favoured here, not with the one \
-    that does best on these very seeds; only where ours is compared with the best of the paper’s, that is the best here, to our \
+    that does best on these very seeds; only where ours is compared with the highest of the paper’s, that is the highest here, to our \
     disadvantage. The paper reports no seeds. Sweeps test the claims that they have the recipes for.";
 
 /// A table of the claims that a group has the runs for; none if there is none.

@@ -8,7 +8,9 @@ use crate::number::{MISSING, fixed};
 use crate::page::markup::{self, Table, text, with_remark};
 use crate::plot::palette::Palette;
 use crate::results::Cell;
-use crate::statistics::{SMALLEST_GAP, Summary, ratio_of_means, slope, spearman, summarize};
+use crate::statistics::{
+    SMALLEST_GAP, Summary, paired, ratio_of_means, slope, spearman, summarize,
+};
 
 /// Values of two groups of cells, of the same seeds.
 pub(crate) fn on_same_seeds<'a, Q: 'a>(
@@ -35,48 +37,76 @@ pub(crate) fn lead<'a>(group: &Group<'a>, a: &'a str, b: &'a str, place: f64) ->
     ratio_of_means(pairs, SMALLEST_GAP)
 }
 
-/// The recipe that others are compared with at a place: the best of the paper's that is there, else the first.
-pub(crate) fn reference<'a>(group: &Group<'a>, place: f64) -> Option<&'a str> {
-    let recipes = group.recipes();
-    let eta = |recipe: &'a str| group.seeds(recipe, place).eta().mean;
-    let own = recipes
-        .iter()
-        .copied()
-        .filter(|recipe| group.is_of_paper(recipe));
-    own.filter(|recipe| eta(recipe).is_finite())
-        .max_by(|a, b| eta(a).total_cmp(&eta(b)))
-        .or(recipes.first().copied())
+/// Final validation loss of an upcycled model, in nats a token.
+pub(crate) fn validation(cell: &Cell) -> Option<f64> {
+    Some(cell.loss_upcycled)
 }
 
-/// Lead of every recipe over the reference, paired by seed; none where there is nothing to compare.
-pub(crate) fn leads(group: &Group, palette: &Palette) -> Option<Table> {
-    let places = group.places();
-    let resolved = |place: &f64| group.gap(*place).is_resolved();
-    let places: Vec<f64> = places.into_iter().filter(resolved).collect();
-    let several_seeds = seeds_of(group).len() > 1;
-    if group.recipes().len() < 2 || places.is_empty() || !several_seeds {
+/// A loss of recipe `a` less that of recipe `b` at one place, in nats a token, on the same seeds; it needs no gap.
+pub(crate) fn loss_difference<'a>(
+    group: &Group<'a>,
+    a: &'a str,
+    b: &'a str,
+    place: f64,
+    loss: fn(&Cell) -> Option<f64>,
+) -> Summary {
+    let (a, b) = (group.seeds(a, place), group.seeds(b, place));
+    let pairs = on_same_seeds(&a, &b, loss);
+    paired(pairs)
+}
+
+/// The recipe of a place that is ahead of every other by more than chance: the 95 % intervals of all paired differences of
+/// losses lie below zero. None where there is no such recipe, and so for one seed.
+pub(crate) fn winner<'a>(
+    group: &Group<'a>,
+    place: f64,
+    loss: fn(&Cell) -> Option<f64>,
+) -> Option<&'a str> {
+    let mean = |recipe: &'a str| {
+        let seeds = group.seeds(recipe, place);
+        summarize(seeds.cells.iter().filter_map(|cell| loss(cell))).mean
+    };
+    let recipes = group.recipes().into_iter();
+    let means: Vec<(&'a str, f64)> = recipes
+        .map(|recipe| (recipe, mean(recipe)))
+        .filter(|(_, mean)| mean.is_finite())
+        .collect();
+    let (lowest, _) = *means.iter().min_by(|a, b| a.1.total_cmp(&b.1))?;
+    let is_ahead_of = |other: &'a str| {
+        let difference = loss_difference(group, lowest, other, place, loss);
+        difference.interval.is_some_and(|(_, high)| high < 0.0)
+    };
+    let names = means.iter().map(|(recipe, _)| *recipe);
+    let mut others = names.filter(|recipe| *recipe != lowest);
+    (means.len() > 1 && others.all(is_ahead_of)).then_some(lowest)
+}
+
+/// What differences are taken against.
+pub(crate) const NOTE: &str = "Differences are taken against one recipe: the one that --baseline names, else the first of the \
+    paper’s in this sweep, else the first. Those of losses need no gap and are there whether it is resolved or not. A difference \
+    whose interval has zero in it may be chance.";
+
+/// Final loss of every recipe less that of the baseline, paired by seed, whatever the gap; none for a single recipe.
+pub(crate) fn loss_differences(group: &Group, palette: &Palette) -> Option<Table> {
+    let baseline = group.baseline()?;
+    if group.recipes().len() < 2 {
         return None;
     }
-    let heads = places.iter().map(|&place| {
-        let reference = reference(group, place).unwrap_or(MISSING);
-        with_remark(
-            group.setting.place_name(place),
-            &format!("less {reference}"),
-        )
-    });
+    let places = group.places();
+    let heads = places
+        .iter()
+        .map(|&place| text(group.setting.place_name(place)));
     let caption = format!(
-        "Lead in η over the paper’s best recipe there (without one, over the first recipe), in points, paired by seed: mean \
-         difference of losses over the mean gap, and 95 % interval (Fieller); \
-         bold where the interval excludes zero: {}",
+        "Final validation loss less that of {baseline}, in thousandths of a nat a token, paired by seed whatever the gap: mean \
+         and 95 % interval (Student t); bold where the interval excludes zero; below zero a recipe is ahead of {baseline}: {}",
         group.label
     );
     let mut table = Table::new(caption, 1, [text("recipe")].into_iter().chain(heads));
-    for recipe in group.recipes() {
-        let cells = places.iter().map(|&place| match reference(group, place) {
-            Some(reference) if reference != recipe => {
-                difference(&lead(group, recipe, reference, place), 100.0, 1)
-            }
-            _ => text(MISSING),
+    let others = group.recipes().into_iter();
+    for recipe in others.filter(|recipe| *recipe != baseline) {
+        let cells = places.iter().map(|&place| {
+            let difference = loss_difference(group, recipe, baseline, place, validation);
+            interval(&difference, 1e3, 2)
         });
         let name = markup::recipe(recipe, palette);
         table.row([name].into_iter().chain(cells));
@@ -84,8 +114,41 @@ pub(crate) fn leads(group: &Group, palette: &Palette) -> Option<Table> {
     Some(table)
 }
 
+/// Lead of every recipe over the baseline where the gap is resolved, paired by seed; none where there is nothing to compare.
+pub(crate) fn leads(group: &Group, palette: &Palette) -> Option<Table> {
+    let baseline = group.baseline()?;
+    let places = group.places();
+    let resolved = |place: &f64| group.gap(*place).is_resolved();
+    let places: Vec<f64> = places.into_iter().filter(resolved).collect();
+    let several_seeds = seeds_of(group).len() > 1;
+    if group.recipes().len() < 2 || places.is_empty() || !several_seeds {
+        return None;
+    }
+    let heads = places
+        .iter()
+        .map(|&place| text(group.setting.place_name(place)));
+    let caption = format!(
+        "Lead in η over {baseline} where the gap is resolved, in points, paired by seed: mean difference of losses over the mean \
+         gap, and 95 % interval (Fieller); bold where the interval excludes zero: {}",
+        group.label
+    );
+    let mut table = Table::new(caption, 1, [text("recipe")].into_iter().chain(heads));
+    let others = group.recipes().into_iter();
+    for recipe in others.filter(|recipe| *recipe != baseline) {
+        let cells = places
+            .iter()
+            .map(|&place| interval(&lead(group, recipe, baseline, place), 100.0, 1));
+        let name = markup::recipe(recipe, palette);
+        table.row([name].into_iter().chain(cells));
+    }
+    Some(table)
+}
+
 /// A mean with its interval, bold where that excludes zero.
-fn difference(summary: &Summary, unit: f64, decimals: usize) -> Markup {
+fn interval(summary: &Summary, unit: f64, decimals: usize) -> Markup {
+    if summary.n == 0 {
+        return text(MISSING);
+    }
     let mean = fixed(unit * summary.mean, decimals);
     match summary.interval {
         Some((low, high)) => {
@@ -140,7 +203,7 @@ pub(crate) fn trends(group: &Group, palette: &Palette) -> Option<Table> {
         let name = markup::recipe(recipe, palette);
         let trend = trend(group, recipe);
         if trend.n > 0 {
-            table.row([name, difference(&trend, 100.0, 1)]);
+            table.row([name, interval(&trend, 100.0, 1)]);
         }
     }
     Some(table)
@@ -187,12 +250,47 @@ mod tests {
         let lead = lead(group, "distinct", "paper", 0.5);
         assert_eq!(lead.n, 3);
         assert!((lead.mean - 0.25).abs() < 1e-12 && lead.sd < 1e-12);
-        assert_eq!(reference(group, 0.5), Some("paper"));
         let table = leads(group, &Palette::new(&results))
             .unwrap()
             .render()
             .into_string();
         assert!(table.contains("<strong>25.0</strong>"), "{table}");
+    }
+
+    #[test]
+    fn differences_of_losses_need_no_gap() {
+        let mut results = sample::seeds(3);
+        for cell in &mut results.cells {
+            cell.loss_fixed_me = cell.loss_fixed_e;
+            let own = if cell.recipe == "distinct" { 0.01 } else { 0.0 };
+            cell.loss_upcycled = 1.5 + 0.1 * cell.seed as f64 - own;
+        }
+        let group = &groups(&results)[0];
+        let palette = Palette::new(&results);
+        assert!(leads(group, &palette).is_none());
+        let table = loss_differences(group, &palette).unwrap();
+        let table = table.render().into_string();
+        assert_eq!(table.matches("<strong>−10.00</strong>").count(), 4);
+        assert!(table.contains("less that of paper, in thousandths"));
+        assert_eq!(winner(group, 0.5, validation), Some("distinct"));
+    }
+
+    #[test]
+    fn nothing_wins_by_chance() {
+        let mut results = sample::seeds(3);
+        for cell in &mut results.cells {
+            let noise = if cell.recipe == "distinct" && cell.seed == 1 {
+                0.2
+            } else {
+                0.0
+            };
+            cell.loss_upcycled = 1.5 - noise;
+        }
+        assert_eq!(winner(&groups(&results)[0], 0.5, validation), None);
+        let one_seed = sample::seeds(1);
+        assert_eq!(winner(&groups(&one_seed)[0], 0.5, validation), None);
+        results.cells.retain(|cell| cell.recipe == "paper");
+        assert_eq!(winner(&groups(&results)[0], 0.5, validation), None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::group::{ANNEALED, Group, Seeds};
 use crate::model::Model;
 use crate::number::{fixed, tenth_percent, whole_percent};
-use crate::page::comparisons::lead;
+use crate::page::comparisons::{lead, validation, winner};
 use crate::statistics::{Summary, saving};
 
 /// A short paragraph on one group; none if no cell has finished.
@@ -91,17 +91,27 @@ fn unresolved(group: &Group, last: f64) -> Option<String> {
     })
 }
 
-/// The best mean gap closure at each place.
+/// The highest mean gap closure at each place; the best is only what is ahead of every other recipe by more than chance.
 fn best(group: &Group) -> Option<String> {
-    let best: Vec<(Seeds, f64)> = group
+    let highest: Vec<(Seeds, f64)> = group
         .places()
         .into_iter()
         .filter_map(|place| ranked(group, place).into_iter().next())
         .map(|(seeds, etas)| (seeds, etas.mean))
         .collect();
-    let first = best.first()?.0.recipe;
-    let always = best.iter().all(|(seeds, _)| seeds.recipe == first);
+    let first = highest.first()?.0.recipe;
+    let always = highest.iter().all(|(seeds, _)| seeds.recipe == first);
     let several = group.recipes().len() > 1;
+    let unclear: Vec<String> = highest
+        .iter()
+        .filter(|(seeds, _)| winner(group, seeds.place, validation) != Some(seeds.recipe))
+        .map(|(seeds, _)| group.setting.place_name(seeds.place))
+        .collect();
+    let word = if unclear.is_empty() {
+        "best"
+    } else {
+        "highest"
+    };
     let at = |(seeds, eta): &(Seeds, f64)| {
         let at = format!(
             "{} at {}",
@@ -114,20 +124,26 @@ fn best(group: &Group) -> Option<String> {
             format!("{at} ({})", seeds.recipe)
         }
     };
-    let list = listed(&best.iter().map(at).collect::<Vec<_>>());
+    let list = listed(&highest.iter().map(at).collect::<Vec<_>>());
     let mut sentence = match (always, several) {
-        (true, true) => format!("The recipe with the best gap closure is {first}: {list}."),
+        (true, true) => format!("The recipe with the {word} gap closure is {first}: {list}."),
         (true, false) => format!("Recipe {first} has a gap closure of {list}."),
-        (false, _) => format!("The best gap closure is {list}."),
+        (false, _) => format!("The {word} gap closure is {list}."),
     };
-    if best.iter().any(|(_, eta)| *eta < 0.0) {
+    if several && !unclear.is_empty() {
+        sentence += &format!(
+            " At {} its lead over some other recipe may be chance.",
+            listed(&unclear)
+        );
+    }
+    if highest.iter().any(|(_, eta)| *eta < 0.0) {
         let small = Model::FixedE.label(group.setting);
         sentence += &format!(" Below zero the upcycled model ended worse than {small}.");
     }
     Some(sentence)
 }
 
-/// Whether the two best recipes can be told apart with the longest CPT.
+/// Whether the two recipes with the highest gap closure can be told apart with the longest CPT.
 fn contest(group: &Group, place: f64) -> Option<String> {
     let ranked = ranked(group, place);
     let (first, first_etas) = ranked.first()?;
@@ -141,7 +157,7 @@ fn contest(group: &Group, place: f64) -> Option<String> {
     let (second, _) = ranked.get(1)?;
     let lead = lead(group, first.recipe, second.recipe, place);
     let (low, high) = lead.interval?;
-    let verdict = match low > 0.0 {
+    let verdict = match winner(group, place, validation) == Some(first.recipe) {
         true => {
             "The best of several looks better than it is on the seeds that show it: confirm it on others (--first-seed)."
         }
@@ -160,21 +176,21 @@ fn contest(group: &Group, place: f64) -> Option<String> {
 
 /// What the upcycled run cost beside Fixed-mE.
 fn cost(group: &Group, place: f64) -> Option<String> {
-    let (best, _) = ranked(group, place).into_iter().next()?;
+    let (highest, _) = ranked(group, place).into_iter().next()?;
     let flops = saving(
-        best.summary(|c| c.train_flops).mean,
-        best.summary(|c| c.train_flops_fixed_me).mean,
+        highest.summary(|c| c.train_flops).mean,
+        highest.summary(|c| c.train_flops_fixed_me).mean,
     )?;
     let share = tenth_percent(flops.abs());
     let than = if flops < 0.0 { "more" } else { "fewer" };
     Some(format!(
         "Counting pre-training, {} took {share} {than} training FLOPs than {}.",
-        best.recipe,
+        highest.recipe,
         Model::FixedMe.label(group.setting)
     ))
 }
 
-/// Recipes that have a gap closure, best mean first; none where the gap is not resolved.
+/// Recipes that have a gap closure, the highest mean first; none where the gap is not resolved.
 fn ranked<'a>(group: &Group<'a>, place: f64) -> Vec<(Seeds<'a>, Summary)> {
     if !group.gap(place).is_resolved() {
         return Vec::new();
@@ -221,12 +237,45 @@ mod tests {
             text.contains("times the seed spread (pooled standard deviation of 2 seeds)"),
             "{text}"
         );
-        assert!(text.contains("best gap closure is distinct: 6"), "{text}");
+        assert!(
+            text.contains("highest gap closure is distinct: 6"),
+            "{text}"
+        );
+        assert!(text.contains("may be chance"), "{text}");
         assert!(
             text.contains("fewer training FLOPs than Fixed-16."),
             "{text}"
         );
         assert!(!text.contains("nnealed"), "{text}");
+    }
+
+    #[test]
+    fn the_best_is_ahead_by_more_than_chance() {
+        let mut results = sample::seeds(3);
+        for cell in &mut results.cells {
+            let own = if cell.recipe == "distinct" { 0.6 } else { 0.2 };
+            sample::set_eta(cell, own + 0.01 * cell.seed as f64);
+        }
+        let clear = text(&results);
+        assert!(
+            clear.contains("The recipe with the best gap closure is distinct: 61"),
+            "{clear}"
+        );
+        assert!(
+            clear.contains("looks better than it is") && !clear.contains("chance"),
+            "{clear}"
+        );
+        for cell in &mut results.cells {
+            if cell.recipe == "distinct" && cell.seed == 0 {
+                sample::set_eta(cell, 0.0);
+            }
+        }
+        let unclear = text(&results);
+        assert!(
+            unclear.contains("highest gap closure is distinct") && !unclear.contains("best"),
+            "{unclear}"
+        );
+        assert!(unclear.contains("That is no clear winner."), "{unclear}");
     }
 
     #[test]

@@ -4,18 +4,23 @@ use maud::{Markup, Render, html};
 use plotters::style::RGBColor;
 
 use crate::model::Model;
-use crate::plot::palette::{Look, Palette};
+use crate::plot::palette::{Look, Mark, Palette};
 
 /// Text as it stands; what HTML would take for markup is escaped.
 pub(crate) fn text(text: impl Render) -> Markup {
     text.render()
 }
 
-/// A name with the colour that it has in the figures.
+/// A name with the colour and the mark that it has in the figures.
 pub(crate) fn swatched(name: &str, look: Look) -> Markup {
     let RGBColor(r, g, b) = look.color;
+    let shape = match look.mark {
+        Mark::Circle => "circle",
+        Mark::Diamond => "diamond",
+        Mark::Square | Mark::Up | Mark::Down => "square",
+    };
     html! {
-        span.swatch style=(format!("background:#{r:02x}{g:02x}{b:02x}")) {}
+        span.swatch.(shape) style=(format!("background:#{r:02x}{g:02x}{b:02x}")) {}
         (name)
     }
 }
@@ -28,6 +33,14 @@ pub(crate) fn recipe(name: &str, palette: &Palette) -> Markup {
 /// Text that takes more lines rather than all of the width.
 pub(crate) fn wide(text: &str) -> Markup {
     html! { span.wide { (text) } }
+}
+
+/// A number, in bold where it is the best of its column by more than chance.
+pub(crate) fn marked(number: impl Render, is_best: bool) -> Markup {
+    match is_best {
+        true => html! { strong { (number) } },
+        false => number.render(),
+    }
 }
 
 /// A number with a remark below it.

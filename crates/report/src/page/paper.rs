@@ -246,7 +246,7 @@ fn scales(groups: &[Group], palette: &Palette) -> Option<Table> {
                 .chain(eta),
         );
         for recipe in group.recipes() {
-            let seeds = group.seeds(recipe, place);
+            let seeds = group.seeds(recipe, place).complete();
             let loss = |quantity: fn(&Cell) -> f64| text(mean_sd(&seeds.summary(quantity), 1.0, 3));
             table.row([
                 text(&name),

@@ -53,9 +53,17 @@ pub(crate) fn extent(values: impl IntoIterator<Item = f64>) -> Option<Range<f64>
         })
 }
 
-/// Widens a range by shares of its length below and above, and never leaves it empty.
+/// Values no larger than this are what rounding leaves of zero.
+const ZERO: f64 = 1e-6;
+
+/// Widens a range by shares of its length below and above, and never leaves it empty: around one value it is a thousandth of
+/// that, or of one; a constant zero has an axis up to one, where ticks are a few digits long.
 pub(crate) fn widened(range: &Range<f64>, below: f64, above: f64) -> Range<f64> {
-    let smallest = 1e-3 * range.start.abs().max(range.end.abs()).max(1e-6);
+    let largest = range.start.abs().max(range.end.abs());
+    let smallest = match largest <= ZERO {
+        true => 1.0,
+        false => 1e-3 * largest.max(1.0),
+    };
     let length = (range.end - range.start).max(smallest);
     range.start - below * length..range.end.max(range.start + smallest) + above * length
 }
@@ -81,5 +89,14 @@ mod tests {
         assert!(extent([f64::NAN]).is_none());
         let range = widened(&(2.0..2.0), 0.1, 0.1);
         assert!(range.start < 2.0 && range.end > 2.0);
+    }
+
+    #[test]
+    fn ticks_of_a_constant_are_short() {
+        for constant in [0.0, -1e-9, 1e-5, 0.25, 1.5] {
+            let ticks = ticks(&widened(&(constant..constant), 0.02, 0.06), 7);
+            assert!(ticks.decimals <= 5, "{constant}: {}", ticks.decimals);
+            assert!(ticks.values.len() > 2, "{constant}: {:?}", ticks.values);
+        }
     }
 }

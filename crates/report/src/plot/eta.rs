@@ -7,7 +7,7 @@ use plotters::style::text_anchor::HPos;
 
 use crate::group::Seeds;
 use crate::model::Model;
-use crate::number::whole_percent;
+use crate::number::{fixed, mean_interval, whole_percent};
 use crate::plot::axis::widened;
 use crate::plot::error::PlotError;
 use crate::plot::palette::Look;
@@ -109,7 +109,7 @@ impl Line<'_> {
     pub(super) fn draw(&self, panel: &Panel) -> Result<(), PlotError> {
         let color = self.look.color;
         let means: Vec<(f64, f64)> = self.means().collect();
-        panel.line(&means, Stroke::line(color, 5))?;
+        panel.line(&means, Stroke::of(self.look, 5))?;
         for point in &self.points {
             if let Some(interval) = point.bar() {
                 panel.error_bar(point.x, interval, color)?;
@@ -121,11 +121,27 @@ impl Line<'_> {
         // With one seed the mean is the seed.
         for point in self.points.iter().filter(|point| point.eta.n > 1) {
             for eta in &point.seeds {
-                panel.seed((point.x, *eta), self.beside, color)?;
+                let place = (point.x, *eta);
+                panel.seed(place, self.beside, color)?;
+                panel.value_of_seed(place, self.beside, of_seed(self.recipe, *eta));
             }
+        }
+        for point in &self.points {
+            panel.value((point.x, point.eta.mean), of_all(self.recipe, point));
         }
         Ok(())
     }
+}
+
+/// What is read at the mark of all seeds together.
+pub(super) fn of_all(recipe: &str, point: &Point) -> String {
+    let eta = mean_interval(&point.eta, 1.0, 1);
+    format!("{recipe}: η in % {eta}, n = {}", point.eta.n)
+}
+
+/// What is read at the disc of a seed.
+pub(super) fn of_seed(recipe: &str, eta: f64) -> String {
+    format!("{recipe}, one seed: η in % {}", fixed(eta, 1))
 }
 
 /// Means outside the frame: triangles at its border with their values, one above the other where several meet.

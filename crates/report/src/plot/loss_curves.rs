@@ -164,7 +164,11 @@ fn draw_run(sheet: &Sheet, bundles: &[Bundle], view: &View) -> Result<(), PlotEr
         }
     }
     for bundle in bundles {
-        panel.line(&bundle.mean, Stroke::line(bundle.look.color, 4))?;
+        panel.line(&bundle.mean, Stroke::of(bundle.look, 4))?;
+        panel.values_along(&bundle.mean, |(tokens, loss)| {
+            let (tokens, loss) = (count(tokens), fixed(loss, 4));
+            format!("{} at {tokens} tokens: {loss}", bundle.name)
+        });
     }
     Ok(())
 }
@@ -235,8 +239,12 @@ fn draw_finals(sheet: &Sheet, finals: &[(&Bundle, Vec<f64>)]) -> Result<(), Plot
             sheet.label(&label, at, HPos::Left, BLACK)?;
         }
         panel.mean((mean, top - 0.7), bundle.look)?;
+        let told = format!("{}: {}, n = {}", bundle.name, fixed(mean, 4), ends.len());
+        panel.value((mean, top - 0.7), told);
         for end in ends.iter().filter(|_| ends.len() > 1) {
             panel.seed((*end, top - 0.7), 0, bundle.look.color)?;
+            let told = format!("{}, one seed: {}", bundle.name, fixed(*end, 4));
+            panel.value_of_seed((*end, top - 0.7), 0, told);
         }
     }
     Ok(())

@@ -8,9 +8,9 @@ use crate::results::Results;
 /// Recipes whose look is the same in every report, in the order of the colours.
 const KNOWN: [&str; 4] = ["paper", "exact", "uniform", "auto"];
 
-/// The known recipes, then others in order of appearance; Okabe and Ito's colours, which colour-blind readers can tell
-/// apart.
-const COLORS: [RGBColor; 7] = [
+/// The known recipes, then others in order of appearance: Okabe and Ito's colours, which colour-blind readers can tell
+/// apart, then seven more, whose lines are dashed so that nobody has to.
+const COLORS: [RGBColor; 14] = [
     RGBColor(0x00, 0x72, 0xB2),
     RGBColor(0xD5, 0x5E, 0x00),
     RGBColor(0x00, 0x9E, 0x73),
@@ -18,7 +18,18 @@ const COLORS: [RGBColor; 7] = [
     RGBColor(0xE6, 0x9F, 0x00),
     RGBColor(0x56, 0xB4, 0xE9),
     RGBColor(0x88, 0x22, 0x55),
+    RGBColor(0x8C, 0x8A, 0x1F),
+    RGBColor(0x6F, 0x4C, 0xB0),
+    RGBColor(0xB5, 0x65, 0x4A),
+    RGBColor(0x2C, 0x7F, 0x6E),
+    RGBColor(0x9B, 0xB8, 0x2E),
+    RGBColor(0x74, 0x86, 0xA8),
+    RGBColor(0xE0, 0x62, 0x7E),
 ];
+
+/// Lengths of dashes and gaps; the first lines are solid. As many recipes share one as can be told apart by colour.
+const DASHES: [Option<(i32, i32)>; 4] = [None, Some((22, 10)), Some((6, 8)), Some((44, 12))];
+const RECIPES_A_DASH: usize = 7;
 
 const GREY: RGBColor = RGBColor(0x80, 0x80, 0x80);
 
@@ -41,6 +52,8 @@ const MARKS: [Mark; 3] = [Mark::Circle, Mark::Diamond, Mark::Square];
 pub(crate) struct Look {
     pub(crate) color: RGBColor,
     pub(crate) mark: Mark,
+    /// Lengths of the dashes and gaps of its lines; none for solid ones.
+    pub(crate) dash: Option<(i32, i32)>,
 }
 
 /// The looks of all models of a sweep.
@@ -63,18 +76,27 @@ impl<'a> Palette<'a> {
         Self { recipes }
     }
 
-    /// Fixed-E is grey, Fixed-mE black; colours and marks of recipes repeat together only after 21 of them.
+    /// Fixed-E is grey, Fixed-mE black. No colour is there twice among 14 recipes, no dash and colour among 28, and no dash,
+    /// colour and mark among 84.
     pub(crate) fn look(&self, model: Model<'_>) -> Look {
-        let (color, mark) = match model {
-            Model::FixedE => (GREY, Mark::Square),
-            Model::FixedMe => (BLACK, Mark::Square),
+        let fixed = |color| Look {
+            color,
+            mark: Mark::Square,
+            dash: None,
+        };
+        match model {
+            Model::FixedE => fixed(GREY),
+            Model::FixedMe => fixed(BLACK),
             Model::Upcycled(recipe) => {
                 let index = self.recipes.iter().position(|r| *r == recipe);
                 let index = index.unwrap_or(self.recipes.len());
-                (COLORS[index % COLORS.len()], MARKS[index % MARKS.len()])
+                Look {
+                    color: COLORS[index % COLORS.len()],
+                    mark: MARKS[index % MARKS.len()],
+                    dash: DASHES[index / RECIPES_A_DASH % DASHES.len()],
+                }
             }
-        };
-        Look { color, mark }
+        }
     }
 }
 
@@ -93,6 +115,26 @@ mod tests {
             assert_eq!(look.color, RGBColor(r, g, b));
             assert_eq!(look, without.look(Model::Upcycled(recipe)));
         }
+    }
+
+    #[test]
+    fn many_recipes_look_different() {
+        let names: Vec<String> = (0..84).map(|i| format!("recipe {i}")).collect();
+        let palette = Palette {
+            recipes: names.iter().map(String::as_str).collect(),
+        };
+        let looks: Vec<Look> = names
+            .iter()
+            .map(|name| palette.look(Model::Upcycled(name)))
+            .collect();
+        for (i, a) in looks.iter().enumerate() {
+            for (j, b) in looks[..i].iter().enumerate() {
+                assert_ne!(a, b, "{i} and {j}");
+                assert!(i >= 14 || a.color != b.color, "{i} and {j}");
+                assert!(i >= 28 || (a.color, a.dash) != (b.color, b.dash));
+            }
+        }
+        assert!(looks[..7].iter().all(|look| look.dash.is_none()));
     }
 
     #[test]

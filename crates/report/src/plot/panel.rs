@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use plotters::coord::types::RangedCoordf64;
-use plotters::element::{DashedPathElement, PathElement};
+use plotters::element::PathElement;
 use plotters::prelude::{Cartesian2d, DrawingArea, SVGBackend};
 use plotters::style::text_anchor::HPos;
 use plotters::style::{BLACK, Color, RGBColor};
@@ -16,6 +16,12 @@ use crate::plot::palette::{Look, Mark};
 use crate::plot::sheet::{LETTER, MARGIN, MUTED, Sheet, shortened, solid};
 
 const GRID: RGBColor = RGBColor(0xDD, 0xDD, 0xDD);
+
+/// How near a pointer has to be to read a value.
+const VALUE_OF_MEAN: i32 = 16;
+const VALUE_OF_SEED: i32 = 9;
+/// Values that are read along one line.
+const MOST_VALUES: usize = 40;
 
 type Plane<'s> = DrawingArea<SVGBackend<'s>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
@@ -36,6 +42,14 @@ impl Stroke {
             opacity: 1.0,
             width,
             dash: None,
+        }
+    }
+
+    /// A line of a model.
+    pub(crate) fn of(look: Look, width: u32) -> Self {
+        Self {
+            dash: look.dash,
+            ..Self::line(look.color, width)
         }
     }
 
@@ -158,15 +172,32 @@ impl<'p, 's> Panel<'p, 's> {
         let style = solid(stroke.color, stroke.opacity, stroke.width);
         for piece in clipped(points, &self.x, &self.y) {
             let piece: Vec<_> = piece.into_iter().map(|p| self.place(p)).collect();
-            match stroke.dash {
-                None => self.sheet.area.draw(&PathElement::new(piece, style))?,
-                Some((dash, gap)) => {
-                    let dashes = DashedPathElement::new(piece, dash, gap, style);
-                    self.sheet.area.draw(&dashes)?;
-                }
-            }
+            self.sheet.path(piece, style, stroke.dash)?;
         }
         Ok(())
+    }
+
+    /// What is read where a pointer rests on a large mark.
+    pub(crate) fn value(&self, point: (f64, f64), text: String) {
+        let (at, _) = self.held(point);
+        self.sheet.value(at, VALUE_OF_MEAN, text);
+    }
+
+    /// What is read where a pointer rests on the disc of a seed.
+    pub(crate) fn value_of_seed(&self, point: (f64, f64), beside: i32, text: String) {
+        let ((x, y), _) = self.held(point);
+        self.sheet.value((x + beside, y), VALUE_OF_SEED, text);
+    }
+
+    /// What is read along a line; of many points, some.
+    pub(crate) fn values_along(&self, points: &[(f64, f64)], text: impl Fn((f64, f64)) -> String) {
+        let (x, y) = (self.x.start..=self.x.end, self.y.start..=self.y.end);
+        let is_inside = |point: &&(f64, f64)| x.contains(&point.0) && y.contains(&point.1);
+        let inside: Vec<&(f64, f64)> = points.iter().filter(is_inside).collect();
+        let step = inside.len().div_ceil(MOST_VALUES).max(1);
+        for point in inside.into_iter().step_by(step) {
+            self.value(*point, text(*point));
+        }
     }
 
     /// A small translucent disc for one seed, some units beside its place; a triangle at the border for a value above

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::group::Group;
 use crate::model::Model;
-use crate::number::{duration_unit, flops_unit};
+use crate::number::{duration_unit, fixed, flops_unit};
 use crate::plot::axis::{extent, widened};
 use crate::plot::error::PlotError;
 use crate::plot::figure::{Figure, FigureKind};
@@ -43,12 +43,15 @@ pub(crate) fn figure(group: &Group, palette: &Palette) -> Result<Option<Figure>,
             let front = front(lines.iter().flat_map(points).collect());
             panel.line(&front, Stroke::dashed(MUTED, 3, (6, 8)))?;
             for line in &lines {
-                panel.line(&points(line), Stroke::line(line.look.color, 3))?;
+                panel.line(&points(line), Stroke::of(line.look, 3))?;
             }
             for line in &lines {
-                points(line)
-                    .into_iter()
-                    .try_for_each(|point| panel.mean(point, line.look))?;
+                let model = line.model.label(group.setting);
+                for point in points(line) {
+                    panel.mean(point, line.look)?;
+                    let (cost, loss) = (fixed(point.0, 2), fixed(point.1, 4));
+                    panel.value(point, format!("{model}: loss {loss}, {name} {cost}"));
+                }
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! The figure of gap closure where there is one place and many recipes: a row for each, the best first.
+//! The figure of gap closure where there is one place and many recipes: a row for each, the highest first.
 
 use plotters::style::BLACK;
 use plotters::style::text_anchor::HPos;
@@ -7,7 +7,7 @@ use crate::group::Group;
 use crate::model::Model;
 use crate::plot::axis::{extent, widened};
 use crate::plot::error::PlotError;
-use crate::plot::eta::Point;
+use crate::plot::eta::{Point, of_all, of_seed};
 use crate::plot::figure::{Figure, FigureKind};
 use crate::plot::palette::{Look, Palette};
 use crate::plot::panel::{Panel, Stroke};
@@ -55,8 +55,10 @@ pub(crate) fn figure(group: &Group, palette: &Palette) -> Result<Option<Figure>,
             }
             for eta in point.seeds.iter().filter(|_| point.eta.n > 1) {
                 panel.seed((*eta, y), 0, look.color)?;
+                panel.value_of_seed((*eta, y), 0, of_seed(recipe, *eta));
             }
             panel.mean((point.eta.mean, y), *look)?;
+            panel.value((point.eta.mean, y), of_all(recipe, point));
         }
         Ok(())
     })?;
@@ -66,7 +68,7 @@ pub(crate) fn figure(group: &Group, palette: &Palette) -> Result<Option<Figure>,
         title,
         caption: format!(
             "Share of the loss gap between {} (0 %) and {} from scratch (100 %) that each recipe closes at equal tokens, the \
-             best first. Large marks are all seeds together (mean difference over mean gap), small discs single seeds, bars \
+             highest mean first, which may be chance. Large marks are all seeds together (mean difference over mean gap), small discs single seeds, bars \
              95 % intervals (Fieller) where there are three seeds or more.",
             Model::FixedE.label(group.setting),
             Model::FixedMe.label(group.setting)
@@ -82,7 +84,7 @@ mod tests {
     use crate::sample;
 
     #[test]
-    fn the_best_comes_first() {
+    fn the_highest_comes_first() {
         let mut results = sample::seeds(3);
         results
             .cells

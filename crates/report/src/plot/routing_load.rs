@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::group::Group;
 use crate::model::{Model, in_order};
-use crate::number::{count, percent};
+use crate::number::{count, fixed, percent};
 use crate::plot::axis::{extent, ticks, widened};
 use crate::plot::error::PlotError;
 use crate::plot::figure::{Figure, FigureKind};
@@ -48,7 +48,11 @@ pub(crate) fn figure(group: &Group, palette: &Palette) -> Result<Option<Figure>,
             for layer in profile.layers.iter().filter(|_| profile.layers.len() > 1) {
                 panel.line(layer, Stroke::faint(profile.look.color, 2))?;
             }
-            panel.line(&profile.mean, Stroke::line(profile.look.color, 4))?;
+            panel.line(&profile.mean, Stroke::of(profile.look, 4))?;
+            panel.values_along(&profile.mean, |(_, load)| {
+                let name = profile.model.label(group.setting);
+                format!("{name}: {} times the uniform share", fixed(load, 2))
+            });
         }
         for profile in &profiles {
             let marked = profile.mean.len() <= EXPERTS_WITH_MARKS;

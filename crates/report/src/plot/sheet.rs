@@ -3,13 +3,14 @@
 //! The SVG backend of plotters has whole-number coordinates, so figures are drawn at twice the size at which a page
 //! shows them: lines stay smooth. All lengths here are in these units.
 
+use std::cell::RefCell;
 use std::io;
 use std::ops::Range;
 
 use maud::html;
 use plotters::coord::Shift;
 use plotters::drawing::DrawingAreaErrorKind;
-use plotters::element::{Circle, PathElement, Polygon, Rectangle, Text};
+use plotters::element::{Circle, DashedPathElement, PathElement, Polygon, Rectangle, Text};
 use plotters::prelude::{DrawingArea, IntoDrawingArea, IntoFont, SVGBackend};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{BLACK, Color, RGBColor, ShapeStyle, TextStyle, WHITE};
@@ -25,7 +26,7 @@ pub(crate) const WIDTH: i32 = 1520;
 pub(super) const MARGIN: i32 = 20;
 const TITLE_SIZE: f64 = 34.0;
 const TEXT_SIZE: f64 = 28.0;
-/// No letter of the text is wider on average, also where a narrow page enlarges it.
+/// No letter of the text is wider on average.
 pub(super) const LETTER: f64 = 0.58 * TEXT_SIZE;
 /// Colour of axis text and reference lines.
 pub(crate) const MUTED: RGBColor = RGBColor(0x55, 0x55, 0x55);
@@ -62,6 +63,15 @@ pub(crate) struct Sheet<'s> {
     pub(super) area: Area<'s>,
     /// Vertical extent of what is left for the panels' data.
     pub(crate) rows: Range<i32>,
+    /// What is read where a pointer rests; the drawing library has no such thing.
+    values: RefCell<Vec<Value>>,
+}
+
+/// What is read where a pointer rests.
+struct Value {
+    at: (i32, i32),
+    radius: i32,
+    text: String,
 }
 
 /// Draws a figure with panels of the given height and returns it as SVG.
@@ -76,19 +86,39 @@ pub(crate) fn draw(
     let top = 70 + 44 * lines + 62;
     let rows = top..top + panel_height;
     let mut svg = String::new();
-    {
+    let values = {
         let backend = SVGBackend::with_string(&mut svg, (WIDTH as u32, (rows.end + 100) as u32));
         let area = backend.into_drawing_area();
         area.fill(&WHITE)?;
-        let sheet = Sheet { area, rows };
+        let sheet = Sheet {
+            area,
+            rows,
+            values: RefCell::default(),
+        };
         sheet.write(title, (MARGIN, 38), HPos::Left, TITLE_SIZE, BLACK)?;
         for (entry, (x, line)) in legend.iter().zip(places) {
             sheet.legend_entry(entry, (x, 92 + 44 * line))?;
         }
         panels(&sheet)?;
         sheet.area.present()?;
+        sheet.values.take()
+    };
+    Ok(labelled(&with_values(svg, &values), title))
+}
+
+/// The picture with the values of its marks as titles of circles that are not seen.
+fn with_values(mut svg: String, values: &[Value]) -> String {
+    let circles = html! {
+        @for value in values {
+            circle cx=(value.at.0) cy=(value.at.1) r=(value.radius) fill="none" pointer-events="all" {
+                title { (value.text) }
+            }
+        }
+    };
+    if let Some(end) = svg.rfind("</svg>") {
+        svg.insert_str(end, &circles.into_string());
     }
-    Ok(labelled(&svg, title))
+    svg
 }
 
 /// Names the picture for readers who do not see it.
@@ -176,13 +206,34 @@ impl<'s> Sheet<'s> {
         Ok(self.area.draw(&Text::new(text.to_owned(), at, style))?)
     }
 
+    /// A text that is read where a pointer rests within some units of a place.
+    pub(super) fn value(&self, at: (i32, i32), radius: i32, text: String) {
+        self.values.borrow_mut().push(Value { at, radius, text });
+    }
+
     fn legend_entry(&self, entry: &Entry, (x, y): (i32, i32)) -> Result<(), PlotError> {
-        let stroke = solid(entry.look.color, 1.0, 5);
-        let line = PathElement::new(vec![(x, y), (x + LEGEND_LINE, y)], stroke);
-        self.area.draw(&line)?;
+        let line = vec![(x, y), (x + LEGEND_LINE, y)];
+        self.path(line, solid(entry.look.color, 1.0, 5), entry.look.dash)?;
         self.mark((x + LEGEND_LINE / 2, y), entry.look, 10)?;
         let label = shortened(&entry.label, LONGEST);
         self.text(&label, (x + LEGEND_LINE + 12, y), HPos::Left, BLACK)
+    }
+
+    /// A line, of dashes and gaps where these have lengths.
+    pub(super) fn path(
+        &self,
+        points: Vec<(i32, i32)>,
+        style: ShapeStyle,
+        dash: Option<(i32, i32)>,
+    ) -> Result<(), PlotError> {
+        match dash {
+            None => self.area.draw(&PathElement::new(points, style))?,
+            Some((dash, gap)) => {
+                let dashes = DashedPathElement::new(points, dash, gap, style);
+                self.area.draw(&dashes)?;
+            }
+        }
+        Ok(())
     }
 
     /// A large mark with a white rim, so that it stands out from lines.
@@ -225,4 +276,23 @@ impl<'s> Sheet<'s> {
 /// A line of some colour, opacity and width.
 pub(super) fn solid(color: RGBColor, opacity: f64, width: u32) -> ShapeStyle {
     color.mix(opacity).stroke_width(width)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plot::png;
+
+    #[test]
+    fn values_are_titles_inside_of_the_picture() {
+        let svg = draw("a & b", &[], 100, |sheet| {
+            sheet.value((30, 40), 12, "x < 1: 2.5".to_owned());
+            Ok(())
+        });
+        let svg = svg.unwrap();
+        let circle = "<circle cx=\"30\" cy=\"40\" r=\"12\" fill=\"none\" pointer-events=\"all\"><title>x &lt; 1: 2.5</title></circle>";
+        assert!(svg.contains(circle), "{svg}");
+        assert!(svg.trim_end().ends_with("</svg>"), "{svg}");
+        assert!(png(&svg, 0.5).is_ok());
+    }
 }

@@ -2,6 +2,7 @@
 
 use crate::group::Group;
 use crate::model::{Model, in_order};
+use crate::number::{count, fixed};
 use crate::plot::axis::{extent, widened};
 use crate::plot::error::PlotError;
 use crate::plot::figure::{Figure, FigureKind};
@@ -55,7 +56,12 @@ pub(crate) fn figure(group: &Group, palette: &Palette) -> Result<Option<Figure>,
                 for seed in seeds.iter().filter(|_| seeds.len() > 1) {
                     panel.line(seed, Stroke::faint(bundle.look.color, 2))?;
                 }
-                panel.line(&mean(&seeds), Stroke::line(bundle.look.color, 4))?;
+                let mean = mean(&seeds);
+                panel.line(&mean, Stroke::of(bundle.look, 4))?;
+                panel.values_along(&mean, |(tokens, value)| {
+                    let name = bundle.model.label(group.setting);
+                    format!("{name} at {} tokens: {}", count(tokens), fixed(value, 3))
+                });
             }
         }
         Ok(())
