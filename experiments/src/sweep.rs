@@ -27,7 +27,7 @@ use upcycle_train::Engine;
 
 use crate::{
     backend::{BackendKind, Machine, machine, machine_on},
-    interrupt,
+    data_args, interrupt,
     limits::{self, on_cpu, refusal, slow_precision},
     output,
     progress::Progress,
@@ -106,7 +106,7 @@ impl SweepArgs {
         if let Some(slow) = slow.filter(|_| !self.force.force) {
             bail!(slow);
         }
-        let data = Dataset::open(&config.data, &self.out.join("data"))?;
+        let data = data_args::open(&config.data, &self.out.join("data"))?;
         let plan = SweepPlan::new(&config, &data, engine.backend())?;
         let known = Store::existing(&self.out);
         let available = self.available(engine.as_ref());
@@ -181,7 +181,7 @@ impl SweepArgs {
             );
         }
         let backend = self.backend.name();
-        let data = Dataset::open(&config.data, &self.out.join("data"))?;
+        let data = data_args::open(&config.data, &self.out.join("data"))?;
         let plan = SweepPlan::new(&config, &data, backend)?;
         let known = Store::existing(&self.out);
         // Nodes are taken to be like this machine where it has the device.

@@ -52,7 +52,7 @@ impl TextReport {
         }
         if self.nulls > 0 {
             notes.push(format!(
-                "{label} has {} rows that are null; they are skipped",
+                "rows that are null and so skipped in {label}: {}",
                 self.nulls
             ));
         }
@@ -96,7 +96,7 @@ mod tests {
         for (note, part) in notes.iter().zip([
             "a has changed since it was packed",
             "a/x.md and 1 more",
-            "2 rows that are null",
+            "skipped in a: 2",
             "25.00 % of the tokens are from a; it is used up after 2000 tokens of pre-training and 1600 of CPT",
         ]) {
             assert!(note.contains(part), "no {part:?} in {note:?}");

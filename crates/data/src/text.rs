@@ -23,8 +23,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use upcycle_digest::Digest;
-
 use self::{
     cache::Packed, cut::Shares, mixture::Mixture, packing::Packing, rows::Rows, source::Source,
     tokenizer::Recipe, windows::Windows,
@@ -65,24 +63,8 @@ impl TextCorpus {
 
         let mixture = (sources.len() > 1).then(|| Mixture::new(&config.weights));
         let packing = Packing::new(cache_dir, &recipe, &sources);
-        let name = |source: &Option<Source>| source.as_ref().map(|source| packing.name(source));
-        let fingerprint = match (&*sources, name(&validation), name(&test)) {
-            // As it was before there were mixtures and files of held-out text.
-            ([source], None, None) => packing.name(source),
-            (_, validation, test) => {
-                let mut digest = Digest::new("upcycle-data mixture 1");
-                for source in &sources {
-                    digest.bytes(packing.name(source).as_bytes());
-                }
-                for rows in mixture.iter().flat_map(Mixture::rows) {
-                    digest.number(*rows);
-                }
-                for held_out in [validation, test] {
-                    digest.bytes(held_out.unwrap_or_default().as_bytes());
-                }
-                digest.hex()
-            }
-        };
+        let fingerprint =
+            packing.fingerprint(mixture.as_ref(), [validation.as_ref(), test.as_ref()]);
         let mut reports = Vec::new();
         let mut pack = |source: &Source, share: Option<f64>| {
             let (packed, report) = packing.pack(source)?;

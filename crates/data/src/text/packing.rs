@@ -6,6 +6,7 @@ use upcycle_digest::Digest;
 
 use super::{
     cache::{Cache, Packed},
+    mixture::Mixture,
     source::Source,
     tokenizer::{Recipe, Tokenizer},
 };
@@ -47,6 +48,30 @@ impl<'a> Packing<'a> {
         digest.bytes(own.as_bytes());
         for text in trained_on {
             digest.bytes(text.as_bytes());
+        }
+        digest.hex()
+    }
+
+    /// What a corpus of all sources is known by.
+    pub(super) fn fingerprint(
+        &self,
+        mixture: Option<&Mixture>,
+        held_out: [Option<&Source>; 2],
+    ) -> String {
+        // As it was before there were mixtures and held-out files.
+        if let ([source], [None, None]) = (self.sources, held_out) {
+            return self.name(source);
+        }
+        let mut digest = Digest::new("upcycle-data mixture 1");
+        for source in self.sources {
+            digest.bytes(self.name(source).as_bytes());
+        }
+        for &rows in mixture.into_iter().flat_map(Mixture::rows) {
+            digest.number(rows);
+        }
+        for source in held_out {
+            let name = source.map(|source| self.name(source)).unwrap_or_default();
+            digest.bytes(name.as_bytes());
         }
         digest.hex()
     }

@@ -5,6 +5,7 @@
 use std::{collections::HashSet, fs, path::PathBuf};
 
 use tempfile::TempDir;
+use upcycle_digest::Digest;
 
 use super::*;
 use crate::TokenizerConfig;
