@@ -199,7 +199,7 @@ fn broken(path: &Path, error: &ParquetError) -> DataError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
 
     use std::{fs, sync::Arc};
@@ -216,7 +216,7 @@ mod tests {
     const SCHEMA: &str = "message rows { REQUIRED INT64 id; OPTIONAL BYTE_ARRAY text (UTF8); }";
 
     /// Writes a file of two row groups, each with these texts.
-    fn write(path: &Path, texts: &[Option<&str>], compression: Compression) {
+    pub(in crate::text) fn write(path: &Path, texts: &[Option<&str>], compression: Compression) {
         let schema = Arc::new(parse_message_type(SCHEMA).unwrap());
         let properties = WriterProperties::builder()
             .set_compression(compression)

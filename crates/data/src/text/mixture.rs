@@ -18,7 +18,7 @@ impl Mixture {
     /// Shares in proportion to `weights`, which must be positive.
     pub(super) fn new(weights: &[f64]) -> Mixture {
         let rows = rounded(weights);
-        let mut taken = vec![0; rows.len()];
+        let mut taken = vec![0_u64; rows.len()];
         let order = (1..=PERIOD)
             .map(|row| {
                 let behind = |&source: &usize| {
@@ -124,7 +124,7 @@ mod tests {
             weights in proptest::collection::vec(0.05_f64..1.0, 1..6),
         ) {
             let mixture = Mixture::new(&weights);
-            let mut taken = vec![0; weights.len()];
+            let mut taken = vec![0_u64; weights.len()];
             for row in 0..2 * PERIOD {
                 let (source, place) = mixture.place(row);
                 prop_assert_eq!(place, taken[source]);

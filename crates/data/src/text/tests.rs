@@ -4,10 +4,11 @@
 
 use std::{collections::HashSet, fs, path::PathBuf};
 
+use parquet::basic::Compression;
 use tempfile::TempDir;
 use upcycle_digest::Digest;
 
-use super::*;
+use super::{column::tests::write as write_parquet, *};
 use crate::TokenizerConfig;
 
 /// A folder of text and a cache beside it.
@@ -297,6 +298,31 @@ fn fingerprints_of_plain_text_are_those_of_older_versions() {
 }
 
 #[test]
+fn how_text_is_stored_makes_no_difference() {
+    let texts = [counting(0..100), "première pièce".to_owned()];
+    let twice = [&texts[0], &texts[1], &texts[0], &texts[1]];
+    let lines: String = twice
+        .iter()
+        .map(|text| format!("{{\"id\": 1, \"text\": \"{text}\"}}\n"))
+        .collect();
+    let mut bench = Bench::new(&[("a.jsonl", &lines), ("b.parquet", ""), ("c.jsonl.zst", "")]);
+    let [lines_path, parquet_path, zst_path] = [0, 1, 2].map(|i| bench.config.paths[i].clone());
+    // With a row that is null, which is no document.
+    let rows = [Some(texts[0].as_str()), None, Some(texts[1].as_str())];
+    write_parquet(&parquet_path, &rows, Compression::SNAPPY);
+    let compressed = zstd::stream::encode_all(lines.as_bytes(), 0).unwrap();
+    fs::write(&zst_path, compressed).unwrap();
+    let fingerprints = [lines_path, parquet_path, zst_path].map(|path| {
+        bench.config.paths = vec![path];
+        let corpus = bench.open().unwrap();
+        assert_eq!(corpus.reports()[0].documents, 4);
+        corpus.fingerprint().to_owned()
+    });
+    assert_eq!(fingerprints[0], fingerprints[1]);
+    assert_eq!(fingerprints[0], fingerprints[2]);
+}
+
+#[test]
 fn a_changed_source_is_packed_anew_and_told() {
     let bench = Bench::new(&[("a.txt", &counting(0..300))]);
     let first = bench.open().unwrap();
@@ -357,7 +383,7 @@ fn mixed() -> Bench {
 
 /// How many rows of a batch are of `a` and of `b`.
 fn rows_of(batch: &Batch) -> [usize; 2] {
-    b"ab".map(|byte| {
+    (*b"ab").map(|byte| {
         let rows = batch.inputs.chunks(batch.context);
         rows.filter(|row| row[0] == u32::from(byte)).count()
     })
