@@ -375,7 +375,7 @@ fn repetitions(plan: &SweepPlan, data: &Dataset) -> Vec<String> {
         let (needed, there) = (needed?, data.tokens(split)?);
         (needed > there).then(|| {
             format!(
-                "the {split} split of the data has {} tokens and is read {:.1} times; more text or fewer --tokens avoid that",
+                "the {split} split of the data comes again after {} tokens and is read {:.1} times; more text or fewer --tokens avoid that",
                 number::count(there as f64),
                 needed as f64 / there as f64
             )

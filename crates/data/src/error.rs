@@ -96,7 +96,7 @@ pub enum DataError {
     },
     /// A Parquet file lacks the column.
     #[error(
-        "{path} has no column `{column}`; it has {columns}: name the one that holds the text with `text_column`"
+        "{path} has no column \"{column}\"; it has {columns}: name the one that holds the text with `text_column`"
     )]
     NoColumn {
         /// The file.
@@ -108,7 +108,7 @@ pub enum DataError {
     },
     /// A column of a Parquet file does not hold text.
     #[error(
-        "column `{column}` of {path} is {kind}, not strings; name one that holds text with `text_column`"
+        "column \"{column}\" of {path} is {kind}, not strings; name one that holds text with `text_column`"
     )]
     ColumnType {
         /// The file.
@@ -120,7 +120,7 @@ pub enum DataError {
     },
     /// A row of a Parquet file is not UTF-8.
     #[error(
-        "row {row} of column `{column}` of {path} is not UTF-8; name a column that holds text with `text_column`, or write the file again"
+        "row {row} of column \"{column}\" of {path} is not UTF-8; name a column that holds text with `text_column`, or write the file again"
     )]
     RowNotUtf8 {
         /// The file.

@@ -305,7 +305,7 @@ pub(super) mod tests {
         assert_eq!(rows.next().unwrap().unwrap().as_deref(), Some("a"));
         fails(
             rows.collect(),
-            &["row 2", "`body`", "a.parquet", "is not UTF-8"],
+            &["row 2", "\"body\"", "a.parquet", "is not UTF-8"],
         );
     }
 
@@ -317,12 +317,12 @@ pub(super) mod tests {
         fails(
             all(&path, "content"),
             &[
-                "a.parquet has no column `content`",
+                "a.parquet has no column \"content\"",
                 "id, text",
                 "`text_column`",
             ],
         );
-        fails(all(&path, "id"), &["`id` of", "INT64", "`text_column`"]);
+        fails(all(&path, "id"), &["\"id\" of", "INT64", "`text_column`"]);
         assert_eq!(unsupported(Compression::LZO), Some("LZO"));
         assert_eq!(unsupported(Compression::SNAPPY), None);
 
