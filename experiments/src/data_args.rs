@@ -42,7 +42,7 @@ impl Weighted {
     /// What follows the last `=` is a weight if it is a number and there is no file of the whole name.
     fn of(arg: PathBuf) -> Self {
         let parts = arg.to_str().and_then(|text| text.rsplit_once('='));
-        let weighted = parts.and_then(|(path, weight)| Some((path, weight.parse().ok()?)));
+        let weighted = parts.and_then(|(path, weight)| Some((path, weight.parse::<f64>().ok()?)));
         match weighted.filter(|_| !arg.exists()) {
             Some((path, weight)) => Self {
                 path: path.into(),
