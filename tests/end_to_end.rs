@@ -326,6 +326,56 @@ fn text_runs_to_a_report_with_a_row_for_each_combination() {
 }
 
 #[test]
+fn mixtures_and_held_out_files_run_and_say_what_they_are() {
+    let lab = Lab::new();
+    fs::create_dir(lab.path("a")).unwrap();
+    fs::write(
+        lab.path("a/a.txt"),
+        "le petit chat boit du lait ".repeat(600),
+    )
+    .unwrap();
+    fs::write(lab.path("a/a.md"), "skipped").unwrap();
+    let lines = "{\"body\": \"e2e4 e7e5 g1f3 b8c6 f1b5 a7a6\"}\n".repeat(400);
+    fs::write(lab.path("b.jsonl"), format!("{lines}{{\"body\": null}}\n")).unwrap();
+    fs::write(
+        lab.path("v.txt"),
+        "le chat dort au soleil de midi ".repeat(100),
+    )
+    .unwrap();
+    let args = [
+        "--scales",
+        "micro.toml",
+        "--seeds",
+        "1",
+        "--cpt",
+        "1.0",
+        "--tokens",
+        "5k",
+        "--name",
+        "mix",
+        "--data",
+        "a=0.75",
+        "--data",
+        "b.jsonl=0.25",
+        "--text-column",
+        "body",
+        "--validation",
+        "v.txt",
+    ];
+    let output = lab.run("sweep", &args);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    for part in [
+        "a/a.md",
+        "null and so skipped in b.jsonl: 1",
+        "75.00 % of the tokens are from a;",
+    ] {
+        assert!(errors.contains(part), "no {part:?} in {errors}");
+    }
+    assert!(!results(&lab.path("runs/mix")).is_empty());
+}
+
+#[test]
 fn lengths_are_compared_and_final_models_tested_on_fresh_seeds() {
     let lab = Lab::new();
     let flags = "--scales micro.toml --lengths 5k,10k --cpt 0.5,1.0 --recipes uniform,auto --seeds 3 --first-seed 100 --name lengths";
@@ -411,6 +461,9 @@ fn mistakes_are_named_with_their_fix() {
     let lab = Lab::new();
     fs::write(lab.path("empty.txt"), "").unwrap();
     fs::write(lab.path("bad.txt"), b"caf\xe9").unwrap();
+    fs::write(lab.path("lines.jsonl"), "{\"body\": \"a\"}\n").unwrap();
+    fs::write(lab.path("broken.jsonl.zst"), "no frame at all").unwrap();
+    fs::write(lab.path("broken.parquet"), "no table at all").unwrap();
     fs::write(lab.path("unknown.toml"), format!("colour = 1\n{SCALE}")).unwrap();
     let sweep = |args: &[&str]| {
         let with_scale = [&["--scales", "micro.toml", "--seeds", "1"], args].concat();
@@ -425,6 +478,13 @@ fn mistakes_are_named_with_their_fix() {
         (&["--data", "nowhere.txt"], "nowhere.txt"),
         (&["--data", "empty.txt"], "empty.txt"),
         (&["--data", "bad.txt"], "byte 3"),
+        (&["--data", "*.arrow"], "matches nothing"),
+        (&["--data", "lines.jsonl"], "--text-column"),
+        (&["--data", "broken.jsonl.zst"], "get it again"),
+        (&["--data", "broken.parquet"], "get it again"),
+        (&["--data", "a.txt=1", "--data", "b.txt"], "no weight"),
+        (&["--data", "a.txt=1", "--data", "b.txt=0"], "weights"),
+        (&["--validation", "empty.txt"], "--data"),
         (&["--out", "empty.txt/runs"], "empty.txt/runs"),
         (&["--vocab", "10"], "vocab"),
         (&["--tokens", "1X"], "suffix"),

@@ -3,36 +3,92 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use clap::Args;
+use clap::{
+    Args,
+    builder::{PathBufValueParser, TypedValueParser},
+};
 use upcycle_data::{DataConfig, Dataset, TextConfig, TokenizerConfig};
+
+use crate::output;
 
 /// Which data; the built-in synthetic corpus without flags.
 #[derive(Debug, Clone, Args)]
 pub struct DataArgs {
-    /// Text to train on: .txt or .jsonl files or folders of them; may be repeated. [default: the built-in corpus]
-    #[arg(long, value_name = "PATH", help_heading = "Data")]
-    pub data: Vec<PathBuf>,
+    /// Text to train on: .txt, .jsonl (also .gz, .zst) or .parquet files, folders of them, or patterns in quotes; may be repeated. With weights a mixture: a.parquet=0.7 gives seven tenths of the tokens. [default: the built-in corpus]
+    #[arg(long, value_name = "PATH[=WEIGHT]", value_parser = PathBufValueParser::new().map(Weighted::of), help_heading = "Data")]
+    pub data: Vec<Weighted>,
+    /// Field of JSON lines and column of Parquet files that holds the text. [default: text]
+    #[arg(long, value_name = "NAME", requires = "data", help_heading = "Data")]
+    pub text_column: Option<String>,
+    /// Text for validation, in place of a share of each document of --data; may be repeated.
+    #[arg(long, value_name = "PATH", requires = "data", help_heading = "Data")]
+    pub validation: Vec<PathBuf>,
+    /// Text for testing, in place of a share of each document of --data; may be repeated.
+    #[arg(long, value_name = "PATH", requires = "data", help_heading = "Data")]
+    pub test: Vec<PathBuf>,
     /// Tokenizer of text: `bytes`, `bpe:SIZE` (trained on the text), or a tokenizer.json. [default: bytes]
     #[arg(long, value_name = "TOKENIZER", requires = "data", value_parser = tokenizer, help_heading = "Data")]
     pub tokenizer: Option<TokenizerConfig>,
 }
 
+/// A path and its weight in a mixture.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Weighted {
+    path: PathBuf,
+    weight: Option<f64>,
+}
+
+impl Weighted {
+    /// What follows the last `=` is a weight if it is a number and there is no file of the whole name.
+    fn of(arg: PathBuf) -> Self {
+        let parts = arg.to_str().and_then(|text| text.rsplit_once('='));
+        let weighted = parts.and_then(|(path, weight)| Some((path, weight.parse::<f64>().ok()?)));
+        match weighted.filter(|_| !arg.exists()) {
+            Some((path, weight)) => Self {
+                path: path.into(),
+                weight: Some(weight),
+            },
+            None => Self {
+                path: arg,
+                weight: None,
+            },
+        }
+    }
+}
+
 impl DataArgs {
     /// The data of the flags; none if there are none.
-    pub fn config(&self) -> Option<DataConfig> {
-        (!self.data.is_empty()).then(|| {
-            DataConfig::Text(TextConfig {
-                paths: self.data.clone(),
-                tokenizer: self.tokenizer.clone().unwrap_or_default(),
-                ..TextConfig::default()
-            })
-        })
+    ///
+    /// # Errors
+    /// If some paths have a weight and others none.
+    pub fn config(&self) -> Result<Option<DataConfig>> {
+        if self.data.is_empty() {
+            return Ok(None);
+        }
+        let weights: Vec<f64> = self.data.iter().filter_map(|data| data.weight).collect();
+        let unweighted = self.data.iter().find(|data| data.weight.is_none());
+        if let Some(data) = unweighted.filter(|_| !weights.is_empty()) {
+            let path = data.path.display();
+            bail!(
+                "--data {path} has no weight, and others have; give one to each, as in --data {path}=0.5, or to none"
+            );
+        }
+        let defaults = TextConfig::default();
+        Ok(Some(DataConfig::Text(TextConfig {
+            paths: self.data.iter().map(|data| data.path.clone()).collect(),
+            weights,
+            text_column: self.text_column.clone().unwrap_or(defaults.text_column),
+            validation: self.validation.clone(),
+            test: self.test.clone(),
+            tokenizer: self.tokenizer.clone().unwrap_or_default(),
+            ..TextConfig::default()
+        })))
     }
 
     /// The data of the flags, with the tokenizer of the checkpoint in `dir` where they name none; none if there are none.
     ///
     /// # Errors
-    /// If there is no tokenizer.
+    /// If there is no tokenizer, or as for [`DataArgs::config`].
     pub fn config_with(&self, dir: &Path) -> Result<Option<DataConfig>> {
         let own = dir.join("tokenizer.json");
         let mut args = self.clone();
@@ -45,8 +101,20 @@ impl DataArgs {
             }
             args.tokenizer = Some(TokenizerConfig::File { path: own });
         }
-        Ok(args.config())
+        args.config()
     }
+}
+
+/// Opens data and says what people should know about it.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn open(config: &DataConfig, cache_dir: &Path) -> Result<Dataset> {
+    let data = Dataset::open(config, cache_dir)?;
+    for note in data.text_reports().iter().flat_map(|report| report.notes()) {
+        output::note!("note: {note}");
+    }
+    Ok(data)
 }
 
 /// Data may have no token that the model, in words, does not know.
@@ -77,4 +145,82 @@ fn tokenizer(text: &str) -> Result<TokenizerConfig, String> {
         return Ok(TokenizerConfig::File { path: text.into() });
     }
     Err("use `bytes`, `bpe:SIZE` or the path of a tokenizer.json".into())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        data: DataArgs,
+    }
+
+    fn config(args: &[&str]) -> Result<Option<DataConfig>> {
+        let args = [&["program"], args].concat();
+        Command::try_parse_from(args)?.data.config()
+    }
+
+    fn text(args: &[&str]) -> TextConfig {
+        match config(args).unwrap() {
+            Some(DataConfig::Text(text)) => text,
+            other => panic!("no text: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn flags_become_a_configuration() {
+        assert_eq!(config(&[]).unwrap(), None);
+        let plain = TextConfig {
+            paths: vec!["a.txt".into(), "b=c.txt".into()],
+            ..TextConfig::default()
+        };
+        assert_eq!(text(&["--data", "a.txt", "--data", "b=c.txt"]), plain);
+        let args = [
+            "--data",
+            "a.parquet=0.7",
+            "--data",
+            "year=2024=3",
+            "--text-column",
+            "body",
+            "--validation",
+            "v.txt",
+            "--test",
+            "t.txt",
+            "--test",
+            "u/",
+        ];
+        let all = TextConfig {
+            paths: vec!["a.parquet".into(), "year=2024".into()],
+            weights: vec![0.7, 3.0],
+            text_column: "body".into(),
+            validation: vec!["v.txt".into()],
+            test: vec!["t.txt".into(), "u/".into()],
+            ..TextConfig::default()
+        };
+        assert_eq!(text(&args), all);
+    }
+
+    #[test]
+    fn weights_are_for_all_or_none() {
+        let error = config(&["--data", "a=1", "--data", "b"]).unwrap_err();
+        assert!(error.to_string().contains("--data b=0.5"), "{error}");
+        assert!(config(&["--validation", "v.txt"]).is_err());
+    }
+
+    #[test]
+    fn a_file_whose_name_ends_like_a_weight_has_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("year=2024");
+        std::fs::create_dir(&path).unwrap();
+        let expected = Weighted {
+            path: path.clone(),
+            weight: None,
+        };
+        assert_eq!(Weighted::of(path), expected);
+    }
 }

@@ -1,7 +1,7 @@
 //! Flags that set the fields which errors of the libraries name.
 
 /// Fields, or the beginnings of their names, and the flags that set them.
-const FLAGS: [(&str, &str); 30] = [
+const FLAGS: [(&str, &str); 33] = [
     ("selection.", "selection"),
     ("experts.kind", "expert-init"),
     ("experts.", "expert-init"),
@@ -32,6 +32,9 @@ const FLAGS: [(&str, &str); 30] = [
     ("warmup_steps", "warmup"),
     ("precision", "precision"),
     ("other_data", "other-data"),
+    ("text_column", "text-column"),
+    ("paths", "data"),
+    ("weights", "data"),
 ];
 
 /// What a command that has these flags can add to an error; empty if the error names no field that it has a flag for, or

@@ -27,7 +27,7 @@ use upcycle_train::Engine;
 
 use crate::{
     backend::{BackendKind, Machine, machine, machine_on},
-    interrupt,
+    data_args, interrupt,
     limits::{self, on_cpu, refusal, slow_precision},
     output, program,
     progress::Progress,
@@ -106,7 +106,7 @@ impl SweepArgs {
         if let Some(slow) = slow.filter(|_| !self.force.force) {
             bail!(slow);
         }
-        let data = Dataset::open(&config.data, &self.out.join("data"))?;
+        let data = data_args::open(&config.data, &self.out.join("data"))?;
         let plan = SweepPlan::new(&config, &data, engine.backend())?;
         self.baseline(&plan)?;
         let known = Store::existing(&self.out);
@@ -185,7 +185,7 @@ impl SweepArgs {
             );
         }
         let backend = self.backend.name();
-        let data = Dataset::open(&config.data, &self.out.join("data"))?;
+        let data = data_args::open(&config.data, &self.out.join("data"))?;
         let plan = SweepPlan::new(&config, &data, backend)?;
         self.baseline(&plan)?;
         let known = Store::existing(&self.out);
@@ -396,7 +396,7 @@ fn repetitions(plan: &SweepPlan, data: &Dataset) -> Vec<String> {
         let (needed, there) = (needed?, data.tokens(split)?);
         (needed > there).then(|| {
             format!(
-                "the {split} split of the data has {} tokens and is read {:.1} times; more text or fewer --tokens avoid that",
+                "the {split} split of the data comes again after {} tokens and is read {:.1} times; more text or fewer --tokens avoid that",
                 number::count(there as f64),
                 needed as f64 / there as f64
             )

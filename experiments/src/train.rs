@@ -29,7 +29,7 @@ use crate::dashboard::{Dashboard, StageProgress};
 use crate::{
     amount,
     backend::{BackendKind, Machine, machine_on},
-    data_args::{DataArgs, check_vocabulary},
+    data_args::{self, DataArgs, check_vocabulary},
     inspect::checkpoint_of,
     interrupt,
     limits::{self, Force, MemoryArgs, advice, pass_note, refusal, slow_precision},
@@ -219,9 +219,9 @@ impl TrainArgs {
                 let config = self.data.config_with(&init.checkpoint().dir)?;
                 Some(config.context("--init needs text to train on; give it with --data")?)
             }
-            None => self.data.config(),
+            None => self.data.config()?,
         };
-        let data = Dataset::open(&config.unwrap_or_default(), &self.data_cache)?;
+        let data = data_args::open(&config.unwrap_or_default(), &self.data_cache)?;
         let parent = self
             .from
             .as_deref()

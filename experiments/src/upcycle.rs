@@ -10,7 +10,6 @@ pub(crate) use args::{HEADING, SHARD_BYTES};
 use std::num::NonZeroUsize;
 
 use anyhow::{Context, Result, bail};
-use upcycle_data::Dataset;
 use upcycle_lab::growth_memory;
 use upcycle_operator::{LayerPlan, Upcycle};
 use upcycle_train::{
@@ -18,8 +17,11 @@ use upcycle_train::{
 };
 
 use crate::{
-    backend::engine, data_args::check_vocabulary, inspect::checkpoint_of, limits::refusal, output,
-    sources,
+    backend::engine,
+    data_args::{self, check_vocabulary},
+    inspect::checkpoint_of,
+    limits::refusal,
+    output, sources,
 };
 
 /// Batches for evidence, and sequences of each.
@@ -84,8 +86,8 @@ impl UpcycleArgs {
         let operator = Upcycle::new(recipe, target_experts).at_step(info.step);
         check_growth(&operator, &info.model, &info.growths)?;
         let grown = grown_shape(&operator, &info.model)?;
-        let data = self.data.config().unwrap_or_default();
-        let data = Dataset::open(&data, &self.data_cache)?;
+        let data = self.data.config()?.unwrap_or_default();
+        let data = data_args::open(&data, &self.data_cache)?;
         let model = format!("the model in {}", from.display());
         check_vocabulary(&data, &model, info.model.vocab)?;
         if !self.other_data {

@@ -41,14 +41,33 @@ pub struct SyntheticConfig {
 
 /// A corpus of text files.
 ///
-/// A document is what lies between lines of a single form feed in a `.txt` file, or the field
-/// `text` of a line of a `.jsonl` file. Each document is cut into a part for pre-training, one for
-/// CPT, one for validation and one for testing, in this order, so that every split sees every domain.
+/// A document is what lies between lines of a single form feed in a `.txt` file, a field of a line
+/// of a `.jsonl` file, or a row of a `.parquet` file. Each document is cut into a part for
+/// pre-training, one for CPT, one for validation and one for testing, in this order, so that every
+/// split sees every domain; what is held out in files of its own is not cut.
+///
+/// With [`weights`](Self::weights) the paths are a mixture: each gives its share of the tokens of
+/// every split, in an order that is always the same. A path whose text is used up comes again in
+/// another order, as text without weights does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TextConfig {
-    /// `.txt` files, `.jsonl` files, or folders that are searched for them. In this order.
+    /// `.txt`, `.jsonl` and `.parquet` files, the first two also as `.gz` or `.zst`; folders that
+    /// are searched for them; or patterns such as `dir/**/*.parquet`. In this order.
     pub paths: Vec<PathBuf>,
+    /// The weight of each path in a mixture, in any unit: 0.7 and 0.3 are the same as 7 and 3.
+    /// Default empty: the text of all paths one after the other.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub weights: Vec<f64>,
+    /// The field of JSON lines and the column of Parquet files that holds the text. Default `text`.
+    #[serde(skip_serializing_if = "is_default_column")]
+    pub text_column: String,
+    /// Text for validation, instead of a share of each document. Default empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub validation: Vec<PathBuf>,
+    /// Text for testing, instead of a share of each document. Default empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub test: Vec<PathBuf>,
     /// How text becomes tokens. Default [`TokenizerConfig::Bytes`].
     pub tokenizer: TokenizerConfig,
     /// The share of each document's bytes that continued pre-training sees. Default 0.475.
@@ -58,6 +77,12 @@ pub struct TextConfig {
     /// The share of each document's bytes kept for testing. Default 0.025. What the three shares
     /// leave is for pre-training.
     pub test_share: f64,
+}
+
+const DEFAULT_COLUMN: &str = "text";
+
+fn is_default_column(column: &str) -> bool {
+    column == DEFAULT_COLUMN
 }
 
 /// How text becomes tokens.
@@ -104,6 +129,10 @@ impl Default for TextConfig {
     fn default() -> Self {
         TextConfig {
             paths: Vec::new(),
+            weights: Vec::new(),
+            text_column: DEFAULT_COLUMN.to_owned(),
+            validation: Vec::new(),
+            test: Vec::new(),
             tokenizer: TokenizerConfig::default(),
             cpt_share: 0.475,
             validation_share: 0.025,
@@ -150,10 +179,25 @@ impl SyntheticConfig {
 }
 
 impl TextConfig {
+    /// The paths of each source of a mixture; all paths as one source without weights.
+    pub(crate) fn sources(&self) -> Vec<&[PathBuf]> {
+        match self.weights.is_empty() {
+            true => vec![self.paths.as_slice()],
+            false => self.paths.chunks(1).collect(),
+        }
+    }
+
     pub(crate) fn check(&self) -> Result<(), DataError> {
         if self.paths.is_empty() {
             return Err(DataError::NoPaths);
         }
+        self.check_weights()?;
+        require(
+            !self.text_column.is_empty(),
+            "text_column",
+            "empty",
+            "the name of a column",
+        )?;
         for (field, share) in [
             ("cpt_share", self.cpt_share),
             ("validation_share", self.validation_share),
@@ -178,6 +222,27 @@ impl TextConfig {
             )?;
         }
         Ok(())
+    }
+
+    fn check_weights(&self) -> Result<(), DataError> {
+        /// Of the sum. Below it, rounding would show.
+        const LEAST: f64 = 0.001;
+
+        let list = || format!("{:?}", self.weights);
+        require(
+            self.weights.is_empty() || self.weights.len() == self.paths.len(),
+            "weights",
+            list(),
+            "as long as `paths`: a weight for each, or none at all",
+        )?;
+        let sum: f64 = self.weights.iter().sum();
+        let is_share = |&weight: &f64| weight > 0.0 && weight >= LEAST * sum;
+        require(
+            sum.is_finite() && self.weights.iter().all(is_share),
+            "weights",
+            list(),
+            "positive numbers, none below a thousandth of their sum",
+        )
     }
 }
 
@@ -228,6 +293,16 @@ mod tests {
     }
 
     #[test]
+    fn fields_at_their_defaults_are_not_written() {
+        // Sweeps are named by a hash of their configuration, and old names must last.
+        let json = serde_json::to_string(&TextConfig::default()).unwrap();
+        assert_eq!(
+            json,
+            r#"{"paths":[],"tokenizer":{"kind":"bytes"},"cpt_share":0.475,"validation_share":0.025,"test_share":0.025}"#
+        );
+    }
+
+    #[test]
     fn misspelt_fields_are_errors() {
         let read = |text| serde_json::from_str::<DataConfig>(text);
         for text in [
@@ -246,6 +321,14 @@ mod tests {
             DataConfig::default(),
             DataConfig::Text(TextConfig {
                 tokenizer: TokenizerConfig::File { path: "t".into() },
+                ..TextConfig::default()
+            }),
+            DataConfig::Text(TextConfig {
+                paths: vec!["a".into(), "b".into()],
+                weights: vec![0.7, 0.3],
+                text_column: "body".into(),
+                validation: vec!["v".into()],
+                test: vec!["t".into()],
                 ..TextConfig::default()
             }),
         ] {
@@ -298,6 +381,17 @@ mod tests {
             check(|c| c.tokenizer = TokenizerConfig::Bpe { vocab: 256 }),
             "tokenizer.vocab",
         );
+        rejects(check(|c| c.text_column.clear()), "text_column");
+        check(|c| c.weights = vec![3.0]).unwrap();
+        rejects(check(|c| c.weights = vec![0.5, 0.5]), "weights");
+        for weight in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            let config = TextConfig {
+                paths: vec!["a.txt".into(), "b.txt".into()],
+                weights: vec![1.0, weight],
+                ..TextConfig::default()
+            };
+            rejects(config.check(), "weights");
+        }
         let error = check(|c| c.paths.clear()).unwrap_err();
         assert!(error.to_string().contains("`paths` is empty"), "{error}");
     }

@@ -2,7 +2,9 @@
 
 use std::{fmt, path::Path};
 
-use crate::{Batch, DataConfig, DataError, Split, synthetic::SyntheticCorpus, text::TextCorpus};
+use crate::{
+    Batch, DataConfig, DataError, Split, TextReport, synthetic::SyntheticCorpus, text::TextCorpus,
+};
 
 /// An opened corpus.
 ///
@@ -21,9 +23,12 @@ enum Source {
 impl Dataset {
     /// Opens a corpus.
     ///
-    /// Text is tokenized on the first opening and kept under `cache_dir`, in a folder named by the
-    /// [fingerprint](Self::fingerprint); later openings map the kept tokens, or make them again if
-    /// they are damaged. A synthetic corpus leaves `cache_dir` alone.
+    /// Text is tokenized on the first opening and kept under `cache_dir`, in a folder named by a
+    /// hash of all that determines its tokens; later openings map the kept tokens, or make them
+    /// again if they are damaged. Each source of a mixture and each text of a split of its own has
+    /// its folder, so that other weights need no tokenizing. Files are read at every opening, so
+    /// that a changed one counts as what it is: other text. A synthetic corpus leaves `cache_dir`
+    /// alone.
     ///
     /// # Errors
     ///
@@ -38,8 +43,7 @@ impl Dataset {
             },
             DataConfig::Text(config) => {
                 let corpus = TextCorpus::open(config, cache_dir)?;
-                let names = config.paths.iter().filter_map(|path| path.file_stem());
-                let names: Vec<_> = names.map(|name| name.to_string_lossy()).collect();
+                let names: Vec<String> = config.paths.iter().filter_map(|it| name(it)).collect();
                 Dataset {
                     label: names.join("+"),
                     fingerprint: corpus.fingerprint().to_owned(),
@@ -87,7 +91,17 @@ impl Dataset {
         }
     }
 
-    /// The tokens of a split; none if it never ends.
+    /// What was found in text files: of each source of a mixture, or of all together, then of the
+    /// validation and of the test text that have files of their own.
+    pub fn text_reports(&self) -> &[TextReport] {
+        match &self.source {
+            Source::Synthetic(_) => &[],
+            Source::Text(corpus) => corpus.reports(),
+        }
+    }
+
+    /// The tokens of a split before one of them comes a second time: all of them, but in a mixture
+    /// only as many as until the first source is used up. None if the split never ends.
     pub fn tokens(&self, split: Split) -> Option<u64> {
         match &self.source {
             Source::Synthetic(_) => None,
@@ -111,7 +125,8 @@ impl Dataset {
     ///
     /// The batch is a pure function of the arguments. Batch `index` holds the rows from
     /// `index * rows` on of an endless sequence that depends on the split and the seed. Text comes
-    /// in epochs: every window once, in an order that depends on the seed and the epoch.
+    /// in epochs: every window once, in an order that depends on the seed and the epoch. The
+    /// sources of a mixture have epochs of their own and take turns by their shares.
     ///
     /// # Errors
     ///
@@ -166,6 +181,20 @@ impl Dataset {
             Source::Synthetic(corpus) => corpus.evaluation_batch(split, first_row, rows, context),
             Source::Text(corpus) => corpus.evaluation_batch(split, first_row, rows, context),
         }
+    }
+}
+
+/// What a path of text is called in tables: its last part without extensions, or of a pattern the
+/// last that is a name.
+fn name(path: &Path) -> Option<String> {
+    let names = path.ancestors().filter_map(Path::file_name);
+    let mut names = names.map(|name| name.to_string_lossy());
+    let name = names.find(|name| !name.contains(['*', '?', '[']))?;
+    let is_compressed = name.ends_with(".gz") || name.ends_with(".zst");
+    let stem = |name: &str| Some(Path::new(name).file_stem()?.to_str()?.to_owned());
+    match is_compressed {
+        true => stem(&stem(&name)?),
+        false => stem(&name),
     }
 }
 
@@ -251,6 +280,15 @@ mod tests {
         assert!(data.tokens(Split::Cpt).unwrap() > data.tokens(Split::Validation).unwrap());
         assert_eq!(data.evaluation_rows(Split::Validation, 10, 4), 4);
         assert!(data.evaluation_rows(Split::Validation, 10, 1000) < 1000);
+    }
+
+    #[test]
+    fn paths_have_short_names() {
+        let name = |path: &str| name(Path::new(path)).unwrap();
+        assert_eq!(name("a/french.txt"), "french");
+        assert_eq!(name("a/french.jsonl.zst"), "french");
+        assert_eq!(name("books/"), "books");
+        assert_eq!(name("books/**/*.parquet"), "books");
     }
 
     #[test]

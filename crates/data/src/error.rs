@@ -1,6 +1,9 @@
 //! What can go wrong.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use upcycle_files::FileError;
 
@@ -22,7 +25,7 @@ pub enum DataError {
     },
     /// A text configuration without text.
     #[error(
-        "in the data configuration, `paths` is empty; name at least one .txt file, .jsonl file, or folder of them"
+        "in the data configuration, `paths` is empty; name at least one .txt, .jsonl or .parquet file, or folder of them"
     )]
     NoPaths,
     /// A configured path does not exist.
@@ -39,9 +42,19 @@ pub enum DataError {
         /// What the operating system said.
         reason: io::Error,
     },
-    /// A file is neither text nor JSON lines.
+    /// A pattern that is none, or matches no text.
     #[error(
-        "{path} is neither a .txt nor a .jsonl file; convert or rename it, or name the folder that holds the text"
+        "the pattern {pattern} cannot be used: {reason}; correct it in the data configuration, with quotes around it where a shell reads it"
+    )]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file is neither text nor JSON lines nor Parquet.
+    #[error(
+        "{path} is neither a .txt nor a .jsonl file (also as .gz or .zst) nor a .parquet file; convert or rename it, or name the folder that holds the text"
     )]
     Extension {
         /// The file.
@@ -55,20 +68,112 @@ pub enum DataError {
         /// Where the first bad byte is, in bytes from the start of the file.
         offset: usize,
     },
-    /// A line of a `.jsonl` file is not a document.
+    /// A compressed file is damaged.
+    #[error("{path} cannot be decompressed: {reason}; it is damaged or not whole: get it again")]
+    Compressed {
+        /// The file.
+        path: PathBuf,
+        /// What the decoder said.
+        reason: io::Error,
+    },
+    /// A Parquet file is damaged, or uses what is not known here.
+    #[error("{path} is not a whole Parquet file: {reason}; get it again, or leave it out")]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// What the reader said.
+        reason: String,
+    },
+    /// A Parquet file is compressed in a way that is not known here.
     #[error(
-        "{path}, line {line}: {reason}; each line must be a JSON object with a string field \"text\""
+        "the text in {path} is compressed with {codec}, which cannot be read; write the file again with zstd, snappy, gzip, lz4 or no compression"
+    )]
+    ParquetCompression {
+        /// The file.
+        path: PathBuf,
+        /// The compression.
+        codec: &'static str,
+    },
+    /// A Parquet file lacks the column.
+    #[error(
+        "{path} has no column \"{column}\"; it has {columns}: name the one that holds the text with `text_column`"
+    )]
+    NoColumn {
+        /// The file.
+        path: PathBuf,
+        /// The column asked for.
+        column: String,
+        /// The columns there are, separated by commas.
+        columns: String,
+    },
+    /// A column of a Parquet file does not hold text.
+    #[error(
+        "column \"{column}\" of {path} is {kind}, not strings; name one that holds text with `text_column`"
+    )]
+    ColumnType {
+        /// The file.
+        path: PathBuf,
+        /// The column asked for.
+        column: String,
+        /// What it holds.
+        kind: String,
+    },
+    /// A row of a Parquet file is not UTF-8.
+    #[error(
+        "row {row} of column \"{column}\" of {path} is not UTF-8; name a column that holds text with `text_column`, or write the file again"
+    )]
+    RowNotUtf8 {
+        /// The file.
+        path: PathBuf,
+        /// The column.
+        column: String,
+        /// The row, from 1.
+        row: u64,
+    },
+    /// Files differ from what was read a moment before.
+    #[error("{paths} changed while it was read; start again when nothing writes to it any more")]
+    Changing {
+        /// The paths, separated by commas.
+        paths: String,
+    },
+    /// A file has two uses that exclude each other.
+    #[error(
+        "{file} is both {first} and {second} text, so that losses on it would mean nothing; leave it out of one of them"
+    )]
+    HeldOutTwice {
+        /// The file.
+        file: PathBuf,
+        /// A use.
+        first: &'static str,
+        /// Another one.
+        second: &'static str,
+    },
+    /// Something is wrong with one source of a mixture.
+    #[error("{paths}: {error}")]
+    OfSource {
+        /// The paths of the source, separated by commas.
+        paths: String,
+        /// What is wrong.
+        error: Box<DataError>,
+    },
+    /// A line of JSON is not a document.
+    #[error(
+        "{path}, line {line}: {reason}; each line must be a JSON object with a string field \"{column}\" (`text_column` names another)"
     )]
     JsonLine {
         /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
+        /// The field that should hold the text.
+        column: String,
         /// What is wrong with it.
         reason: String,
     },
     /// A folder without text files.
-    #[error("{folder} holds no .txt or .jsonl file, at any depth; name a folder that does")]
+    #[error(
+        "{folder} holds no .txt or .jsonl file (also as .gz or .zst) nor a .parquet file, at any depth; name a folder that does"
+    )]
     NoTextFiles {
         /// The folder.
         folder: PathBuf,
@@ -156,4 +261,13 @@ pub enum DataError {
         /// The asked context, in tokens.
         context: usize,
     },
+}
+
+impl DataError {
+    pub(crate) fn unreadable(path: &Path, reason: io::Error) -> DataError {
+        DataError::Read {
+            path: path.into(),
+            reason,
+        }
+    }
 }

@@ -4,7 +4,8 @@
 //!
 //! * a **synthetic** corpus of Markov-chain domains, generated on the fly, whose entropy rate is
 //!   known in closed form, so that a loss can be read as an excess over the best possible one;
-//! * a **text** corpus of files, tokenized once and kept in memory-mapped files.
+//! * a **text** corpus of files (text, JSON lines, Parquet; compressed or not), tokenized once and
+//!   kept in memory-mapped files.
 //!
 //! Every batch is a pure function of the dataset and the call's arguments. There is no iterator
 //! state to save: a run that resumes at step `n` asks for batch `n`.
@@ -27,6 +28,7 @@ mod config;
 mod dataset;
 mod error;
 mod permutation;
+mod report;
 mod split;
 mod spread;
 mod synthetic;
@@ -36,4 +38,5 @@ pub use batch::Batch;
 pub use config::{DataConfig, SyntheticConfig, TextConfig, TokenizerConfig};
 pub use dataset::Dataset;
 pub use error::DataError;
+pub use report::TextReport;
 pub use split::Split;

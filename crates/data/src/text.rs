@@ -1,50 +1,93 @@
 //! A corpus of text files, tokenized once.
 
 mod cache;
+mod column;
 mod cut;
 mod documents;
+mod files;
+mod form_feeds;
+mod format;
 mod json_lines;
+mod lines;
+mod mixture;
+mod packing;
+mod rows;
+mod source;
 mod stream;
 mod tokenizer;
 mod windows;
 
-use std::path::Path;
-
-use upcycle_digest::Digest;
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use self::{
-    cache::{Cache, Packed},
-    cut::Shares,
-    documents::read_documents,
-    tokenizer::{Recipe, Tokenizer},
-    windows::Windows,
+    cache::Packed, cut::Shares, mixture::Mixture, packing::Packing, rows::Rows, source::Source,
+    tokenizer::Recipe, windows::Windows,
 };
-use crate::{Batch, DataError, Split, TextConfig};
+use crate::{Batch, DataError, Split, TextConfig, TextReport};
 
 /// The packed tokens of all splits and what they were made with.
 pub(crate) struct TextCorpus {
-    packed: Packed,
+    /// At least one.
+    sources: Vec<Packed>,
+    /// None for a single source.
+    mixture: Option<Mixture>,
+    /// Files of their own for a split, which is then not cut from the sources.
+    validation: Option<Packed>,
+    test: Option<Packed>,
     fingerprint: String,
+    reports: Vec<TextReport>,
 }
 
 impl TextCorpus {
     pub(crate) fn open(config: &TextConfig, cache_dir: &Path) -> Result<TextCorpus, DataError> {
         config.check()?;
         let recipe = Recipe::read(&config.tokenizer)?;
-        let documents = read_documents(&config.paths)?;
-        let shares = Shares::new(config);
-        let fingerprint = fingerprint(&shares, &recipe, &documents);
-        let cache = Cache::new(cache_dir, &fingerprint);
-        let packed = match cache.load() {
-            Some(packed) => packed,
-            None => {
-                let tokenizer = Tokenizer::make(recipe, &documents, &shares)?;
-                cache.build(&documents, &shares, &tokenizer)?
-            }
+        let read =
+            |paths: &[PathBuf], shares| Source::read(paths, &config.text_column, shares, &recipe);
+        let held_out = |paths: &[PathBuf], split| match paths {
+            [] => Ok(None),
+            paths => read(paths, Shares::whole(split)).map(Some),
         };
+        let sources = config
+            .sources()
+            .into_iter()
+            .map(|paths| read(paths, Shares::new(config)))
+            .collect::<Result<Vec<Source>, DataError>>()?;
+        let validation = held_out(&config.validation, Split::Validation)?;
+        let test = held_out(&config.test, Split::Test)?;
+        check_apart(&sources, validation.as_ref(), test.as_ref())?;
+
+        let mixture = (sources.len() > 1).then(|| Mixture::new(&config.weights));
+        let packing = Packing::new(cache_dir, &recipe, &sources);
+        let fingerprint =
+            packing.fingerprint(mixture.as_ref(), [validation.as_ref(), test.as_ref()]);
+        let mut reports = Vec::new();
+        let mut pack = |source: &Source, share: Option<f64>| {
+            let (packed, report) = packing.pack(source)?;
+            reports.push(TextReport { share, ..report });
+            Ok::<Packed, DataError>(packed)
+        };
+        let share = |source| mixture.as_ref().map(|mixture| mixture.share(source));
+        let mut packed = Vec::new();
+        for (index, source) in sources.iter().enumerate() {
+            packed.push(pack(source, share(index))?);
+        }
+        let mut held_out = |source: Option<&Source>| match source {
+            Some(source) => pack(source, None).map(Some),
+            None => Ok(None),
+        };
+        let (validation, test) = (held_out(validation.as_ref())?, held_out(test.as_ref())?);
         Ok(TextCorpus {
-            packed,
+            sources: packed,
+            mixture,
+            validation,
+            test,
             fingerprint,
+            reports,
         })
     }
 
@@ -52,22 +95,35 @@ impl TextCorpus {
         &self.fingerprint
     }
 
+    pub(crate) fn reports(&self) -> &[TextReport] {
+        &self.reports
+    }
+
     pub(crate) fn vocab_size(&self) -> usize {
-        self.packed.vocab
+        self.sources[0].vocab
     }
 
     pub(crate) fn tokenizer_json(&self) -> Option<&str> {
-        self.packed.tokenizer_json.as_deref()
+        self.sources[0].tokenizer_json.as_deref()
     }
 
+    /// Tokens of a split before one comes a second time.
     pub(crate) fn tokens(&self, split: Split) -> u64 {
-        self.packed.stream(split).tokens()
+        let (packed, mixture) = self.packed(split);
+        let tokens: Vec<u64> = packed
+            .iter()
+            .map(|packed| packed.stream(split).tokens())
+            .collect();
+        match mixture {
+            Some(mixture) => mixture.rows_within(&tokens),
+            None => tokens.iter().sum(),
+        }
     }
 
     pub(crate) fn check_shape(&self, context: usize) -> Result<(), DataError> {
         Split::ALL
             .into_iter()
-            .try_for_each(|split| self.windows(split, context).map(drop))
+            .try_for_each(|split| self.rows(split, context).map(drop))
     }
 
     pub(crate) fn batch(
@@ -78,14 +134,11 @@ impl TextCorpus {
         rows: usize,
         context: usize,
     ) -> Result<Batch, DataError> {
-        self.windows(split, context)?.batch(rows, |windows, row| {
-            windows.shuffled(split, seed, first_row.wrapping_add(row))
-        })
+        self.rows(split, context)?.shuffled(seed, first_row, rows)
     }
 
     pub(crate) fn evaluation_rows(&self, split: Split, context: usize) -> u64 {
-        self.windows(split, context)
-            .map_or(0, |windows| windows.count())
+        self.rows(split, context).map_or(0, |rows| rows.count())
     }
 
     pub(crate) fn evaluation_batch(
@@ -95,33 +148,78 @@ impl TextCorpus {
         rows: usize,
         context: usize,
     ) -> Result<Batch, DataError> {
-        let windows = self.windows(split, context)?;
+        let there = self.rows(split, context)?;
         let end = first_row.saturating_add(rows as u64);
-        if end > windows.count() {
+        if end > there.count() {
             return Err(DataError::EvaluationRow {
                 split,
                 row: end - 1,
                 context,
-                rows: windows.count(),
+                rows: there.count(),
             });
         }
-        windows.batch(rows, |windows, row| windows.spread(first_row + row))
+        there.spread(first_row, rows)
     }
 
-    fn windows(&self, split: Split, context: usize) -> Result<Windows<'_>, DataError> {
-        Windows::new(split, self.packed.stream(split), context)
+    fn rows(&self, split: Split, context: usize) -> Result<Rows<'_>, DataError> {
+        let (packed, mixture) = self.packed(split);
+        let sources = packed.iter().zip(&self.reports).map(|(packed, report)| {
+            let windows = Windows::new(split, packed.stream(split), context);
+            windows.map_err(|error| match mixture {
+                Some(_) => DataError::OfSource {
+                    paths: report.label(),
+                    error: Box::new(error),
+                },
+                None => error,
+            })
+        });
+        Ok(Rows {
+            split,
+            context,
+            sources: sources.collect::<Result<_, _>>()?,
+            mixture,
+        })
+    }
+
+    /// Where the tokens of a split are.
+    fn packed(&self, split: Split) -> (&[Packed], Option<&Mixture>) {
+        let held_out = match split {
+            Split::Pretrain | Split::Cpt => None,
+            Split::Validation => self.validation.as_ref(),
+            Split::Test => self.test.as_ref(),
+        };
+        match held_out {
+            Some(packed) => (std::slice::from_ref(packed), None),
+            None => (self.sources.as_slice(), self.mixture.as_ref()),
+        }
     }
 }
 
-/// A hash of all that determines the tokens. Where the files lie does not.
-fn fingerprint(shares: &Shares, recipe: &Recipe, documents: &[String]) -> String {
-    let mut digest = Digest::new("upcycle-data text corpus 2");
-    shares.hash_into(&mut digest);
-    recipe.hash_into(&mut digest);
-    for document in documents {
-        digest.bytes(document.as_bytes());
+/// No file may be trained on and held out.
+fn check_apart(
+    sources: &[Source],
+    validation: Option<&Source>,
+    test: Option<&Source>,
+) -> Result<(), DataError> {
+    let training = sources.iter().map(|source| ("training", source));
+    let validation = validation.map(|source| ("validation", source));
+    let test = test.map(|source| ("test", source));
+    let mut uses: HashMap<PathBuf, &'static str> = HashMap::new();
+    for (this, source) in training.chain(validation).chain(test) {
+        for file in source.documents.files() {
+            // Folders can name one file in different ways.
+            let place = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+            let other = *uses.entry(place).or_insert(this);
+            if other != this {
+                return Err(DataError::HeldOutTwice {
+                    file: file.into(),
+                    first: other,
+                    second: this,
+                });
+            }
+        }
     }
-    digest.hex()
+    Ok(())
 }
 
 #[cfg(test)]

@@ -325,7 +325,7 @@ impl SweepArgs {
         config.vocab = self.vocab.or(config.vocab);
         config.context = self.context.or(config.context);
         config.peak_lr = self.peak_lr.or(config.peak_lr);
-        if let Some(data) = self.data.config() {
+        if let Some(data) = self.data.config()? {
             config.data = data;
         }
         if let Some(name) = &self.name {

@@ -29,7 +29,11 @@ use super::{
     verification,
 };
 use crate::{
-    backend::engine, data_args::check_vocabulary, limits::refusal, output, progress::style,
+    backend::engine,
+    data_args::{self, check_vocabulary},
+    limits::refusal,
+    output,
+    progress::style,
     recipe_args::in_words,
 };
 
@@ -299,7 +303,7 @@ impl UpcycleArgs {
         let before = self.import(from)?;
         let config = before.config();
         let data = match self.data.config_with(from)? {
-            Some(data) => Some(Dataset::open(&data, &self.data_cache)?),
+            Some(data) => Some(data_args::open(&data, &self.data_cache)?),
             None => None,
         };
         if let Some(data) = &data {

@@ -5,11 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use upcycle_digest::Digest;
 use upcycle_files::{FileError, Staged, remove_folder};
 
 use super::{
-    cut::Shares,
+    source::Source,
     stream::{StreamWriter, TokenStream, Width},
     tokenizer::Tokenizer,
 };
@@ -17,6 +19,9 @@ use crate::{DataError, Split};
 
 const META: &str = "meta.json";
 const TOKENIZER: &str = "tokenizer.json";
+
+/// Bytes of documents that are tokenized at once.
+const BATCH: usize = 1 << 22;
 
 /// The packed streams of a corpus, checked and mapped.
 pub(super) struct Packed {
@@ -27,6 +32,11 @@ pub(super) struct Packed {
 }
 
 impl Packed {
+    /// The tokens of each split, in the order of [`Split::ALL`].
+    pub(super) fn tokens(&self) -> [u64; 4] {
+        Split::ALL.map(|split| self.stream(split).tokens())
+    }
+
     pub(super) fn stream(&self, split: Split) -> &TokenStream {
         match split {
             Split::Pretrain => &self.streams[0],
@@ -53,6 +63,17 @@ struct Meta {
     test: StreamMeta,
     /// The hash of `tokenizer.json`, where there is one.
     tokenizer: Option<String>,
+    /// What was packed, so that people can be told that it has changed; older caches do not know.
+    #[serde(default)]
+    text: Option<TextMeta>,
+}
+
+/// Where documents lay, and the hash of them alone.
+#[derive(PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TextMeta {
+    files: Vec<String>,
+    blake3: String,
 }
 
 /// A stream's tokens and the hash of its file.
@@ -106,12 +127,11 @@ impl Cache {
     /// Tokenizes the documents, saves the streams and loads them.
     pub(super) fn build(
         &self,
-        documents: &[String],
-        shares: &Shares,
+        source: &Source,
         tokenizer: &Tokenizer,
     ) -> Result<Packed, DataError> {
         let mut staged = Staged::new(&self.folder)?;
-        self.fill(staged.path(), documents, shares, tokenizer)?;
+        self.fill(staged.path(), source, tokenizer)?;
         if staged.publish().is_err() {
             // Another process was faster, and its streams serve as well; or what is there is
             // damaged.
@@ -130,23 +150,59 @@ impl Cache {
         })
     }
 
-    fn fill(
-        &self,
-        folder: &Path,
-        documents: &[String],
-        shares: &Shares,
-        tokenizer: &Tokenizer,
-    ) -> Result<(), DataError> {
-        let pack = |split| self.pack(folder, split, documents, shares, tokenizer);
+    /// Whether the same files were packed before, but with other documents and never with those
+    /// of today.
+    pub(super) fn has_other_text(&self) -> bool {
+        let text_in = |folder: &Path| {
+            let meta = fs::read(folder.join(META)).ok()?;
+            serde_json::from_slice::<Meta>(&meta).ok()?.text
+        };
+        let Some(own) = text_in(&self.folder) else {
+            return false;
+        };
+        let folders = self.folder.parent().and_then(|all| fs::read_dir(all).ok());
+        let entries = folders.into_iter().flatten().flatten();
+        let packed: Vec<TextMeta> = entries
+            .filter(|entry| entry.path() != self.folder)
+            .filter_map(|entry| text_in(&entry.path()))
+            .filter(|text| text.files == own.files)
+            .collect();
+        !packed.is_empty() && packed.iter().all(|text| *text != own)
+    }
+
+    fn fill(&self, folder: &Path, source: &Source, tokenizer: &Tokenizer) -> Result<(), DataError> {
+        let mut packer = Packer::new(folder, source, tokenizer).map_err(|it| self.unusable(it))?;
+        let mut digest = Digest::new("upcycle-data documents 1");
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        source.visit(|document| {
+            digest.bytes(document.as_bytes());
+            bytes += document.len();
+            batch.push(document);
+            if bytes >= BATCH {
+                self.pack(&mut packer, &batch)?;
+                batch.clear();
+                bytes = 0;
+            }
+            Ok(())
+        })?;
+        self.pack(&mut packer, &batch)?;
+        let streams = packer.finish().map_err(|reason| self.unusable(reason))?;
+        let [pretrain, cpt, validation, test] = streams;
+        let files = source.documents.files();
         let meta = Meta {
             vocab: tokenizer.vocab_size(),
-            pretrain: pack(Split::Pretrain)?,
-            cpt: pack(Split::Cpt)?,
-            validation: pack(Split::Validation)?,
-            test: pack(Split::Test)?,
+            pretrain,
+            cpt,
+            validation,
+            test,
             tokenizer: tokenizer
                 .json()
                 .map(|json| blake3::hash(json.as_bytes()).to_string()),
+            text: Some(TextMeta {
+                files: files.map(|file| file.display().to_string()).collect(),
+                blake3: digest.hex(),
+            }),
         };
         if let Some(json) = tokenizer.json() {
             upcycle_files::write(&folder.join(TOKENIZER), json.as_bytes())?;
@@ -156,32 +212,14 @@ impl Cache {
         Ok(upcycle_files::write(&folder.join(META), &json)?)
     }
 
-    fn pack(
-        &self,
-        folder: &Path,
-        split: Split,
-        documents: &[String],
-        shares: &Shares,
-        tokenizer: &Tokenizer,
-    ) -> Result<StreamMeta, DataError> {
-        let unusable = |reason| self.unusable(reason);
-        let width = Width::of(tokenizer.vocab_size());
-        let path = stream_path(folder, split);
-        let mut writer = StreamWriter::create(&path, width).map_err(unusable)?;
-        let parts = documents
-            .iter()
-            .map(|document| shares.part(split, document))
-            .filter(|part| !part.is_empty());
-        for part in parts {
-            let mut ids = tokenizer.encode(part)?;
-            ids.extend(tokenizer.separator());
-            writer.append(&ids).map_err(unusable)?;
+    fn pack(&self, packer: &mut Packer<'_>, documents: &[String]) -> Result<(), DataError> {
+        for split in Split::ALL {
+            let encoded = packer.encode(split, documents)?;
+            packer
+                .append(split, encoded)
+                .map_err(|reason| self.unusable(reason))?;
         }
-        let (tokens, hash) = writer.finish().map_err(unusable)?;
-        Ok(StreamMeta {
-            tokens,
-            blake3: hash.to_string(),
-        })
+        Ok(())
     }
 
     fn unusable(&self, reason: io::Error) -> DataError {
@@ -191,4 +229,71 @@ impl Cache {
 
 fn stream_path(folder: &Path, split: Split) -> PathBuf {
     folder.join(format!("{split}.bin"))
+}
+
+/// Tokenizes documents into the streams of all splits.
+struct Packer<'a> {
+    source: &'a Source,
+    tokenizer: &'a Tokenizer,
+    /// In the order of [`Split::ALL`].
+    writers: [StreamWriter; 4],
+}
+
+impl<'a> Packer<'a> {
+    fn new(folder: &Path, source: &'a Source, tokenizer: &'a Tokenizer) -> io::Result<Packer<'a>> {
+        let width = Width::of(tokenizer.vocab_size());
+        let writer = |split| StreamWriter::create(&stream_path(folder, split), width);
+        Ok(Packer {
+            source,
+            tokenizer,
+            writers: [
+                writer(Split::Pretrain)?,
+                writer(Split::Cpt)?,
+                writer(Split::Validation)?,
+                writer(Split::Test)?,
+            ],
+        })
+    }
+
+    /// The tokens of each document's part of a split, on all cores.
+    fn encode(&self, split: Split, documents: &[String]) -> Result<Vec<Vec<u32>>, DataError> {
+        documents
+            .par_iter()
+            .map(|document| self.source.shares.part(split, document))
+            .filter(|part| !part.is_empty())
+            .map(|part| -> Result<Vec<u32>, DataError> {
+                let mut ids = self.tokenizer.encode(part)?;
+                ids.extend(self.tokenizer.separator());
+                Ok(ids)
+            })
+            .collect()
+    }
+
+    fn append(&mut self, split: Split, encoded: Vec<Vec<u32>>) -> io::Result<()> {
+        let writer = match split {
+            Split::Pretrain => &mut self.writers[0],
+            Split::Cpt => &mut self.writers[1],
+            Split::Validation => &mut self.writers[2],
+            Split::Test => &mut self.writers[3],
+        };
+        encoded.iter().try_for_each(|ids| writer.append(ids))
+    }
+
+    /// Closes the streams; tells what they hold.
+    fn finish(self) -> io::Result<[StreamMeta; 4]> {
+        let finish = |writer: StreamWriter| -> io::Result<StreamMeta> {
+            let (tokens, hash) = writer.finish()?;
+            Ok(StreamMeta {
+                tokens,
+                blake3: hash.to_string(),
+            })
+        };
+        let [pretrain, cpt, validation, test] = self.writers;
+        Ok([
+            finish(pretrain)?,
+            finish(cpt)?,
+            finish(validation)?,
+            finish(test)?,
+        ])
+    }
 }

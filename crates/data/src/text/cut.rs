@@ -1,10 +1,13 @@
 //! Cutting documents into the parts of the splits.
 
+use std::path::PathBuf;
+
 use upcycle_digest::Digest;
 
 use crate::{Split, TextConfig};
 
 /// Where documents are cut, as shares of their bytes.
+#[derive(Debug, Clone)]
 pub(super) struct Shares {
     cpt_start: f64,
     validation_start: f64,
@@ -12,13 +15,25 @@ pub(super) struct Shares {
 }
 
 impl Shares {
+    /// Those of the text to train on. What is held out in files of its own is not cut from it.
     pub(super) fn new(config: &TextConfig) -> Shares {
-        let test_start = 1.0 - config.test_share;
-        let validation_start = test_start - config.validation_share;
+        let cut = |share: f64, own: &[PathBuf]| if own.is_empty() { share } else { 0.0 };
+        let test_start = 1.0 - cut(config.test_share, &config.test);
+        let validation_start = test_start - cut(config.validation_share, &config.validation);
         Shares {
             cpt_start: validation_start - config.cpt_share,
             validation_start,
             test_start,
+        }
+    }
+
+    /// Whole documents for one split.
+    pub(super) fn whole(split: Split) -> Shares {
+        let after = |other: Split| if split > other { 0.0 } else { 1.0 };
+        Shares {
+            cpt_start: after(Split::Pretrain),
+            validation_start: after(Split::Cpt),
+            test_start: after(Split::Validation),
         }
     }
 
@@ -64,6 +79,30 @@ mod tests {
         let lengths =
             Split::ALL.map(|split| shares(0.5, 0.125, 0.125).part(split, &document).len());
         assert_eq!(lengths, [250, 500, 125, 125]);
+    }
+
+    #[test]
+    fn documents_can_go_to_one_split_whole() {
+        for whole in Split::ALL {
+            for split in Split::ALL {
+                let part = Shares::whole(whole).part(split, "é€😀");
+                assert_eq!(part, if split == whole { "é€😀" } else { "" });
+            }
+        }
+    }
+
+    #[test]
+    fn held_out_files_leave_their_shares_to_pretraining() {
+        let shares = Shares::new(&TextConfig {
+            cpt_share: 0.5,
+            validation_share: 0.125,
+            test_share: 0.125,
+            validation: vec!["held.txt".into()],
+            ..TextConfig::default()
+        });
+        let document = "x".repeat(1000);
+        let lengths = Split::ALL.map(|split| shares.part(split, &document).len());
+        assert_eq!(lengths, [375, 500, 0, 125]);
     }
 
     #[test]

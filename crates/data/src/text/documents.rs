@@ -1,150 +1,133 @@
-//! Finding files and taking them apart into documents.
+//! The documents of files.
 
 use std::{
-    ffi::OsStr,
-    fs, io,
+    iter,
     path::{Path, PathBuf},
 };
 
-use super::json_lines;
+use upcycle_digest::Digest;
+
+use super::{
+    column::Column, files::Files, form_feeds::FormFeeds, format::Format, json_lines::JsonLines,
+    lines::Lines,
+};
 use crate::DataError;
 
-/// What a file's name says about its contents.
-#[derive(Clone, Copy)]
-enum Format {
-    Text,
-    JsonLines,
+/// Files and how to take them apart into documents, of which only some are in memory at once.
+pub(super) struct Documents {
+    paths: Vec<PathBuf>,
+    files: Files,
+    column: String,
 }
 
-impl Format {
-    fn of(path: &Path) -> Option<Format> {
-        match path.extension().and_then(OsStr::to_str) {
-            Some("txt") => Some(Format::Text),
-            Some("jsonl") => Some(Format::JsonLines),
-            _ => None,
-        }
-    }
+/// What reading all documents told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) documents: u64,
+    /// Rows without a document.
+    pub(super) nulls: u64,
 }
 
-/// Every document of the configured paths, in order, without the blank ones.
-pub(super) fn read_documents(paths: &[PathBuf]) -> Result<Vec<String>, DataError> {
-    let mut documents = Vec::new();
-    for path in paths {
-        for (file, format) in find(path)? {
-            let text = read_text(&file)?;
-            match format {
-                Format::Text => documents.extend(between_form_feeds(&text).map(str::to_owned)),
-                Format::JsonLines => documents.extend(json_lines::documents(&file, &text)?),
-            }
-        }
-    }
-    documents.retain(|document| !document.trim().is_empty());
-    if documents.is_empty() {
-        let names: Vec<String> = paths
-            .iter()
-            .map(|path| path.display().to_string())
-            .collect();
-        return Err(DataError::NoText {
-            files: names.join(", "),
-        });
-    }
-    Ok(documents)
-}
+/// The rows of a file, documents or null.
+type Rows = Box<dyn Iterator<Item = Result<Option<String>, DataError>> + Send>;
 
-/// The files that a configured path stands for.
-fn find(path: &Path) -> Result<Vec<(PathBuf, Format)>, DataError> {
-    let metadata = fs::metadata(path).map_err(|reason| match reason.kind() {
-        io::ErrorKind::NotFound => DataError::Missing { path: path.into() },
-        _ => unreadable(path, reason),
-    })?;
-    if !metadata.is_dir() {
-        let format = Format::of(path).ok_or_else(|| DataError::Extension { path: path.into() })?;
-        return Ok(vec![(path.into(), format)]);
-    }
-    let mut files = Vec::new();
-    search(path, &mut files)?;
-    if files.is_empty() {
-        return Err(DataError::NoTextFiles {
-            folder: path.into(),
-        });
-    }
-    Ok(files)
-}
-
-/// Adds the text files under a folder, sorted by name, for folders list their entries in an order
-/// that differs between machines.
-fn search(folder: &Path, files: &mut Vec<(PathBuf, Format)>) -> Result<(), DataError> {
-    let mut entries = fs::read_dir(folder)
-        .and_then(|entries| {
-            entries
-                .map(|entry| Ok(entry?.path()))
-                .collect::<io::Result<Vec<PathBuf>>>()
+impl Documents {
+    /// Those of the files that `paths` stand for, in the field or column of this name where files
+    /// have such.
+    pub(super) fn find(paths: &[PathBuf], column: &str) -> Result<Documents, DataError> {
+        Ok(Documents {
+            paths: paths.to_vec(),
+            files: Files::find(paths)?,
+            column: column.to_owned(),
         })
-        .map_err(|reason| unreadable(folder, reason))?;
-    entries.sort_unstable();
-    for entry in entries {
-        let metadata = fs::metadata(&entry).map_err(|reason| unreadable(&entry, reason))?;
-        if metadata.is_dir() {
-            search(&entry, files)?;
-        } else if let Some(format) = Format::of(&entry) {
-            files.push((entry, format));
-        }
     }
-    Ok(())
-}
 
-fn read_text(path: &Path) -> Result<String, DataError> {
-    let bytes = fs::read(path).map_err(|reason| unreadable(path, reason))?;
-    String::from_utf8(bytes).map_err(|error| DataError::NotUtf8 {
-        path: path.into(),
-        offset: error.utf8_error().valid_up_to(),
-    })
-}
+    pub(super) fn paths(&self) -> &[PathBuf] {
+        &self.paths
+    }
 
-/// The stretches of a text between lines of a single form feed, without the line break that ends
-/// the line before it.
-fn between_form_feeds(text: &str) -> impl Iterator<Item = &str> {
-    let mut rest = Some(text);
-    std::iter::from_fn(move || {
-        let text = rest?;
-        let mut at = 0;
-        for line in text.split_inclusive('\n') {
-            if without_break(line) == "\u{c}" {
-                rest = Some(&text[at + line.len()..]);
-                return Some(without_break(&text[..at]));
+    /// The paths, for messages.
+    pub(super) fn label(&self) -> String {
+        let names = self.paths.iter().map(|path| path.display().to_string());
+        names.collect::<Vec<_>>().join(", ")
+    }
+
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.known.iter().map(|(path, _)| path.as_path())
+    }
+
+    pub(super) fn skipped(&self) -> &[PathBuf] {
+        &self.files.skipped
+    }
+
+    /// Every document, in order, without the blank ones.
+    pub(super) fn iter(&self) -> impl Iterator<Item = Result<String, DataError>> + Send {
+        self.rows().filter_map(|row| {
+            row.map(|text| text.filter(|text| !is_blank(text)))
+                .transpose()
+        })
+    }
+
+    /// Reads all documents, of which there must be one, and adds them to a hash.
+    pub(super) fn hash_into(&self, digest: &mut Digest) -> Result<Counts, DataError> {
+        let mut counts = Counts::default();
+        for row in self.rows() {
+            match row? {
+                Some(text) if is_blank(&text) => {}
+                Some(text) => {
+                    counts.documents += 1;
+                    digest.bytes(text.as_bytes());
+                }
+                None => counts.nulls += 1,
             }
-            at += line.len();
         }
-        rest = None;
-        Some(text)
-    })
-}
-
-fn without_break(text: &str) -> &str {
-    let text = text.strip_suffix('\n').unwrap_or(text);
-    text.strip_suffix('\r').unwrap_or(text)
-}
-
-fn unreadable(path: &Path, reason: io::Error) -> DataError {
-    DataError::Read {
-        path: path.into(),
-        reason,
+        if counts.documents == 0 {
+            return Err(DataError::NoText {
+                files: self.label(),
+            });
+        }
+        Ok(counts)
     }
+
+    fn rows(&self) -> impl Iterator<Item = Result<Option<String>, DataError>> + Send {
+        self.files.known.iter().flat_map(|(path, format)| {
+            open(path, *format, &self.column).unwrap_or_else(|error| -> Rows {
+                // The error takes the place of the rows.
+                Box::new(iter::once(Err(error)))
+            })
+        })
+    }
+}
+
+fn open(path: &Path, format: Format, column: &str) -> Result<Rows, DataError> {
+    let rows: Rows = match format {
+        Format::Text(compression) => Box::new(FormFeeds::new(Lines::open(path, compression)?)),
+        Format::JsonLines(compression) => {
+            Box::new(JsonLines::new(Lines::open(path, compression)?, column))
+        }
+        Format::Parquet => Box::new(Column::open(path, column)?),
+    };
+    Ok(rows)
+}
+
+fn is_blank(text: &str) -> bool {
+    text.trim().is_empty()
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+    use std::fs;
+
     use super::*;
 
-    #[test]
-    fn form_feed_lines_separate_documents() {
-        let documents = |text| between_form_feeds(text).collect::<Vec<_>>();
-        assert_eq!(documents("a\nb\n\u{c}\nc\n"), ["a\nb", "c\n"]);
-        assert_eq!(documents("a\r\n\u{c}\r\nb"), ["a", "b"]);
-        assert_eq!(documents("a\u{c}b"), ["a\u{c}b"]);
-        assert_eq!(documents("\u{c}\na\n\u{c}"), ["", "a", ""]);
+    fn read_documents(paths: &[PathBuf]) -> Result<Vec<String>, DataError> {
+        let documents = Documents::find(paths, "text")?;
+        let counts = documents.hash_into(&mut Digest::new("test"))?;
+        let all: Vec<String> = documents.iter().collect::<Result<_, _>>()?;
+        assert_eq!(counts.documents, all.len() as u64);
+        Ok(all)
     }
 
     #[test]
@@ -156,12 +139,15 @@ mod tests {
             fs::write(path, text).unwrap();
         };
         write("b.txt", "two\n\u{c}\n \n\u{c}\nthree");
-        write("a/z.jsonl", "{\"text\": \"one\"}\n");
+        write("a/z.jsonl", "{\"text\": \"one\"}\n{\"text\": null}\n");
         write("a.md", "skipped");
-        assert_eq!(
-            read_documents(&[folder.path().into()]).unwrap(),
-            ["one", "two", "three"]
-        );
+        let paths = [folder.path().to_path_buf()];
+        assert_eq!(read_documents(&paths).unwrap(), ["one", "two", "three"]);
+
+        let documents = Documents::find(&paths, "text").unwrap();
+        let counts = documents.hash_into(&mut Digest::new("test")).unwrap();
+        assert_eq!((counts.documents, counts.nulls), (3, 1));
+        assert_eq!(documents.skipped(), [folder.path().join("a.md")]);
     }
 
     #[track_caller]
@@ -176,15 +162,6 @@ mod tests {
     fn errors_name_the_file_and_the_fix() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        fails(
-            &[path("none.txt")],
-            &["none.txt does not exist", "correct the path"],
-        );
-        fails(&[folder.path().into()], &["holds no .txt or .jsonl file"]);
-
-        fs::write(path("a.pdf"), "x").unwrap();
-        fails(&[path("a.pdf")], &["a.pdf is neither", "convert"]);
-
         fs::write(path("latin.txt"), b"caf\xe9").unwrap();
         fails(&[path("latin.txt")], &["latin.txt is not UTF-8 at byte 3"]);
 
@@ -194,13 +171,16 @@ mod tests {
             &[path("blank.txt"), path("empty.jsonl")],
             &["no text in", "blank.txt, ", "empty.jsonl"],
         );
-    }
 
-    #[cfg(unix)]
-    #[test]
-    fn folders_that_contain_themselves_are_errors() {
-        let folder = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink(folder.path(), folder.path().join("loop")).unwrap();
-        fails(&[folder.path().into()], &["cannot read", "loop"]);
+        fs::write(path("broken.jsonl.zst"), "no frame").unwrap();
+        fails(
+            &[path("broken.jsonl.zst")],
+            &["broken.jsonl.zst cannot be decompressed", "get it again"],
+        );
+        fs::write(path("broken.parquet"), "no table").unwrap();
+        fails(
+            &[path("broken.parquet")],
+            &["broken.parquet is not a whole Parquet file"],
+        );
     }
 }

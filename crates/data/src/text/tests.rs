@@ -4,9 +4,11 @@
 
 use std::{collections::HashSet, fs, path::PathBuf};
 
+use parquet::basic::Compression;
 use tempfile::TempDir;
+use upcycle_digest::Digest;
 
-use super::*;
+use super::{column::tests::write as write_parquet, *};
 use crate::TokenizerConfig;
 
 /// A folder of text and a cache beside it.
@@ -48,7 +50,7 @@ impl Bench {
 }
 
 fn all(corpus: &TextCorpus, split: Split) -> Vec<u32> {
-    corpus.packed.stream(split).ids(0).collect()
+    corpus.sources[0].stream(split).ids(0).collect()
 }
 
 /// Text in which every stretch of a few bytes is different.
@@ -108,7 +110,7 @@ fn the_fingerprint_is_of_contents_not_of_places() {
 #[test]
 fn every_window_comes_once_an_epoch_in_an_order_of_its_own() {
     let corpus = Bench::new(&[("a.txt", &counting(0..500))]).open().unwrap();
-    let count = corpus.windows(Split::Cpt, 16).unwrap().count() as usize;
+    let count = corpus.rows(Split::Cpt, 16).unwrap().count() as usize;
     let epoch = |seed, epoch| -> Vec<Vec<u32>> {
         let first_row = (epoch * count) as u64;
         let batch = corpus
@@ -282,4 +284,231 @@ fn a_tokenizer_file_gives_the_tokens_of_the_training_that_made_it() {
     assert_eq!(all(&first, Split::Cpt), all(&second, Split::Cpt));
     assert_eq!(first.tokenizer_json(), second.tokenizer_json());
     assert_ne!(first.fingerprint(), second.fingerprint());
+}
+
+#[test]
+fn fingerprints_of_plain_text_are_those_of_older_versions() {
+    let corpus = Bench::new(&[("a.txt", "one\n\u{c}\ntwo")]).open().unwrap();
+    // Their caches and checkpoints are to last.
+    let mut digest = Digest::new("upcycle-data text corpus 2");
+    digest.real(1.0 - 0.025 - 0.025 - 0.475);
+    digest.real(1.0 - 0.025 - 0.025).real(1.0 - 0.025);
+    digest.bytes(b"bytes").bytes(b"one").bytes(b"two");
+    assert_eq!(corpus.fingerprint(), digest.hex());
+}
+
+#[test]
+fn how_text_is_stored_makes_no_difference() {
+    let texts = [counting(0..100), "première pièce".to_owned()];
+    let twice = [&texts[0], &texts[1], &texts[0], &texts[1]];
+    let lines: String = twice
+        .iter()
+        .map(|text| format!("{{\"id\": 1, \"text\": \"{text}\"}}\n"))
+        .collect();
+    let mut bench = Bench::new(&[("a.jsonl", &lines), ("b.parquet", ""), ("c.jsonl.zst", "")]);
+    let [lines_path, parquet_path, zst_path] = [0, 1, 2].map(|i| bench.config.paths[i].clone());
+    // With a row that is null, which is no document.
+    let rows = [Some(texts[0].as_str()), None, Some(texts[1].as_str())];
+    write_parquet(&parquet_path, &rows, Compression::SNAPPY);
+    let compressed = zstd::stream::encode_all(lines.as_bytes(), 0).unwrap();
+    fs::write(&zst_path, compressed).unwrap();
+    let fingerprints = [lines_path, parquet_path, zst_path].map(|path| {
+        bench.config.paths = vec![path];
+        let corpus = bench.open().unwrap();
+        assert_eq!(corpus.reports()[0].documents, 4);
+        corpus.fingerprint().to_owned()
+    });
+    assert_eq!(fingerprints[0], fingerprints[1]);
+    assert_eq!(fingerprints[0], fingerprints[2]);
+}
+
+#[test]
+fn a_changed_source_is_packed_anew_and_told() {
+    let bench = Bench::new(&[("a.txt", &counting(0..300))]);
+    let first = bench.open().unwrap();
+    assert!(!first.reports()[0].has_changed);
+    fs::write(&bench.config.paths[0], counting(0..301)).unwrap();
+    let second = bench.open().unwrap();
+    assert!(second.reports()[0].has_changed);
+    assert_ne!(first.fingerprint(), second.fingerprint());
+    // As it was at first: those tokens are still there.
+    fs::write(&bench.config.paths[0], counting(0..300)).unwrap();
+    let third = bench.open().unwrap();
+    assert!(!third.reports()[0].has_changed);
+    assert_eq!(first.fingerprint(), third.fingerprint());
+}
+
+#[test]
+fn other_settings_are_no_change_of_the_source() {
+    let mut bench = Bench::new(&[("a.txt", &counting(0..300))]);
+    bench.open().unwrap();
+    bench.config.cpt_share = 0.4;
+    assert!(!bench.open().unwrap().reports()[0].has_changed);
+}
+
+#[test]
+fn text_that_changes_while_it_is_packed_is_an_error() {
+    let bench = Bench::new(&[("a.txt", &counting(0..300))]);
+    let shares = Shares::new(&bench.config);
+    let source = Source::read(&bench.config.paths, "text", shares, &Recipe::Bytes).unwrap();
+    fs::write(&bench.config.paths[0], counting(0..301)).unwrap();
+    let (recipe, sources) = (Recipe::Bytes, [source]);
+    let cache_dir = bench.cache_dir();
+    let packing = Packing::new(&cache_dir, &recipe, &sources);
+    let message = packing.pack(&sources[0]).err().unwrap().to_string();
+    assert!(
+        message.contains("a.txt changed while it was read"),
+        "{message}"
+    );
+    assert_eq!(fs::read_dir(&cache_dir).unwrap().count(), 0);
+}
+
+#[test]
+fn a_broken_file_leaves_nothing_in_the_cache() {
+    let bench = Bench::new(&[("a.txt", "text"), ("b.txt.gz", "no frame at all")]);
+    let message = bench.open().err().unwrap().to_string();
+    assert!(
+        message.contains("b.txt.gz cannot be decompressed"),
+        "{message}"
+    );
+    assert!(!bench.cache_dir().exists());
+}
+
+/// Three times as much of `a` as of `b`, from texts of the same length.
+fn mixed() -> Bench {
+    let mut bench = Bench::new(&[("a.txt", &"a".repeat(4000)), ("b.txt", &"b".repeat(4000))]);
+    bench.config.weights = vec![3.0, 1.0];
+    bench
+}
+
+/// How many rows of a batch are of `a` and of `b`.
+fn rows_of(batch: &Batch) -> [usize; 2] {
+    (*b"ab").map(|byte| {
+        let rows = batch.inputs.chunks(batch.context);
+        rows.filter(|row| row[0] == u32::from(byte)).count()
+    })
+}
+
+#[test]
+fn mixtures_have_their_shares_in_every_batch_and_split() {
+    let corpus = mixed().open().unwrap();
+    for index in 0..5 {
+        let batch = corpus.batch(Split::Cpt, 7, index * 8, 8, 20).unwrap();
+        assert_eq!(rows_of(&batch), [6, 2]);
+        assert_eq!(
+            batch,
+            corpus.batch(Split::Cpt, 7, index * 8, 8, 20).unwrap()
+        );
+    }
+    // 100 bytes of each, of which `a` is used up first.
+    let rows = corpus.evaluation_rows(Split::Validation, 20);
+    assert_eq!(rows, 7);
+    let batch = corpus.evaluation_batch(Split::Validation, 0, 4, 20);
+    assert_eq!(rows_of(&batch.unwrap()), [3, 1]);
+    assert!(
+        corpus
+            .evaluation_batch(Split::Validation, 0, 8, 20)
+            .is_err()
+    );
+    assert!((133..=135).contains(&corpus.tokens(Split::Validation)));
+    let shares: Vec<_> = corpus.reports().iter().map(|report| report.share).collect();
+    assert_eq!(shares, [Some(0.75), Some(0.25)]);
+}
+
+#[test]
+fn other_weights_need_no_packing() {
+    let mut bench = mixed();
+    let first = bench.open().unwrap();
+    bench.config.weights = vec![1.0, 1.0];
+    let second = bench.open().unwrap();
+    assert_ne!(first.fingerprint(), second.fingerprint());
+    assert_eq!(fs::read_dir(bench.cache_dir()).unwrap().count(), 2);
+    // Nor does one of the sources alone, with or without a weight.
+    bench.config.paths.truncate(1);
+    bench.config.weights.truncate(1);
+    let alone = bench.open().unwrap();
+    bench.config.weights.clear();
+    assert_eq!(alone.fingerprint(), bench.open().unwrap().fingerprint());
+    assert_eq!(fs::read_dir(bench.cache_dir()).unwrap().count(), 2);
+}
+
+#[test]
+fn a_mixture_shares_one_trained_tokenizer() {
+    let mut bench = Bench::new(&[
+        ("a.txt", &counting(0..300)),
+        ("b.txt", &"tree ".repeat(400)),
+    ])
+    .bpe(290);
+    bench.config.weights = vec![1.0, 1.0];
+    let corpus = bench.open().unwrap();
+    let [a, b] = &corpus.sources[..] else {
+        panic!("two sources");
+    };
+    assert_eq!(a.tokenizer_json, b.tokenizer_json);
+    bench.config.weights.clear();
+    let joined = bench.open().unwrap();
+    assert_eq!(corpus.tokenizer_json(), joined.tokenizer_json());
+}
+
+#[test]
+fn a_small_source_of_a_mixture_is_named() {
+    let mut bench = mixed();
+    fs::write(&bench.config.paths[1], "b".repeat(400)).unwrap();
+    bench.config.weights = vec![1.0, 1.0];
+    let message = bench
+        .open()
+        .unwrap()
+        .check_shape(20)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("b.txt: the validation split holds 11 tokens"),
+        "{message}"
+    );
+}
+
+#[test]
+fn held_out_files_are_taken_whole() {
+    let mut bench = Bench::new(&[
+        ("a.txt", &"a".repeat(400)),
+        ("v.jsonl", "{\"text\": \"vvvvv\"}\n"),
+        ("t.txt", "ttttt"),
+    ]);
+    let plain = bench.config.paths.split_off(1);
+    let without = bench.open().unwrap().fingerprint().to_owned();
+    bench.config.validation = vec![plain[0].clone()];
+    bench.config.test = vec![plain[1].clone()];
+    let corpus = bench.open().unwrap();
+    assert_ne!(corpus.fingerprint(), without);
+    assert_eq!(corpus.tokens(Split::Validation), 6);
+    assert_eq!(corpus.tokens(Split::Test), 6);
+    // 400 bytes and a separator each for pre-training and CPT.
+    assert_eq!(
+        corpus.tokens(Split::Pretrain) + corpus.tokens(Split::Cpt),
+        402
+    );
+    let batch = corpus.evaluation_batch(Split::Test, 0, 1, 5).unwrap();
+    assert_eq!(batch.inputs, [u32::from(b't'); 5]);
+    assert_eq!(batch.targets[4], 256);
+    assert!(corpus.check_shape(6).is_err());
+}
+
+#[test]
+fn text_to_train_on_is_not_held_out() {
+    let mut bench = Bench::new(&[("a.txt", "text"), ("b.txt", "text")]);
+    bench.config.validation = vec![bench.root.path().join("b.txt")];
+    let message = bench.open().err().unwrap().to_string();
+    assert!(
+        message.contains("b.txt is both training and validation text"),
+        "{message}"
+    );
+}
+
+#[test]
+fn the_column_of_a_corpus_can_be_named() {
+    let mut bench = Bench::new(&[("a.jsonl", "{\"body\": \"some text\"}\n")]);
+    let message = bench.open().err().unwrap().to_string();
+    assert!(message.contains("missing field `text`"), "{message}");
+    bench.config.text_column = "body".into();
+    bench.open().unwrap();
 }

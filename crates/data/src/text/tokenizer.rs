@@ -11,8 +11,7 @@ use std::{
 use upcycle_digest::Digest;
 
 use self::subword::Subword;
-use super::cut::Shares;
-use crate::{DataError, Split, TokenizerConfig};
+use crate::{DataError, TokenizerConfig};
 
 /// The separator of the byte tokenizer: the first id that is no byte.
 const BYTES_SEPARATOR: u32 = 256;
@@ -53,27 +52,17 @@ pub(super) enum Tokenizer {
 }
 
 impl Tokenizer {
-    /// Follows a recipe. Only byte pair encoding looks at the documents, and only at their
-    /// pre-training parts: validation text must not shape the vocabulary.
+    /// Follows a recipe. Only byte pair encoding looks at the texts, which must be those of the
+    /// pre-training split alone: validation text must not shape the vocabulary.
     pub(super) fn make(
-        recipe: Recipe,
-        documents: &[String],
-        shares: &Shares,
+        recipe: &Recipe,
+        texts: impl Iterator<Item = Result<String, DataError>> + Send,
     ) -> Result<Tokenizer, DataError> {
         let subword = match recipe {
             Recipe::Bytes => return Ok(Tokenizer::Bytes),
-            Recipe::Bpe { vocab } => {
-                let parts = documents
-                    .iter()
-                    .map(|document| shares.part(Split::Pretrain, document));
-                bpe::train(vocab, parts)
-                    .and_then(Subword::parse)
-                    .map_err(|reason| DataError::Train {
-                        reason: reason.to_string(),
-                    })?
-            }
+            Recipe::Bpe { vocab } => train(*vocab, texts)?,
             Recipe::File { path, json } => {
-                Subword::parse(json).map_err(|reason| unusable(&path, reason))?
+                Subword::parse(json.clone()).map_err(|reason| unusable(path, reason))?
             }
         };
         Ok(Tokenizer::Subword(Box::new(subword)))
@@ -111,6 +100,22 @@ impl Tokenizer {
     }
 }
 
+fn train(
+    vocab: usize,
+    texts: impl Iterator<Item = Result<String, DataError>> + Send,
+) -> Result<Subword, DataError> {
+    let mut unread = None;
+    // The trainer takes texts alone: the first error ends them, and then counts.
+    let texts = texts.map_while(|text| text.map_err(|error| unread = Some(error)).ok());
+    let trained = bpe::train(vocab, texts).and_then(Subword::parse);
+    match unread {
+        Some(error) => Err(error),
+        None => trained.map_err(|reason| DataError::Train {
+            reason: reason.to_string(),
+        }),
+    }
+}
+
 fn unusable(path: &Path, reason: impl ToString) -> DataError {
     DataError::Tokenizer {
         path: path.into(),
@@ -122,8 +127,10 @@ fn unusable(path: &Path, reason: impl ToString) -> DataError {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+    use std::iter;
+
     use super::*;
-    use crate::TextConfig;
+    use crate::{Split, TextConfig, text::cut::Shares};
 
     #[test]
     fn bytes_are_their_own_ids() {
@@ -140,7 +147,8 @@ mod tests {
         let shares = Shares::new(&TextConfig::default());
         let json = |later: &str| {
             let document = "the cat and the hat ".repeat(10) + &later.repeat(11);
-            let tokenizer = Tokenizer::make(recipe(), &[document], &shares).unwrap();
+            let part = shares.part(Split::Pretrain, &document).to_owned();
+            let tokenizer = Tokenizer::make(&recipe(), iter::once(Ok(part))).unwrap();
             tokenizer.json().unwrap().to_owned()
         };
         assert_eq!(json("zzzzzzzzzzzzzzzzzzzz"), json("kkkkkkkkkkkkkkkkkkkk"));
@@ -159,7 +167,15 @@ mod tests {
         fails(Recipe::read(&config).map(drop));
         fs::write(&path, "{}").unwrap();
         let recipe = Recipe::read(&config).unwrap();
-        let shares = Shares::new(&TextConfig::default());
-        fails(Tokenizer::make(recipe, &[], &shares).map(drop));
+        fails(Tokenizer::make(&recipe, iter::empty()).map(drop));
+    }
+
+    #[test]
+    fn texts_that_cannot_be_read_end_the_training() {
+        let missing = DataError::Missing { path: "x".into() };
+        let texts = [Ok("a text".to_owned()), Err(missing)];
+        let result = Tokenizer::make(&Recipe::Bpe { vocab: 300 }, texts.into_iter());
+        let message = result.map(drop).unwrap_err().to_string();
+        assert!(message.contains("x does not exist"), "{message}");
     }
 }

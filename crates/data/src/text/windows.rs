@@ -1,9 +1,9 @@
-//! Rows of a stream.
+//! Stretches of a stream.
 
 use upcycle_digest::Digest;
 
 use super::stream::TokenStream;
-use crate::{Batch, DataError, Split, permutation::Permutation, spread::spread};
+use crate::{DataError, Split, permutation::Permutation, spread::spread};
 
 /// A stream in windows of `context + 1` tokens, each beginning with the last token of the one
 /// before, so that every token but the first is a target once.
@@ -60,26 +60,13 @@ impl<'a> Windows<'a> {
         spread(row, self.count)
     }
 
-    /// A batch of the windows that `choose` picks for rows 0, 1, …
-    pub(super) fn batch(
-        &self,
-        rows: usize,
-        choose: impl Fn(&Self, u64) -> u64,
-    ) -> Result<Batch, DataError> {
-        let context = self.context;
-        let mut batch = Batch::zeros(rows, context, 1)?;
-        batch.weights.fill(1.0);
-        for row in 0..rows {
-            // The window lies in a mapped file, so its place fits the address space.
-            let start = choose(self, row as u64) as usize * context;
-            let at = row * context;
-            let inputs = batch.inputs[at..].iter_mut().zip(self.stream.ids(start));
-            inputs.take(context).for_each(|(slot, id)| *slot = id);
-            let targets = batch.targets[at..]
-                .iter_mut()
-                .zip(self.stream.ids(start + 1));
-            targets.take(context).for_each(|(slot, id)| *slot = id);
+    /// Writes the tokens of a window and those that follow them, as many as there is room for.
+    pub(super) fn copy(&self, window: u64, inputs: &mut [u32], targets: &mut [u32]) {
+        // The window lies in a mapped file, so its place fits the address space.
+        let start = window as usize * self.context;
+        for (slots, start) in [(inputs, start), (targets, start + 1)] {
+            let slots = slots.iter_mut().zip(self.stream.ids(start));
+            slots.for_each(|(slot, id)| *slot = id);
         }
-        Ok(batch)
     }
 }

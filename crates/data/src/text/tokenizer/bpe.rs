@@ -16,9 +16,9 @@ const SEPARATOR: &str = "<|endoftext|>";
 
 /// Trains a tokenizer of at most `vocab` tokens and returns it as JSON. The same texts give the
 /// same tokenizer.
-pub(super) fn train<'a>(
+pub(super) fn train<S: AsRef<str> + Send>(
     vocab: usize,
-    texts: impl Iterator<Item = &'a str> + Send,
+    texts: impl Iterator<Item = S> + Send,
 ) -> tokenizers::Result<String> {
     let mut trainer: TrainerWrapper = BpeTrainer::builder()
         .vocab_size(vocab)
@@ -29,12 +29,16 @@ pub(super) fn train<'a>(
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .build()
         .into();
+    let texts = texts.flat_map(|text| {
+        let pieces = pieces(text.as_ref()).map(str::to_owned);
+        pieces.collect::<Vec<String>>()
+    });
     let byte_level = ByteLevel::new(false, true, true);
     let mut tokenizer = Tokenizer::new(BPE::default());
     tokenizer
         .with_pre_tokenizer(Some(byte_level))
         .with_decoder(Some(byte_level))
-        .train(&mut trainer, texts.flat_map(pieces))?;
+        .train(&mut trainer, texts)?;
     tokenizer.to_string(false)
 }
 

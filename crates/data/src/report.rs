@@ -1,0 +1,105 @@
+//! What was found in text files.
+
+use std::path::PathBuf;
+
+/// What was found in the files of a source of text.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct TextReport {
+    /// The paths, folders and patterns as configured.
+    pub paths: Vec<PathBuf>,
+    /// The source's share of all tokens, from 0 to 1, where there is a mixture.
+    pub share: Option<f64>,
+    /// Files that were read.
+    pub files: usize,
+    /// Files that were not, as their names say nothing known of their contents.
+    pub skipped: Vec<PathBuf>,
+    /// Documents, without those that are blank.
+    pub documents: u64,
+    /// Rows that are null, which are skipped.
+    pub nulls: u64,
+    /// Tokens of each split, in the order of [`Split::ALL`](crate::Split::ALL).
+    pub tokens: [u64; 4],
+    /// Whether the same files were packed before with other contents.
+    pub has_changed: bool,
+}
+
+impl TextReport {
+    /// The paths, for messages.
+    pub fn label(&self) -> String {
+        let names = self.paths.iter().map(|path| path.display().to_string());
+        names.collect::<Vec<_>>().join(", ")
+    }
+
+    /// What a user should know before training, as sentences.
+    pub fn notes(&self) -> Vec<String> {
+        let label = self.label();
+        let mut notes = Vec::new();
+        if self.has_changed {
+            notes.push(format!(
+                "{label} has changed since it was packed; it is packed again, and counts as other data"
+            ));
+        }
+        if let Some(first) = self.skipped.first() {
+            let others = match self.skipped.len() - 1 {
+                0 => String::new(),
+                others => format!(" and {others} more"),
+            };
+            notes.push(format!(
+                "skipped in {label}, as the kind of file is unknown: {}{others}",
+                first.display()
+            ));
+        }
+        if self.nulls > 0 {
+            notes.push(format!(
+                "rows that are null and so skipped in {label}: {}",
+                self.nulls
+            ));
+        }
+        if let Some(share) = self.share {
+            let [pretrain, cpt, ..] = self.tokens.map(|tokens| tokens as f64 / share);
+            notes.push(format!(
+                "{:.2} % of the tokens are from {label}; it is used up after {pretrain:.0} tokens of pre-training and {cpt:.0} of CPT, and then comes again in another order",
+                100.0 * share
+            ));
+        }
+        notes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_matters_is_told() {
+        let plain = TextReport {
+            paths: vec!["a".into()],
+            share: None,
+            files: 1,
+            skipped: Vec::new(),
+            documents: 3,
+            nulls: 0,
+            tokens: [500, 400, 50, 50],
+            has_changed: false,
+        };
+        assert!(plain.notes().is_empty());
+        let report = TextReport {
+            share: Some(0.25),
+            skipped: vec!["a/x.md".into(), "a/y.md".into()],
+            nulls: 2,
+            has_changed: true,
+            ..plain
+        };
+        let notes = report.notes();
+        assert_eq!(notes.len(), 4);
+        for (note, part) in notes.iter().zip([
+            "a has changed since it was packed",
+            "a/x.md and 1 more",
+            "skipped in a: 2",
+            "25.00 % of the tokens are from a; it is used up after 2000 tokens of pre-training and 1600 of CPT",
+        ]) {
+            assert!(note.contains(part), "no {part:?} in {note:?}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! From documents to packed tokens, where they are not in the cache.
+
+use std::{cell::OnceCell, path::Path};
+
+use upcycle_digest::Digest;
+
+use super::{
+    cache::{Cache, Packed},
+    mixture::Mixture,
+    source::Source,
+    tokenizer::{Recipe, Tokenizer},
+};
+use crate::{DataError, TextReport};
+
+/// One tokenizer for several sources. It is made when it is needed, and at most once.
+pub(super) struct Packing<'a> {
+    cache_dir: &'a Path,
+    recipe: &'a Recipe,
+    /// What a trained tokenizer is trained on.
+    sources: &'a [Source],
+    tokenizer: OnceCell<Tokenizer>,
+}
+
+impl<'a> Packing<'a> {
+    pub(super) fn new(
+        cache_dir: &'a Path,
+        recipe: &'a Recipe,
+        sources: &'a [Source],
+    ) -> Packing<'a> {
+        Packing {
+            cache_dir,
+            recipe,
+            sources,
+            tokenizer: OnceCell::new(),
+        }
+    }
+
+    /// What a source's tokens are known by: its own fingerprint, so that another mixture of the
+    /// same sources finds them, unless the tokenizer was trained on other text.
+    pub(super) fn name(&self, source: &Source) -> String {
+        let own = source.fingerprint();
+        let trained_on = self.sources.iter().map(Source::fingerprint);
+        let is_trained = matches!(self.recipe, Recipe::Bpe { .. });
+        if !is_trained || trained_on.clone().eq([own]) {
+            return own.to_owned();
+        }
+        let mut digest = Digest::new("upcycle-data text of a shared tokenizer 1");
+        digest.bytes(own.as_bytes());
+        for text in trained_on {
+            digest.bytes(text.as_bytes());
+        }
+        digest.hex()
+    }
+
+    /// What a corpus of all sources is known by.
+    pub(super) fn fingerprint(
+        &self,
+        mixture: Option<&Mixture>,
+        held_out: [Option<&Source>; 2],
+    ) -> String {
+        // As it was before there were mixtures and held-out files.
+        if let ([source], [None, None]) = (self.sources, held_out) {
+            return self.name(source);
+        }
+        let mut digest = Digest::new("upcycle-data mixture 1");
+        for source in self.sources {
+            digest.bytes(self.name(source).as_bytes());
+        }
+        for &rows in mixture.into_iter().flat_map(Mixture::rows) {
+            digest.number(rows);
+        }
+        for source in held_out {
+            let name = source.map(|source| self.name(source)).unwrap_or_default();
+            digest.bytes(name.as_bytes());
+        }
+        digest.hex()
+    }
+
+    /// The tokens of a source, from the cache if they are there, and what was found.
+    pub(super) fn pack(&self, source: &Source) -> Result<(Packed, TextReport), DataError> {
+        let cache = Cache::new(self.cache_dir, &self.name(source));
+        let (packed, has_changed) = match cache.load() {
+            Some(packed) => (packed, false),
+            None => {
+                let packed = cache.build(source, self.tokenizer()?)?;
+                (packed, cache.has_other_text())
+            }
+        };
+        let report = TextReport {
+            paths: source.documents.paths().to_vec(),
+            share: None,
+            files: source.documents.files().count(),
+            skipped: source.documents.skipped().to_vec(),
+            documents: source.counts.documents,
+            nulls: source.counts.nulls,
+            tokens: packed.tokens(),
+            has_changed,
+        };
+        Ok((packed, report))
+    }
+
+    fn tokenizer(&self) -> Result<&Tokenizer, DataError> {
+        if let Some(tokenizer) = self.tokenizer.get() {
+            return Ok(tokenizer);
+        }
+        let texts = self.sources.iter().flat_map(Source::pretraining_texts);
+        let tokenizer = Tokenizer::make(self.recipe, texts)?;
+        Ok(self.tokenizer.get_or_init(|| tokenizer))
+    }
+}
