@@ -10,6 +10,7 @@ mod data_args;
 mod flags;
 pub mod inspect;
 mod interrupt;
+mod kernels;
 mod limits;
 mod output;
 mod program;

@@ -32,6 +32,7 @@ use crate::{
     data_args::{self, DataArgs, check_vocabulary},
     inspect::checkpoint_of,
     interrupt,
+    kernels::KernelsArg,
     limits::{self, Force, MemoryArgs, advice, pass_note, refusal, slow_precision},
     output,
     progress::style,
@@ -148,6 +149,8 @@ pub struct TrainArgs {
     precision: Option<PrecisionArg>,
     #[command(flatten)]
     memory: MemoryArgs,
+    #[command(flatten)]
+    kernels: KernelsArg,
     /// Seconds between checkpoints.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     checkpoint_seconds: u64,
@@ -334,6 +337,7 @@ impl TrainArgs {
                 seed: self.seed,
             },
         };
+        self.kernels.choose(engine.as_ref(), run.spec.precision);
         let outcome = self.train(engine.as_ref(), &run.spec, &start, &data, from_step, passes)?;
         let json = serde_json::to_string_pretty(&outcome)?;
         upcycle_files::write(&result, json.as_bytes())?;

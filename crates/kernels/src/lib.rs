@@ -23,6 +23,7 @@ mod host;
 #[cfg(feature = "ndarray")]
 mod ndarray;
 mod precision;
+mod proof;
 pub mod reference;
 mod traced;
 
@@ -34,6 +35,7 @@ use burn::tensor::{
 pub use adamw::{AdamW, AdamWRecord};
 pub use bodies::Bodies;
 pub use precision::Precision;
+pub use proof::{Proof, TensorCores};
 pub use traced::{BackwardFn, Traced};
 
 /// Weights of all experts of one layer, stacked: one parameter a matrix.
@@ -78,6 +80,12 @@ pub trait MoeBackend: Backend {
     /// own, since a pool is woken up and waited for again and again from any other.
     fn run<R: Send>(work: impl FnOnce() -> R + Send) -> R {
         work()
+    }
+
+    /// Tries the kernels that only this device can run, and [chooses](TensorCores) by what it finds; none if there are no such
+    /// kernels. Takes some seconds.
+    fn prove(_device: &Self::Device) -> Option<Proof> {
+        None
     }
 
     /// Indices of the `k` largest values of each row, best first.

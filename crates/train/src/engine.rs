@@ -3,7 +3,7 @@
 use std::{marker::PhantomData, path::Path};
 
 use burn::module::AutodiffModule;
-use upcycle_kernels::{MoeAutodiffBackend, MoeBackend};
+use upcycle_kernels::{MoeAutodiffBackend, MoeBackend, Proof};
 use upcycle_lm::WeightSink;
 use upcycle_operator::Verification;
 
@@ -22,6 +22,11 @@ pub trait Engine: Send + Sync {
 
     /// The device, in words.
     fn device(&self) -> &str;
+
+    /// Tries the kernels that only this device can run, see [`MoeBackend::prove`]; none if there are none.
+    fn prove(&self) -> Option<Proof> {
+        None
+    }
 
     /// Trains for the steps of a stage; goes on from the stage's own checkpoint if it has one.
     ///
@@ -87,6 +92,10 @@ impl<B: MoeAutodiffBackend> BurnEngine<B> {
 }
 
 impl<B: MoeAutodiffBackend> Engine for BurnEngine<B> {
+    fn prove(&self) -> Option<Proof> {
+        B::InnerBackend::prove(&self.device)
+    }
+
     fn backend(&self) -> &str {
         self.backend
     }

@@ -16,6 +16,7 @@ use crate::{
     backend::BackendKind,
     baseline::BaselineArg,
     data_args::DataArgs,
+    kernels::KernelsArg,
     limits::{Force, MemoryArgs},
     ui::UiArg,
 };
@@ -187,6 +188,8 @@ pub(super) struct SweepArgs {
     pub(super) name: Option<String>,
     #[command(flatten)]
     pub(super) memory: MemoryArgs,
+    #[command(flatten)]
+    pub(super) kernels: KernelsArg,
     /// Who runs the stages: this process, or jobs of a Slurm cluster, one a stage.
     #[arg(long, value_enum, default_value_t, help_heading = "Many machines")]
     pub(super) launcher: Launcher,

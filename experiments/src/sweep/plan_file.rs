@@ -9,7 +9,7 @@ use upcycle_lab::{StageSpec, Store, SweepConfig, SweepPlan};
 use upcycle_operator::Recipe;
 
 use super::{SweepArgs, command_line};
-use crate::{backend::BackendKind, limits::MemoryArgs};
+use crate::{backend::BackendKind, kernels::KernelsArg, limits::MemoryArgs};
 
 const FILE: &str = "sweep.toml";
 
@@ -25,6 +25,9 @@ pub struct PlanFile {
     /// What stages may take of memory.
     #[serde(default, flatten)]
     pub memory: MemoryArgs,
+    /// Whose kernels compute.
+    #[serde(default, flatten)]
+    pub kernels: KernelsArg,
     /// The command line.
     pub command: String,
     /// The last stage of every grown model: what it is, by content.
@@ -67,6 +70,7 @@ impl PlanFile {
             devices: args.devices,
             checkpoint_seconds: args.checkpoint_seconds,
             memory: args.memory,
+            kernels: args.kernels,
             command: command_line(),
             cells: cells.map(|cell| cell.upcycled.to_string()).collect(),
             sweep: config.clone(),

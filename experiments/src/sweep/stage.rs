@@ -46,6 +46,7 @@ impl StageArgs {
         }
         let engine = machine_on(file.backend, file.devices.get())?.engine;
         output::note!("backend {}: {}", engine.backend(), engine.device());
+        file.kernels.choose(engine.as_ref(), file.sweep.precision);
         let progress = Progress::new(Ui::Plain, 1, stage.steps());
         let runner = Runner {
             engine: engine.as_ref(),

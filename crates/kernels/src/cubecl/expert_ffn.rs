@@ -8,9 +8,8 @@ use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use super::{
     buffer::contiguous_as,
     combine::combine,
-    grouped::{Groups, Rows, Weights},
+    grouped::{Core, Groups, Rows, Weights},
     swiglu,
-    weight_gradient::weight_gradient,
 };
 
 /// Arguments of the operation, contiguous, with the operands of its products in their precision.
@@ -46,6 +45,7 @@ impl<R: CubeRuntime> Inputs<R> {
         experts_tk: CubeTensor<R>,
         gates_tk: CubeTensor<R>,
         operand: DType,
+        core: Core,
     ) -> Self {
         let [experts, model, hidden] = [0, 1, 2].map(|axis| gate_edf.meta.shape()[axis]);
         let top_k = gates_tk.meta.shape()[1];
@@ -57,7 +57,7 @@ impl<R: CubeRuntime> Inputs<R> {
             up_edf: contiguous_as(up_edf, operand),
             down_efd: contiguous_as(down_efd, operand),
             gates_tk: contiguous_as(gates_tk, DType::F32),
-            groups: Groups::new(&experts_tk, top_k, experts, model.min(hidden)),
+            groups: Groups::new(&experts_tk, top_k, experts, model.min(hidden), core),
             operand,
         }
     }
@@ -116,12 +116,12 @@ pub fn backward<R: CubeRuntime>(
     });
     let of_input = |wanted: bool, gradient: &CubeTensor<R>| {
         let x = (&inputs.x_td, Rows::OfTokens);
-        wanted.then(|| weight_gradient(routing, x, (gradient, Rows::Sorted)))
+        wanted.then(|| groups.weight_gradient(x, (gradient, Rows::Sorted)))
     };
     let d_gate_edf = of_input(gate, &middle.gate);
     let d_up_edf = of_input(up, &middle.up);
     let weighted = (&middle.weighted, Rows::Sorted);
-    let d_down_efd = down.then(|| weight_gradient(routing, weighted, dy));
+    let d_down_efd = down.then(|| groups.weight_gradient(weighted, dy));
     let d_gates_tk = gates.then_some(middle.gates);
     [dx_td, d_gate_edf, d_up_edf, d_down_efd, d_gates_tk]
 }

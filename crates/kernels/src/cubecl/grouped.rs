@@ -9,7 +9,9 @@ use cubecl::prelude::*;
 use super::{
     buffer::{array, cubes, empty},
     routing::{Blocks, Routing},
+    tensor_core,
     tile::{Tile, multiply_add, zeroed},
+    weight_gradient,
 };
 
 /// Which row of the left operand belongs to a sorted row.
@@ -47,11 +49,27 @@ pub struct Groups<R: CubeRuntime> {
     pub routing: Routing<R>,
     tile: Tile,
     blocks: Blocks<R>,
+    core: Core,
+}
+
+/// What multiplies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Core {
+    /// The units of a cube, each with a register tile.
+    Units,
+    /// Tensor cores, which take operands of 16 bits.
+    Tensor,
 }
 
 impl<R: CubeRuntime> Groups<R> {
     /// Groups the rows of `experts_r`, `top_k` rows a token, for products with at least `columns` columns.
-    pub fn new(experts_r: &CubeTensor<R>, top_k: usize, experts: usize, columns: usize) -> Self {
+    pub fn new(
+        experts_r: &CubeTensor<R>,
+        top_k: usize,
+        experts: usize,
+        columns: usize,
+        core: Core,
+    ) -> Self {
         let routing = Routing::new(experts_r, top_k, experts);
         let tile = Tile::of_rows(routing.rows() / experts, columns);
         let blocks = Blocks::new(&routing, tile.m);
@@ -59,6 +77,7 @@ impl<R: CubeRuntime> Groups<R> {
             routing,
             tile,
             blocks,
+            core,
         }
     }
 
@@ -89,6 +108,19 @@ impl<R: CubeRuntime> Groups<R> {
         self.launch(left, right, out, true);
     }
 
+    /// `dw[e] = sum over the rows r of e of a[row of r]^T * g[row of r]`, `[E, inner, columns]` in f32; zero for an expert
+    /// without rows.
+    pub fn weight_gradient(
+        &self,
+        left: (&CubeTensor<R>, Rows),
+        right: (&CubeTensor<R>, Rows),
+    ) -> CubeTensor<R> {
+        match self.core {
+            Core::Units => weight_gradient::on_units(&self.routing, left, right),
+            Core::Tensor => tensor_core::weight_gradient(&self.routing, left, right),
+        }
+    }
+
     fn launch(
         &self,
         (a, rows): (&CubeTensor<R>, Rows),
@@ -99,6 +131,10 @@ impl<R: CubeRuntime> Groups<R> {
         let client = &a.client;
         let (inner, columns) = (a.meta.shape()[1], out.meta.shape()[1]);
         let Self { tile, blocks, .. } = self;
+        if self.core == Core::Tensor {
+            let groups = (&self.routing, blocks, [tile.m, tile.n]);
+            return tensor_core::product(groups, (a, rows), (w, weights), out, add);
+        }
         let plan = Plan {
             tile: *tile,
             rows,

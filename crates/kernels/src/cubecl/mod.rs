@@ -15,6 +15,7 @@ mod routing;
 mod scan;
 mod sort;
 mod swiglu;
+mod tensor_core;
 mod tile;
 mod top_k;
 mod weight_gradient;
@@ -27,10 +28,10 @@ use burn_cubecl::{
     tensor::CubeTensor,
 };
 
-use self::rotary::Turn;
+use self::{grouped::Core, rotary::Turn};
 use crate::{
-    Bodies, ExpertWeights, MoeBackend, Precision, RotaryAngles, Traced, adamw::Update, reference,
-    traced::primitive,
+    Bodies, ExpertWeights, MoeBackend, Precision, Proof, RotaryAngles, TensorCores, Traced,
+    adamw::Update, proof, reference, traced::primitive,
 };
 
 /// The backward pass of an operation on device tensors.
@@ -44,6 +45,11 @@ where
     I: IntElement,
     BT: BoolElement,
 {
+    fn prove(device: &Self::Device) -> Option<Proof> {
+        let probe = primitive(Tensor::<Self, 1>::zeros([1], device));
+        tensor_core::applies(&probe, DType::BF16).then(|| proof::prove::<Self>(device))
+    }
+
     /// Stays on the device; the reference would sort on the host.
     fn top_k(scores_te: Tensor<Self, 2>, k: usize) -> Tensor<Self, 2, Int> {
         if !specialised(&scores_te) {
@@ -194,8 +200,9 @@ where
 }
 
 /// Prepared arguments of the expert kernels; none where those do not apply: other floats than f32, a device without
-/// bf16 when that is asked for, or more elements than 32 bits count. Also none for bf16 on a device with tensor cores:
-/// Burn's products use them, the kernels do not, and that is worth the one number a layer that the reference reads.
+/// bf16 when that is asked for, or more elements than 32 bits count. Also none for bf16 on a device with tensor cores, unless
+/// the kernels that use them have [proved](Proof) themselves there: Burn's products use them too, and that is worth the one
+/// number a layer that the reference reads.
 fn expert_inputs<R, F, I, BT>(
     x_td: &Tensor<CubeBackend<R, F, I, BT>, 2>,
     weights: &ExpertWeights<CubeBackend<R, F, I, BT>>,
@@ -230,12 +237,12 @@ where
         && specialised(x_td)
         && specialised(gates_tk)
         && supports(&gates, operand)
-        && !(precision == Precision::Bf16 && has_tensor_cores(&gates, operand))
         && addressable(weights, gates.meta.num_elements());
-    applies.then(|| {
-        let experts_tk = experts_tk.clone().into_primitive();
-        expert_ffn::Inputs::new(floats, experts_tk, gates, operand)
-    })
+    let core = core(&gates, operand).filter(|_| applies)?;
+    let experts_tk = experts_tk.clone().into_primitive();
+    Some(expert_ffn::Inputs::new(
+        floats, experts_tk, gates, operand, core,
+    ))
 }
 
 /// Whether 32 bits count the elements of the weights and of the activations of `rows` routed rows.
@@ -257,11 +264,17 @@ fn supports<R: CubeRuntime>(tensor: &CubeTensor<R>, dtype: DType) -> bool {
     tensor.client.properties().supports_type(storage)
 }
 
-/// Whether the device of `tensor` has units for products of `dtype` matrices.
-fn has_tensor_cores<R: CubeRuntime>(tensor: &CubeTensor<R>, dtype: DType) -> bool {
-    let storage = cubecl::ir::StorageType::from(dtype);
+/// What multiplies operands of this type on the device of `tensor`; none where Burn's own products are to do it.
+fn core<R: CubeRuntime>(tensor: &CubeTensor<R>, operand: DType) -> Option<Core> {
     let matmul = &tensor.client.properties().features.matmul;
-    matmul.cmma.iter().any(|config| config.a_type == storage)
+    let storage = cubecl::ir::StorageType::from(operand);
+    let has_tensor_cores = matmul.cmma.iter().any(|config| config.a_type == storage);
+    match TensorCores::chosen() {
+        _ if operand == DType::F32 || !has_tensor_cores => Some(Core::Units),
+        TensorCores::Own if tensor_core::applies(tensor, operand) => Some(Core::Tensor),
+        TensorCores::Units => Some(Core::Units),
+        TensorCores::Own | TensorCores::Burn => None,
+    }
 }
 
 /// Whether the kernels are to be used, which compute on f32 tensors.

@@ -19,9 +19,8 @@ struct Plan {
     right: Rows,
 }
 
-/// `dw[e] = sum over the rows r of e of a[row of r]^T * g[row of r]`, `[E, inner, columns]` in f32; zero for an expert
-/// without rows.
-pub fn weight_gradient<R: CubeRuntime>(
+/// [`Groups::weight_gradient`](super::grouped::Groups::weight_gradient) by the units of cubes.
+pub fn on_units<R: CubeRuntime>(
     routing: &Routing<R>,
     (a, left): (&CubeTensor<R>, Rows),
     (g, right): (&CubeTensor<R>, Rows),

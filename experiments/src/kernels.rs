@@ -1,0 +1,84 @@
+//! Which kernels compute.
+
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+use upcycle_kernels::{Bodies, Precision, Proof, TensorCores};
+use upcycle_train::Engine;
+
+use crate::output;
+
+/// The flag that chooses kernels.
+#[derive(Debug, Clone, Copy, Default, Args, Serialize, Deserialize)]
+pub struct KernelsArg {
+    /// Whose kernels compute. Those on tensor cores are tried out when a run in bf16 begins, and taken if they are right and
+    /// faster there than Burn's products.
+    #[arg(long, value_enum, default_value_t, help_heading = "Running")]
+    #[serde(default)]
+    pub kernels: Kernels,
+}
+
+/// Whose kernels compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kernels {
+    /// This program's; on tensor cores those that prove themselves.
+    #[default]
+    Auto,
+    /// This program's, whatever they prove.
+    Specialised,
+    /// Plain tensor operations: slow, to find out whose fault something is.
+    Reference,
+}
+
+impl KernelsArg {
+    /// Chooses for the rest of the process, and tells what was tried out.
+    pub fn choose(self, engine: &dyn Engine, precision: Precision) {
+        match self.kernels {
+            Kernels::Reference => Bodies::Reference.select(),
+            Kernels::Specialised => TensorCores::Own.choose(),
+            Kernels::Auto if precision == Precision::Bf16 => {
+                if let Some(proof) = engine.prove() {
+                    output::note!("{}", verdict(&proof));
+                }
+            }
+            Kernels::Auto => {}
+        }
+    }
+}
+
+/// What the kernels on tensor cores did, in a sentence.
+fn verdict(proof: &Proof) -> String {
+    let Proof { error, own, burn } = proof;
+    if !proof.is_right() {
+        return format!(
+            "warning: the kernels of experts on tensor cores are wrong on this GPU (relative error {error:.1e}), so Burn's products are taken; please report it with the name of the GPU and its driver"
+        );
+    }
+    let times = burn.as_secs_f64() / own.as_secs_f64().max(f64::MIN_POSITIVE);
+    let taken = match proof.choice() {
+        TensorCores::Own => "taken",
+        _ => "Burn's are taken",
+    };
+    format!(
+        "kernels of experts on tensor cores: right (relative error {error:.1e}), {times:.2} times as fast as Burn's products: {taken}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_verdict_names_what_is_taken() {
+        let verdict = |error, own, burn| {
+            let [own, burn] = [own, burn].map(Duration::from_millis);
+            verdict(&Proof { error, own, burn })
+        };
+        assert!(verdict(1e-4, 1, 2).ends_with("2.00 times as fast as Burn's products: taken"));
+        assert!(verdict(1e-4, 2, 1).ends_with("Burn's are taken"));
+        let wrong = verdict(0.5, 1, 2);
+        assert!(wrong.starts_with("warning") && wrong.contains("please report"));
+    }
+}
