@@ -5,7 +5,7 @@
 
 The tests `cuda` of upcycle-kernels and upcycle-train launch every kernel in all its variants, and training steps, on a
 driver that has no GPU (driver.rs, beside this file). NVIDIA's own compiler NVRTC makes PTX of the kernels, and ptxas
-assembles that. It is an error if either of them fails, if a matrix product keeps registers in memory (spills), if a kernel
+assembles that. It is an error if either of them fails, if a matrix product keeps more than a few registers in memory (spills), if a kernel
 wants more shared memory than a block may have, or if a training step reads back more than its loss and norm.
 
 NVRTC, ptxas and the headers come from PyPI (nvidia-cuda-nvrtc-cu12, nvidia-cuda-nvcc-cu12, nvidia-cuda-runtime-cu12) into
@@ -31,6 +31,8 @@ PACKAGES = [
 ]
 # Ours; others are Burn's.
 PRODUCTS = ("product", "weight_gradient")
+# ptxas keeps a number or two of a small tile in memory where that makes room for one more block.
+FEW_BYTES = 32
 # Of a multiprocessor, and shared bytes that a block may have and the multiprocessor has.
 REGISTERS, THREADS, BLOCKS = 65536, 2048, 32
 SHARED = {80: (163 << 10, 164 << 10), 90: (227 << 10, 228 << 10), 100: (227 << 10, 228 << 10)}
@@ -175,7 +177,7 @@ def main():
                         where = f"{name} for {capability}, {threads} threads"
                         if own is not None:
                             rows.add((capability, name, threads, registers, spilled, shared))
-                        if spilled and is_product:
+                        if spilled > FEW_BYTES and is_product:
                             problems.append(f"{where}: {spilled} bytes of registers are spilled")
                         if shared > SHARED[capability][0]:
                             problems.append(f"{where}: {shared} bytes of shared memory are too many")

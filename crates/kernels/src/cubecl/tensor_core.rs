@@ -593,7 +593,6 @@ fn write(
                 MatrixLayout::RowMajor,
             );
             sync_plane();
-            #[unroll]
             for part in 0..comptime!(SIDE * SIDE / PLANE) {
                 let at = part * PLANE + lane;
                 let row = row_of_plane + comptime!(i * SIDE) + at / SIDE;
