@@ -36,6 +36,7 @@ impl Lab {
             "sweep" => env!("CARGO_BIN_EXE_sweep"),
             "train" => env!("CARGO_BIN_EXE_train"),
             "upcycle" => env!("CARGO_BIN_EXE_upcycle"),
+            "generate" => env!("CARGO_BIN_EXE_generate"),
             "report" => env!("CARGO_BIN_EXE_report"),
             _ => env!("CARGO_BIN_EXE_inspect"),
         });
@@ -962,6 +963,207 @@ fn a_model_with_groups_and_shared_experts_is_trained_grown_and_exported() {
         "upcycle",
         &["--from", "new", "--to", "new-grown", "--verify"],
     );
+}
+
+#[test]
+fn a_model_of_text_is_asked_for_more() {
+    let lab = Lab::new();
+    fs::write(
+        lab.path("text.txt"),
+        "so it goes, and on it went. ".repeat(900),
+    )
+    .unwrap();
+    let train = ["--scale", "micro.toml", "--data", "text.txt", "--no-decay"];
+    let trained = |out: &str, flags: &[&str]| {
+        let output = lab.run("train", &[&train[..], &["--out", out], flags].concat());
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let told = trained("text", &["--sample", "so it"]);
+    assert!(told.contains("sample: \"so it\" "), "{told}");
+    assert!(trained("a", &[]).contains("sample: "));
+    assert!(!trained("b", &["--no-sample"]).contains("sample: "));
+    assert!(!trained("c", &["--json"]).contains("sample: "));
+
+    let from = ["--from", "text", "--prompt", "so it", "--max-tokens", "30"];
+    let generate = |flags: &str| {
+        let flags: Vec<&str> = flags.split_whitespace().collect();
+        lab.ok("generate", &[&from[..], &flags].concat())
+    };
+    let text = generate("--seed 1 --temperature 1.5");
+    assert_eq!(generate("--seed 1 --temperature 1.5"), text);
+    assert_ne!(generate("--seed 2 --temperature 1.5"), text);
+    let greedy = generate("--greedy");
+    assert_eq!(generate("--top-k 1 --seed 5"), greedy);
+    assert_eq!(generate("--temperature 0"), greedy);
+    assert_eq!(generate("--top-p 1e-6 --seed 5"), greedy);
+
+    let json = |flags: &str| -> serde_json::Value {
+        serde_json::from_str(&generate(&format!("--json {flags}"))).unwrap()
+    };
+    let two = json("--seed 1 --temperature 1.5 --samples 2 --show-routing");
+    assert_eq!(two["prompt"], "so it");
+    assert_eq!(two["prompt_ids"], serde_json::json!(b"so it"));
+    let samples = two["samples"].as_array().unwrap();
+    assert_eq!(format!("{}\n", samples[0]["text"].as_str().unwrap()), text);
+    assert_ne!(samples[0]["ids"], samples[1]["ids"]);
+    for sample in samples {
+        let routing = sample["routing"].as_array().unwrap();
+        assert_eq!(routing.len(), sample["ids"].as_array().unwrap().len());
+        let layer = &routing[0][0];
+        assert_eq!(layer["experts"].as_array().unwrap().len(), 2);
+        assert!(layer["sources"].is_null());
+    }
+    let shown = generate("--show-routing --greedy");
+    assert!(shown.lines().all(|line| line.contains("  0: ")), "{shown}");
+
+    // A prompt by file and by standard input; a line break at its end is none of it.
+    fs::write(lab.path("prompt.txt"), "so it\n").unwrap();
+    let file = ["--from", "text", "--prompt-file", "prompt.txt"];
+    let by_file = lab.ok(
+        "generate",
+        &[&file[..], &["--max-tokens", "30", "--greedy"]].concat(),
+    );
+    assert_eq!(by_file, greedy);
+    let mut child = lab
+        .command(
+            "generate",
+            &["--from", "text", "--max-tokens", "30", "--greedy"],
+        )
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"so it\n").unwrap();
+    drop(input);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), greedy);
+
+    // Until the context is full.
+    let most = ["--greedy", "--max-tokens", "1000"];
+    let output = lab.run("generate", &[&from[..4], &most].concat());
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    assert!(errors.contains("context of 64 tokens is full"), "{errors}");
+
+    // Experts of a grown model have sources.
+    lab.ok(
+        "upcycle",
+        &[
+            "--from", "text", "--to", "big", "--recipe", "exact", "--data", "text.txt",
+        ],
+    );
+    let grown = [
+        "--from",
+        "big",
+        "--prompt",
+        "so it",
+        "--show-routing",
+        "--json",
+    ];
+    let grown: serde_json::Value = serde_json::from_str(&lab.ok("generate", &grown)).unwrap();
+    let layer = &grown["samples"][0]["routing"][0][0];
+    let numbers = |field: &str| -> Vec<u64> {
+        let numbers = layer[field].as_array().unwrap().iter();
+        numbers.map(|number| number.as_u64().unwrap()).collect()
+    };
+    assert!(numbers("experts").iter().all(|&expert| expert < 8));
+    assert!(numbers("sources").iter().all(|&source| source < 4));
+}
+
+#[test]
+fn prompts_that_cannot_be_continued_are_named() {
+    let lab = Lab::new();
+    let train = ["--scale", "micro.toml", "--tokens", "1k"];
+    lab.ok("train", &[&train[..], &["--out", "ids"]].concat());
+    let ids = [
+        "--from",
+        "ids",
+        "--prompt-ids",
+        "1,2,3",
+        "--max-tokens",
+        "5",
+    ];
+    let answer = lab.ok("generate", &ids);
+    let answer: Vec<u32> = answer
+        .split(' ')
+        .map(|id| id.trim().parse().unwrap())
+        .collect();
+    assert!(
+        answer.len() == 5 && answer.iter().all(|&id| id < 144),
+        "{answer:?}"
+    );
+
+    fs::write(lab.path("text.txt"), "so it goes ".repeat(2000)).unwrap();
+    let text = ["--data", "text.txt", "--out", "text", "--no-sample"];
+    lab.ok("train", &[&train[..], &text].concat());
+    lab.hugging_face("olmoe");
+    let hf = [
+        "--from",
+        "hf",
+        "--prompt",
+        "the cat",
+        "--json",
+        "--max-tokens",
+        "3",
+    ];
+    let answer: serde_json::Value = serde_json::from_str(&lab.ok("generate", &hf)).unwrap();
+    assert_eq!(answer["prompt_ids"].as_array().unwrap().len(), 7);
+    fs::remove_file(lab.path("hf/tokenizer.json")).unwrap();
+
+    let long = "a".repeat(64);
+    let prompt = ["--from", "text", "--prompt", "so"];
+    for (args, expected) in [
+        (vec!["--from", "text"], "the prompt is empty"),
+        (
+            vec!["--from", "text", "--prompt", ""],
+            "the prompt is empty",
+        ),
+        (
+            vec!["--from", "text", "--prompt", long.as_str()],
+            "context of 64",
+        ),
+        (
+            vec!["--from", "text", "--prompt-file", "nowhere.txt"],
+            "nowhere.txt",
+        ),
+        (
+            vec!["--from", "text", "--prompt-ids", "1,300"],
+            "token 300 of the prompt is none of the model's 257",
+        ),
+        (
+            [&prompt[..], &["--temperature", "-1"]].concat(),
+            "--temperature",
+        ),
+        ([&prompt[..], &["--top-p", "0"]].concat(), "--top-p"),
+        ([&prompt[..], &["--top-p", "1.5"]].concat(), "at most 1"),
+        (
+            [&prompt[..], &["--max-tokens", "0"]].concat(),
+            "--max-tokens",
+        ),
+        (
+            [&prompt[..], &["--greedy", "--top-k", "3"]].concat(),
+            "cannot be used with",
+        ),
+        (
+            [&prompt[..], &["--tokenizer", "nowhere.json"]].concat(),
+            "nowhere.json",
+        ),
+        (
+            vec!["--from", "nowhere", "--prompt", "so"],
+            "nowhere does not exist",
+        ),
+        (
+            vec!["--from", "ids", "--prompt", "so"],
+            "--prompt-ids 1,2,3",
+        ),
+        (vec!["--from", "hf", "--prompt", "so"], "no tokenizer.json"),
+    ] {
+        let error = lab.fails("generate", &args);
+        assert!(error.contains(expected), "{args:?}: {error}");
+    }
 }
 
 /// Serves the files of `dir` as the hub does, on this machine, until the process ends.

@@ -1,7 +1,7 @@
 //! Flags that set the fields which errors of the libraries name.
 
 /// Fields, or the beginnings of their names, and the flags that set them.
-const FLAGS: [(&str, &str); 33] = [
+const FLAGS: [(&str, &str); 35] = [
     ("selection.", "selection"),
     ("experts.kind", "expert-init"),
     ("experts.", "expert-init"),
@@ -35,6 +35,8 @@ const FLAGS: [(&str, &str); 33] = [
     ("text_column", "text-column"),
     ("paths", "data"),
     ("weights", "data"),
+    ("temperature", "temperature"),
+    ("top_p", "top-p"),
 ];
 
 /// What a command that has these flags can add to an error; empty if the error names no field that it has a flag for, or

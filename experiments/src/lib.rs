@@ -8,6 +8,7 @@ pub mod bench;
 mod dashboard;
 mod data_args;
 mod flags;
+pub mod generate;
 pub mod inspect;
 mod interrupt;
 mod kernels;

@@ -4,15 +4,16 @@ use std::io::{self, Write};
 
 /// Writes a line to standard output. A reader that has gone away is no reason to stop what is being done.
 pub fn line(text: impl AsRef<str>) -> io::Result<()> {
+    piece(&format!("{}\n", text.as_ref())).map(drop)
+}
+
+/// Writes a piece of a line to standard output, at once. False if its reader has gone away.
+pub fn piece(text: &str) -> io::Result<bool> {
     let mut stdout = io::stdout().lock();
-    let mut write = || {
-        stdout.write_all(text.as_ref().as_bytes())?;
-        stdout.write_all(b"\n")?;
-        stdout.flush()
-    };
-    match write() {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
+    let written = stdout.write_all(text.as_bytes());
+    match written.and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        result => result.map(|()| true),
     }
 }
 

@@ -30,6 +30,7 @@ use crate::{
     amount,
     backend::{BackendKind, Machine, machine_on},
     data_args::{self, DataArgs, check_vocabulary},
+    generate::sample,
     inspect::checkpoint_of,
     interrupt,
     kernels::KernelsArg,
@@ -158,6 +159,12 @@ pub struct TrainArgs {
     force: Force,
     #[command(flatten)]
     ui: UiArg,
+    /// Show how the trained model continues this text. [default with --data: the beginning of the validation text]
+    #[arg(long, value_name = "TEXT", conflicts_with = "no_sample")]
+    sample: Option<String>,
+    /// Show no text of the trained model.
+    #[arg(long)]
+    no_sample: bool,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -342,6 +349,7 @@ impl TrainArgs {
         let json = serde_json::to_string_pretty(&outcome)?;
         upcycle_files::write(&result, json.as_bytes())?;
         self.print(&outcome)?;
+        self.show_sample(engine.as_ref(), &data);
         self.write_export(engine.as_ref(), like)
     }
 
@@ -445,6 +453,20 @@ impl TrainArgs {
         }
         output::note!("checkpoint: {}", checkpoint_of(&self.out).display());
         Ok(())
+    }
+
+    /// Shows a text of the trained model, where it was trained on text. What stands against it is told and no error: the model
+    /// is there.
+    fn show_sample(&self, engine: &dyn Engine, data: &Dataset) {
+        let is_text = data.tokenizer_json().is_some();
+        if self.json || self.no_sample || !(is_text || self.sample.is_some()) {
+            return;
+        }
+        let dir = checkpoint_of(&self.out);
+        match sample::take(engine, &dir, self.sample.as_deref(), data, self.seed) {
+            Ok(sample) => output::note!("sample: {:?} {:?}", sample.prompt, sample.continuation),
+            Err(error) => output::note!("there is no sample: {error:#}"),
+        }
     }
 
     fn scale(&self, data: &Dataset) -> Result<Scale> {

@@ -212,6 +212,12 @@ pub enum DataError {
         /// What the `tokenizers` library said.
         reason: String,
     },
+    /// The tokenizer has no text for tokens.
+    #[error("the tokenizer cannot decode: {reason}; use the one that the model was trained with")]
+    Decode {
+        /// What the `tokenizers` library said.
+        reason: String,
+    },
     /// Packed tokens cannot be saved or mapped.
     #[error(
         "packed tokens cannot be kept: {0}; check that the cache folder may be written and has space, or choose another"

@@ -40,3 +40,4 @@ pub use dataset::Dataset;
 pub use error::DataError;
 pub use report::TextReport;
 pub use split::Split;
+pub use text::{TextStream, TextTokenizer};

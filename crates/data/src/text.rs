@@ -1,6 +1,7 @@
 //! A corpus of text files, tokenized once.
 
 mod cache;
+mod codec;
 mod column;
 mod cut;
 mod documents;
@@ -23,6 +24,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use self::codec::{TextStream, TextTokenizer};
 use self::{
     cache::Packed, cut::Shares, mixture::Mixture, packing::Packing, rows::Rows, source::Source,
     tokenizer::Recipe, windows::Windows,
@@ -103,8 +105,9 @@ impl TextCorpus {
         self.sources[0].vocab
     }
 
-    pub(crate) fn tokenizer_json(&self) -> Option<&str> {
-        self.sources[0].tokenizer_json.as_deref()
+    pub(crate) fn tokenizer_json(&self) -> String {
+        let json = self.sources[0].tokenizer_json.clone();
+        json.unwrap_or_else(tokenizer::byte_level_json)
     }
 
     /// Tokens of a split before one comes a second time.

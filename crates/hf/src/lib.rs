@@ -6,6 +6,7 @@
 mod checkpoint;
 mod config;
 mod dense;
+mod end_of_text;
 mod error;
 mod experts;
 mod export;

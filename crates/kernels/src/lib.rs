@@ -157,6 +157,20 @@ pub trait MoeBackend: Backend {
             .then(|| blocks::causal_attention(q_bshc, k_bsgc, v_bsgc, precision, blocks::BLOCK))
     }
 
+    /// [`causal_attention`](Self::causal_attention) of the last `N` of `S` positions, whose keys and values were kept.
+    ///
+    /// # Shapes
+    /// `q_bnhc: [B, N, H, C]`, `k_bsgc` and `v_bsgc: [B, S, G, C]` with `N <= S` and `H` a multiple of `G`; returns
+    /// `[B, N, H, C]`.
+    fn cached_attention(
+        q_bnhc: Tensor<Self, 4>,
+        k_bsgc: Tensor<Self, 4>,
+        v_bsgc: Tensor<Self, 4>,
+        precision: Precision,
+    ) -> Tensor<Self, 4> {
+        reference::causal_attention(q_bnhc, k_bsgc, v_bsgc, precision)
+    }
+
     /// Root mean square normalisation over the last axis, with a learned scale
     /// ([Zhang and Sennrich, 2019](https://arxiv.org/abs/1910.07467)).
     ///

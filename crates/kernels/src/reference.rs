@@ -110,43 +110,50 @@ fn cumulative_sum<B: Backend>(x_re: Tensor<B, 2, Int>) -> Tensor<B, 2, Int> {
     (within + before).reshape([r, e])
 }
 
-/// Reference of [`MoeBackend::causal_attention`](crate::MoeBackend::causal_attention).
+/// Reference of [`MoeBackend::causal_attention`](crate::MoeBackend::causal_attention), and of
+/// [`MoeBackend::cached_attention`](crate::MoeBackend::cached_attention): `N` queries, at the last of `S` positions.
 pub fn causal_attention<B: Backend>(
-    q_bshc: Tensor<B, 4>,
+    q_bnhc: Tensor<B, 4>,
     k_bsgc: Tensor<B, 4>,
     v_bsgc: Tensor<B, 4>,
     precision: Precision,
 ) -> Tensor<B, 4> {
-    let device = q_bshc.device();
-    let [b, s, h, c] = q_bshc.dims();
-    let [_, _, g, _] = k_bsgc.dims();
+    let device = q_bnhc.device();
+    let [b, n, h, c] = q_bnhc.dims();
+    let [_, s, g, _] = k_bsgc.dims();
     let r = h / g;
     // The heads of a group share their keys: they are folded into the query axis, nothing is repeated.
-    let q_bgqc = (q_bshc * (c as f32).powf(-0.5))
-        .reshape([b, s, g, r, c])
+    let q_bgqc = (q_bnhc * (c as f32).powf(-0.5))
+        .reshape([b, n, g, r, c])
         .permute([0, 2, 3, 1, 4])
-        .reshape([b, g, r * s, c]);
+        .reshape([b, g, r * n, c]);
     let k_bgcs = k_bsgc.permute([0, 2, 3, 1]);
     let v_bgsc = v_bsgc.permute([0, 2, 1, 3]);
 
-    let position = Tensor::<B, 1, Int>::arange(0..s as i64, &device).float();
-    let future_ss = position
-        .clone()
-        .reshape([1, s])
-        .repeat_dim(0, s)
-        .greater(position.reshape([s, 1]).repeat_dim(1, s));
-    let mask = Tensor::<B, 2>::zeros([s, s], &device)
-        .mask_fill(future_ss, f32::NEG_INFINITY)
-        .reshape([1, s * s])
-        .repeat_dim(1, r);
-    // One row of additive mask over flat scores is the broadcast that CPU backends have a fast path for.
-    let scores = precision.matmul(q_bgqc, k_bgcs).reshape([b * g, r * s * s]) + mask;
-    let attention_bgqs = softmax(scores.reshape([b, g, r * s, s]), 3);
+    let scores_bgqs = precision.matmul(q_bgqc, k_bgcs);
+    // The last position sees all of them.
+    let scores_bgqs = if n == 1 {
+        scores_bgqs
+    } else {
+        let positions =
+            |from: usize| Tensor::<B, 1, Int>::arange(from as i64..s as i64, &device).float();
+        let future_ns = positions(0)
+            .reshape([1, s])
+            .repeat_dim(0, n)
+            .greater(positions(s - n).reshape([n, 1]).repeat_dim(1, s));
+        let mask = Tensor::<B, 2>::zeros([n, s], &device)
+            .mask_fill(future_ns, f32::NEG_INFINITY)
+            .reshape([1, n * s])
+            .repeat_dim(1, r);
+        // One row of additive mask over flat scores is the broadcast that CPU backends have a fast path for.
+        let masked = scores_bgqs.reshape([b * g, r * n * s]) + mask;
+        masked.reshape([b, g, r * n, s])
+    };
     precision
-        .matmul(attention_bgqs, v_bgsc)
-        .reshape([b, g, r, s, c])
+        .matmul(softmax(scores_bgqs, 3), v_bgsc)
+        .reshape([b, g, r, n, c])
         .permute([0, 3, 1, 2, 4])
-        .reshape([b, s, h, c])
+        .reshape([b, n, h, c])
 }
 
 /// Reference of [`MoeBackend::rms_norm`](crate::MoeBackend::rms_norm).

@@ -10,7 +10,7 @@ use burn::{
 };
 use burn_flex::Flex;
 use peak_alloc::PeakAlloc;
-use upcycle_kernels::{Precision, SoftTargets, Traced, blocks, reference};
+use upcycle_kernels::{MoeBackend, Precision, SoftTargets, Traced, blocks, reference};
 
 type A = Autodiff<Flex>;
 
@@ -176,6 +176,21 @@ fn attention_in_blocks_is_the_reference() {
                 &format!("{b} {s} {limit}: {index}"),
             );
         }
+    }
+}
+
+#[test]
+fn attention_of_the_last_positions_is_a_part_of_that_of_all() {
+    let _turn = TURN.lock().unwrap();
+    let (b, s, h, g, c) = (2, 13, 4, 2, 6);
+    let q: Tensor<Flex, 4> = random([b, s, h, c]);
+    let [k, v]: [Tensor<Flex, 4>; 2] = [random([b, s, g, c]), random([b, s, g, c])];
+    let all = Flex::causal_attention(q.clone(), k.clone(), v.clone(), Precision::F32);
+    for n in [1, 2, 12, 13] {
+        let last = q.clone().narrow(1, s - n, n);
+        let found = Flex::cached_attention(last, k.clone(), v.clone(), Precision::F32);
+        let expected = all.clone().narrow(1, s - n, n);
+        close(&values(found), &values(expected), &format!("last {n}"));
     }
 }
 

@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeSet,
     fs,
+    ops::ControlFlow,
     path::Path,
     sync::{
         Mutex,
@@ -18,12 +19,12 @@ use upcycle_lab::{
     Calibration, Estimate, Growth, LabError, MemoryLimit, Meter, Observer, RunEvent, Runner,
     StageGraph, StageSpec, StepTimes, Store, SweepConfig, SweepPlan, Workload, collect, presets,
 };
-use upcycle_lm::WeightSink;
+use upcycle_lm::{Finish, GeneratedToken, WeightSink};
 use upcycle_operator::{LayerPlan, ReplicationPlan, Verification};
 use upcycle_report::Grows;
 use upcycle_train::{
-    CompareJob, Engine, Evaluation, Start, TrainError, TrainEvent, TrainJob, TrainOutcome,
-    UpcycleJob, UpcycleOutcome,
+    CompareJob, Engine, Evaluation, GenerateJob, Start, TrainError, TrainEvent, TrainJob,
+    TrainOutcome, UpcycleJob, UpcycleOutcome,
 };
 
 /// 1000 steps of pre-training, four budgets, two recipes, two seeds.
@@ -504,6 +505,14 @@ impl Engine for Fake {
     }
 
     fn compare(&self, _: &CompareJob) -> Result<Verification, TrainError> {
+        Err(TrainError::NoBf16)
+    }
+
+    fn generate(
+        &self,
+        _: &GenerateJob,
+        _: &mut (dyn FnMut(GeneratedToken) -> ControlFlow<()> + Send),
+    ) -> Result<Vec<Finish>, TrainError> {
         Err(TrainError::NoBf16)
     }
 }

@@ -1,5 +1,7 @@
 //! Causal grouped-query attention with rotary positions.
 
+use std::ops::Range;
+
 use burn::{
     module::{Module, Param},
     tensor::{Tensor, TensorData, backend::Backend},
@@ -9,6 +11,7 @@ use upcycle_moe::Initializer;
 
 use crate::{
     config::{AttentionBias, LmConfig, QkNorm},
+    key_values::KeyValues,
     norm::RmsNorm,
 };
 
@@ -92,10 +95,41 @@ impl<B: MoeBackend> Attention<B> {
     pub fn forward(
         &self,
         x_td: Tensor<B, 2>,
-        [b, s]: [usize; 2],
+        batch: [usize; 2],
         angles: &RotaryAngles<B>,
         precision: Precision,
     ) -> Tensor<B, 2> {
+        let [q, k, v] = self.inputs(x_td, batch, angles, precision);
+        self.merge(B::causal_attention(q, k, v, precision), precision)
+    }
+
+    /// The same for `B` sequences of `N` tokens that follow those in `seen`, where their keys and values are added.
+    pub(crate) fn extend(
+        &self,
+        x_td: Tensor<B, 2>,
+        batch: [usize; 2],
+        angles: &RotaryAngles<B>,
+        seen: &mut KeyValues<B>,
+        precision: Precision,
+    ) -> Tensor<B, 2> {
+        let [q, k, v] = self.inputs(x_td, batch, angles, precision);
+        let is_first = seen.is_empty();
+        let [k, v] = seen.extend(k, v);
+        let y = match is_first {
+            true => B::causal_attention(q, k, v, precision),
+            false => B::cached_attention(q, k, v, precision),
+        };
+        self.merge(y, precision)
+    }
+
+    /// Queries, keys and values, `[B, S, H, C]` and twice `[B, S, G, C]`.
+    fn inputs(
+        &self,
+        x_td: Tensor<B, 2>,
+        [b, s]: [usize; 2],
+        angles: &RotaryAngles<B>,
+        precision: Precision,
+    ) -> [Tensor<B, 4>; 3] {
         let heads = |weight, bias: &Bias<B>, n: usize, norm: &Option<RmsNorm<B>>| {
             let flat = project(x_td.clone(), weight, bias, precision);
             let [t, width] = flat.dims();
@@ -113,10 +147,13 @@ impl<B: MoeBackend> Attention<B> {
         let q = heads(&self.query, &self.query_bias, self.heads, &self.query_norm);
         let k = heads(&self.key, &self.key_bias, self.kv_heads, &self.key_norm);
         let v = heads(&self.value, &self.value_bias, self.kv_heads, &None);
-        let (q, k) = (turn(q, angles), turn(k, angles));
-        let y = B::causal_attention(q, k, v, precision);
-        let [_, _, h, c] = y.dims();
-        let y_td = y.reshape([b * s, h * c]);
+        [turn(q, angles), turn(k, angles), v]
+    }
+
+    /// What the heads found, `[B, S, H, C] -> [B * S, D]`.
+    fn merge(&self, y_bshc: Tensor<B, 4>, precision: Precision) -> Tensor<B, 2> {
+        let [b, s, h, c] = y_bshc.dims();
+        let y_td = y_bshc.reshape([b * s, h * c]);
         project(y_td, &self.output, &self.output_bias, precision)
     }
 }
@@ -148,16 +185,16 @@ fn turn<B: MoeBackend>(x_bshc: Tensor<B, 4>, angles: &RotaryAngles<B>) -> Tensor
     Tensor::cat(vec![B::rotary(first, angles.clone()), rest], 3)
 }
 
-/// Rotary angles of positions `0..s` for so many channels of a head: `position / theta^(2 i / C)`.
+/// Rotary angles of some positions for so many channels of a head: `position / theta^(2 i / C)`.
 pub(crate) fn rotary_angles<B: Backend>(
-    s: usize,
+    positions: Range<usize>,
     head_dim: usize,
     theta: f32,
     device: &B::Device,
 ) -> RotaryAngles<B> {
-    let half = head_dim / 2;
+    let (s, half) = (positions.len(), head_dim / 2);
     let (mut cos, mut sin) = (Vec::with_capacity(s * half), Vec::with_capacity(s * half));
-    for position in 0..s {
+    for position in positions {
         for i in 0..half {
             // In f64: at long contexts an f32 angle is off by more than a kernel may be.
             let frequency = f64::from(theta).powf(-2.0 * i as f64 / head_dim as f64);

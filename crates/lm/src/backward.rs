@@ -94,7 +94,7 @@ impl<B: MoeAutodiffBackend> Lm<B> {
         let (width, theta) = (self.config.rotary_dim(), self.config.rope_theta);
 
         let frozen = self.valid();
-        let angles = rotary_angles(s, width, theta, &device);
+        let angles = rotary_angles(0..s, width, theta, &device);
         let embedding_vd = frozen.embedding_vd.val();
         let mut x_td = B::InnerBackend::embed(embedding_vd, tokens_t.clone().inner());
         let mut inputs = Vec::with_capacity(frozen.blocks.len());
@@ -110,7 +110,7 @@ impl<B: MoeAutodiffBackend> Lm<B> {
         let mut dx_td = gradients.take(self, loss.clone(), &x_td);
 
         let share = objective.share / self.moe_layers().count().max(1) as f32;
-        let angles = rotary_angles(s, width, theta, &device);
+        let angles = rotary_angles(0..s, width, theta, &device);
         let mut loads = Vec::new();
         for (block, x_td) in self.blocks.iter().zip(inputs).rev() {
             let x_td = Tensor::<B, 2>::from_inner(x_td).require_grad();

@@ -7,7 +7,7 @@ use burn::{
 use upcycle_kernels::{MoeBackend, Precision, RotaryAngles};
 use upcycle_moe::{MoeLayer, Routing, SwiGlu};
 
-use crate::{attention::Attention, norm::RmsNorm};
+use crate::{attention::Attention, key_values::KeyValues, norm::RmsNorm};
 
 /// A pre-norm transformer layer.
 #[derive(Module, Debug)]
@@ -41,8 +41,32 @@ impl<B: MoeBackend> Block<B> {
         angles: &RotaryAngles<B>,
         precision: Precision,
     ) -> (Tensor<B, 2>, Option<Routing<B>>) {
+        let attend = |x_td| self.attention.forward(x_td, batch, angles, precision);
+        self.around(x_td, attend, precision)
+    }
+
+    /// The same for tokens that follow those whose keys and values are in `seen`.
+    pub(crate) fn extend(
+        &self,
+        x_td: Tensor<B, 2>,
+        batch: [usize; 2],
+        angles: &RotaryAngles<B>,
+        seen: &mut KeyValues<B>,
+        precision: Precision,
+    ) -> (Tensor<B, 2>, Option<Routing<B>>) {
+        let attend = |x_td| (self.attention).extend(x_td, batch, angles, seen, precision);
+        self.around(x_td, attend, precision)
+    }
+
+    /// The layer around its attention.
+    fn around(
+        &self,
+        x_td: Tensor<B, 2>,
+        attend: impl FnOnce(Tensor<B, 2>) -> Tensor<B, 2>,
+        precision: Precision,
+    ) -> (Tensor<B, 2>, Option<Routing<B>>) {
         let normed_td = self.attention_norm.forward(x_td.clone());
-        let x_td = x_td + self.attention.forward(normed_td, batch, angles, precision);
+        let x_td = x_td + attend(normed_td);
         let normed_td = self.ffn_norm.forward(x_td.clone());
         match &self.ffn {
             FeedForward::Dense(dense) => (x_td + dense.forward(normed_td, precision), None),

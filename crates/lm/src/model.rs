@@ -4,7 +4,7 @@ use burn::{
     module::{Module, Param},
     tensor::{Int, Tensor, backend::Backend},
 };
-use upcycle_kernels::{MoeBackend, Precision, SoftTargets};
+use upcycle_kernels::{MoeBackend, Precision, RotaryAngles, SoftTargets};
 use upcycle_moe::{
     DenseModel, Initializer, LayerPattern, MoeLayer, MoeLayerConfig, MoeModel, MoeSite,
     RouterConfig, Routing, SwiGlu,
@@ -192,8 +192,12 @@ impl<B: MoeBackend> Lm<B> {
         precision: Precision,
     ) -> (Tensor<B, 2>, Vec<Routing<B>>) {
         let (x_td, routing) = self.hidden(tokens_bs, precision);
-        let logits_tv = precision.matmul(x_td, self.head_vd.val().transpose());
-        (logits_tv, routing)
+        (self.head(x_td, precision), routing)
+    }
+
+    /// Logits of normalised hidden states, `[T, D] -> [T, V]`.
+    pub(crate) fn head(&self, x_td: Tensor<B, 2>, precision: Precision) -> Tensor<B, 2> {
+        precision.matmul(x_td, self.head_vd.val().transpose())
     }
 
     /// Normalised hidden states before the head, `[B * S, D]`.
@@ -202,13 +206,32 @@ impl<B: MoeBackend> Lm<B> {
         tokens_bs: Tensor<B, 2, Int>,
         precision: Precision,
     ) -> (Tensor<B, 2>, Vec<Routing<B>>) {
+        let batch = tokens_bs.dims();
+        self.hidden_from(0, tokens_bs, |index, x_td, angles| {
+            self.blocks[index].forward(x_td, batch, angles, precision)
+        })
+    }
+
+    /// Normalised hidden states before the head, `[B * S, D]`, of tokens whose positions begin with `first`. `layer` takes
+    /// them through the layer of a number.
+    pub(crate) fn hidden_from(
+        &self,
+        first: usize,
+        tokens_bs: Tensor<B, 2, Int>,
+        mut layer: impl FnMut(
+            usize,
+            Tensor<B, 2>,
+            &RotaryAngles<B>,
+        ) -> (Tensor<B, 2>, Option<Routing<B>>),
+    ) -> (Tensor<B, 2>, Vec<Routing<B>>) {
         let device = tokens_bs.device();
         let [b, s] = tokens_bs.dims();
-        let angles = rotary_angles(s, self.config.rotary_dim(), self.config.rope_theta, &device);
+        let (width, theta) = (self.config.rotary_dim(), self.config.rope_theta);
+        let angles = rotary_angles(first..first + s, width, theta, &device);
         let mut x_td = B::embed(self.embedding_vd.val(), tokens_bs.reshape([b * s]));
         let mut all_routing = Vec::new();
-        for block in &self.blocks {
-            let (y_td, routing) = block.forward(x_td, [b, s], &angles, precision);
+        for index in 0..self.blocks.len() {
+            let (y_td, routing) = layer(index, x_td, &angles);
             x_td = y_td;
             all_routing.extend(routing);
         }

@@ -1,17 +1,20 @@
 //! The seam between experiments and tensors.
 
-use std::{marker::PhantomData, path::Path};
+use std::{marker::PhantomData, ops::ControlFlow, path::Path};
 
 use burn::module::AutodiffModule;
 use upcycle_kernels::{MoeAutodiffBackend, MoeBackend, Proof};
-use upcycle_lm::WeightSink;
+use upcycle_lm::{Finish, GeneratedToken, WeightSink};
 use upcycle_operator::Verification;
 
 use crate::{
     checkpoint::Checkpoint,
     compare,
     error::TrainError,
-    job::{CompareJob, TrainEvent, TrainJob, TrainOutcome, UpcycleJob, UpcycleOutcome},
+    generate,
+    job::{
+        CompareJob, GenerateJob, TrainEvent, TrainJob, TrainOutcome, UpcycleJob, UpcycleOutcome,
+    },
     trainer, upcycler,
 };
 
@@ -55,6 +58,16 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// If a model or the data cannot be read.
     fn compare(&self, job: &CompareJob) -> Result<Verification, TrainError>;
+
+    /// Continues a text, and tells each token as soon as it is there. Returns why each continuation ended.
+    ///
+    /// # Errors
+    /// If the model cannot be read, or cannot continue the text.
+    fn generate(
+        &self,
+        job: &GenerateJob,
+        on_token: &mut (dyn FnMut(GeneratedToken) -> ControlFlow<()> + Send),
+    ) -> Result<Vec<Finish>, TrainError>;
 }
 
 /// [`Engine`] on a Burn backend.
@@ -125,5 +138,13 @@ impl<B: MoeAutodiffBackend> Engine for BurnEngine<B> {
 
     fn compare(&self, job: &CompareJob) -> Result<Verification, TrainError> {
         B::InnerBackend::run(|| compare::compare::<B::InnerBackend>(job, &self.device))
+    }
+
+    fn generate(
+        &self,
+        job: &GenerateJob,
+        on_token: &mut (dyn FnMut(GeneratedToken) -> ControlFlow<()> + Send),
+    ) -> Result<Vec<Finish>, TrainError> {
+        B::InnerBackend::run(|| generate::generate::<B>(job, &self.device, on_token))
     }
 }

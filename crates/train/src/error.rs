@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 use upcycle_data::DataError;
 use upcycle_files::FileError;
-use upcycle_lm::ConfigError;
+use upcycle_lm::{ConfigError, GenerateError};
 use upcycle_operator::OperatorError;
 
 /// A stage that did not finish.
@@ -85,6 +85,9 @@ pub enum TrainError {
     /// The data cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// A text cannot be continued.
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
     /// The operator cannot be applied.
     #[error(transparent)]
     Operator(#[from] OperatorError),

@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use upcycle_data::Dataset;
-use upcycle_lm::{LmConfig, WeightSource};
+use upcycle_lm::{GenerateConfig, LmConfig, WeightSource};
 use upcycle_moe::ExpertSources;
 use upcycle_operator::{Deviation, ReplicationPlan, Verification};
 
@@ -131,6 +131,16 @@ pub struct UpcycleOutcome {
     pub deviations: Vec<Deviation>,
     /// Logits and sources before and after, on some of the validation tokens.
     pub verification: Verification,
+}
+
+/// A text to continue.
+pub struct GenerateJob<'a> {
+    /// The model.
+    pub model: &'a Start,
+    /// Tokens of the text.
+    pub prompt: &'a [u32],
+    /// How it is continued.
+    pub config: &'a GenerateConfig,
 }
 
 /// Two models to compare.

@@ -11,6 +11,7 @@ mod config;
 mod engine;
 mod error;
 mod evaluate;
+mod generate;
 mod gradients;
 mod job;
 mod learner;
@@ -29,7 +30,9 @@ pub use config::{
 pub use engine::{BurnEngine, Engine};
 pub use error::TrainError;
 pub use evaluate::{Evaluation, Twins};
-pub use job::{CompareJob, Start, TrainEvent, TrainJob, TrainOutcome, UpcycleJob, UpcycleOutcome};
+pub use job::{
+    CompareJob, GenerateJob, Start, TrainEvent, TrainJob, TrainOutcome, UpcycleJob, UpcycleOutcome,
+};
 pub use learner::{Learner, Update};
 pub use metrics::{MetricsLine, read_metrics};
 pub use schedule::Schedule;

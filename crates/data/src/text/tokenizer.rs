@@ -1,6 +1,7 @@
 //! Text into tokens.
 
 mod bpe;
+mod byte_level;
 mod subword;
 
 use std::{
@@ -84,7 +85,7 @@ impl Tokenizer {
         }
     }
 
-    /// The tokenizer in the form of the `tokenizers` library; none for bytes.
+    /// The tokenizer in the form of the `tokenizers` library, as it is kept with packed tokens; none for bytes.
     pub(super) fn json(&self) -> Option<&str> {
         match self {
             Tokenizer::Bytes => None,
@@ -98,6 +99,31 @@ impl Tokenizer {
             Tokenizer::Subword(subword) => subword.encode(text),
         }
     }
+
+    /// The same with the tokens that the tokenizer puts around a text, such as one for its beginning.
+    pub(super) fn encode_with_special(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        match self {
+            Tokenizer::Bytes => self.encode(text),
+            Tokenizer::Subword(subword) => subword.encode_with_special(text),
+        }
+    }
+
+    /// The text of tokens, without special ones. What is no UTF-8 becomes U+FFFD.
+    pub(super) fn decode(&self, ids: &[u32]) -> Result<String, DataError> {
+        match self {
+            Tokenizer::Bytes => {
+                let bytes = ids.iter().filter_map(|&id| u8::try_from(id).ok());
+                let bytes: Vec<u8> = bytes.collect();
+                Ok(String::from_utf8_lossy(&bytes).into_owned())
+            }
+            Tokenizer::Subword(subword) => subword.decode(ids),
+        }
+    }
+}
+
+/// Bytes as a tokenizer of the `tokenizers` library: the same ids.
+pub(super) fn byte_level_json() -> String {
+    byte_level::json()
 }
 
 fn train(
@@ -139,6 +165,26 @@ mod tests {
         assert_eq!(tokenizer.vocab_size(), 257);
         assert_eq!(tokenizer.separator(), Some(256));
         assert_eq!(tokenizer.json(), None);
+    }
+
+    #[test]
+    fn bytes_are_the_same_in_the_form_of_the_library() {
+        let subword = Subword::parse(byte_level_json()).unwrap();
+        let (subword, bytes) = (Tokenizer::Subword(Box::new(subword)), Tokenizer::Bytes);
+        assert_eq!(subword.vocab_size(), bytes.vocab_size());
+        assert_eq!(subword.separator(), bytes.separator());
+        let all: String = (0..=255).map(char::from).collect();
+        for text in [all.as_str(), "l'été 😀\n\tx  y", "<|endoftext|>", ""] {
+            let ids = bytes.encode(text).unwrap();
+            assert_eq!(subword.encode(text).unwrap(), ids, "{text:?}");
+            assert_eq!(subword.encode_with_special(text).unwrap(), ids, "{text:?}");
+            for tokenizer in [&subword, &bytes] {
+                assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+            }
+        }
+        for tokenizer in [&subword, &bytes] {
+            assert_eq!(tokenizer.decode(&[97, 256, 0xc3]).unwrap(), "a\u{fffd}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokenizers::{
 use super::subword::pieces;
 
 /// The token that goes after each document.
-const SEPARATOR: &str = "<|endoftext|>";
+pub(super) const SEPARATOR: &str = "<|endoftext|>";
 
 /// Trains a tokenizer of at most `vocab` tokens and returns it as JSON. The same texts give the
 /// same tokenizer.

@@ -67,13 +67,31 @@ impl Subword {
             let encodings = self
                 .tokenizer
                 .encode_batch_fast(pieces.to_vec(), false)
-                .map_err(|reason| DataError::Encode {
-                    start: text.chars().take(40).collect(),
-                    reason: reason.to_string(),
-                })?;
+                .map_err(|reason| refused(text, reason))?;
             ids.extend(encodings.iter().flat_map(|encoding| encoding.get_ids()));
         }
         Ok(ids)
+    }
+
+    pub(super) fn encode_with_special(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        let encoding = (self.tokenizer)
+            .encode_fast(text, true)
+            .map_err(|reason| refused(text, reason))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    pub(super) fn decode(&self, ids: &[u32]) -> Result<String, DataError> {
+        let text = self.tokenizer.decode(ids, true);
+        text.map_err(|reason| DataError::Decode {
+            reason: reason.to_string(),
+        })
+    }
+}
+
+fn refused(text: &str, reason: tokenizers::Error) -> DataError {
+    DataError::Encode {
+        start: text.chars().take(40).collect(),
+        reason: reason.to_string(),
     }
 }
 
