@@ -213,6 +213,10 @@ pub(super) struct SweepArgs {
     pub(super) force: Force,
     #[command(flatten)]
     pub(super) ui: UiArg,
+    /// Write the curves of every training stage into logs/ of the sweep's folder at the end: TensorBoard's event file and
+    /// curve.csv.
+    #[arg(long, help_heading = "Running")]
+    pub(super) logs: bool,
     /// Print results (or with --dry-run the estimate) as JSON.
     #[arg(long, help_heading = "Running")]
     pub(super) json: bool,
