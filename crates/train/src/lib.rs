@@ -16,6 +16,7 @@ mod gradients;
 mod job;
 mod learner;
 mod metrics;
+mod metrics_log;
 mod pace;
 mod scalars;
 mod schedule;

@@ -64,7 +64,7 @@ impl EventFile {
         }
         upcycle_files::write(&path, &bytes)?;
         for (_, old) in earlier {
-            fs::remove_file(&old).map_err(FileError::of("remove", &old))?;
+            retire(&old)?;
         }
         Ok(Self {
             path,
@@ -79,14 +79,27 @@ impl EventFile {
 
     /// Writes what is pending.
     pub fn flush(&mut self) -> Result<(), TrainError> {
+        // One who removes it while it is written loses points, not the run.
         OpenOptions::new()
             .append(true)
+            .create(true)
             .open(&self.path)
             .and_then(|mut file| file.write_all(&self.pending))
             .map_err(FileError::of("write", &self.path))?;
         self.pending.clear();
         Ok(())
     }
+}
+
+/// Empties a file that is not to be read any more. A TensorBoard that is at it then goes on to the next one, which it does not
+/// if a file is gone; one that was emptied before is removed.
+fn retire(path: &Path) -> Result<(), TrainError> {
+    let is_empty = fs::metadata(path).is_ok_and(|file| file.len() == 0);
+    let retired = match is_empty {
+        true => fs::remove_file(path),
+        false => fs::write(path, b""),
+    };
+    Ok(retired.map_err(FileError::of("empty", path))?)
 }
 
 /// Our event files in a folder, with the second in their name; none if there is no such folder.
@@ -382,9 +395,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let other = dir.path().join("events.out.tfevents.1700000000.host.1.0");
         fs::write(&other, "theirs").unwrap();
-        let first = EventFile::begin(dir.path(), &lines()).unwrap();
-        let second = EventFile::begin(dir.path(), &[]).unwrap();
-        assert!(first.path < second.path);
-        assert!(!first.path.exists() && second.path.exists() && other.exists());
+        let begin = || EventFile::begin(dir.path(), &lines()).unwrap().path;
+        let size = |path: &Path| fs::metadata(path).map(|file| file.len()).ok();
+        let (first, second) = (begin(), begin());
+        assert!(first < second);
+        assert_eq!(size(&first), Some(0));
+        assert!(size(&second).is_some_and(|size| size > 0));
+        begin();
+        assert_eq!((size(&first), size(&second)), (None, Some(0)));
+        assert_eq!(size(&other), Some(6));
     }
 }

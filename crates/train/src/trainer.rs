@@ -13,7 +13,8 @@ use crate::{
     evaluate::Evaluation,
     job::{Start, TrainEvent, TrainJob, TrainOutcome},
     learner::Learner,
-    metrics::{LayerRouting, MetricsLine, MetricsLog, now, read_metrics},
+    metrics::{LayerRouting, MetricsLine, now, read_metrics},
+    metrics_log::MetricsLog,
     pace::{Pace, rate},
     team::{Peer, team},
 };

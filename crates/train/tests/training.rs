@@ -164,8 +164,9 @@ fn an_interrupted_run_goes_on_bit_for_bit() {
     };
     assert_eq!(steps(whole.path()), steps(cut.path()));
     let event_files = fs::read_dir(cut.path()).unwrap().filter(|entry| {
-        let name = entry.as_ref().unwrap().file_name();
-        name.to_string_lossy().contains("tfevents")
+        let entry = entry.as_ref().unwrap();
+        let name = entry.file_name();
+        name.to_string_lossy().contains("tfevents") && entry.metadata().unwrap().len() > 0
     });
     assert_eq!(event_files.count(), 1);
 }

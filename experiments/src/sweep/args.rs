@@ -213,8 +213,8 @@ pub(super) struct SweepArgs {
     pub(super) force: Force,
     #[command(flatten)]
     pub(super) ui: UiArg,
-    /// Write the curves of every training stage into logs/ of the sweep's folder at the end: TensorBoard's event file and
-    /// curve.csv.
+    /// At the end write metrics.jsonl, TensorBoard's event file and curve.csv of every training stage into logs/ of the
+    /// sweep's folder.
     #[arg(long, help_heading = "Running")]
     pub(super) logs: bool,
     /// Print results (or with --dry-run the estimate) as JSON.

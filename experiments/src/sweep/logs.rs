@@ -1,16 +1,17 @@
 //! The curves of a sweep's stages by names for people: stages themselves are named by hashes, and sweeps share them.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use anyhow::Result;
+use upcycle_files::FileError;
 use upcycle_lab::{Store, SweepPlan};
 use upcycle_train::{write_curve, write_events};
 
 /// Letters of a stage's key that tell its folder from those of stages with the same label.
 const KEY_LETTERS: usize = 8;
 
-/// Writes TensorBoard's event file and `curve.csv` of each training stage into a folder of its own below `folder`. Steps
-/// count from the new model on, so that the curves of a trunk and of what branches off it join.
+/// Writes metrics, TensorBoard's event file and `curve.csv` of each training stage into a folder of its own below `folder`,
+/// as `train` leaves them. Steps count from the new model on, so that the curves of a trunk and of what branches off it join.
 pub fn write(plan: &SweepPlan, store: &Store, folder: &Path) -> Result<()> {
     for stage in plan.graph.stages() {
         let lines = store.metrics(&stage.key)?;
@@ -21,6 +22,9 @@ pub fn write(plan: &SweepPlan, store: &Store, folder: &Path) -> Result<()> {
         let dir = folder.join(folder_name(&stage.label, &stage.key.to_string()));
         write_events(&dir, &lines)?;
         write_curve(&dir.join("curve.csv"), &lines)?;
+        let metrics = dir.join("metrics.jsonl");
+        fs::copy(store.stage_dir(&stage.key).join("metrics.jsonl"), &metrics)
+            .map_err(FileError::of("write", &metrics))?;
     }
     Ok(())
 }
