@@ -66,15 +66,13 @@ fn csv(lines: &[MetricsLine]) -> String {
     let mut text = header.join(",") + "\n";
     // A step and its evaluation stand one after the other.
     for lines in lines.chunk_by(|line, next| line.step() == next.step()) {
-        let Some(line) = lines.first() else { continue };
-        text.push_str(&format!("{},{}", line.step(), line.tokens()));
-        for (_, value) in COLUMNS {
+        let place = [lines[0].step(), lines[0].tokens()].map(|number| number.to_string());
+        let cells = COLUMNS.map(|(_, value)| {
             let value = lines.iter().find_map(value);
-            let value = value.map_or(String::new(), |value| value.to_string());
-            text.push(',');
-            text.push_str(&value);
-        }
-        text.push('\n');
+            value.map_or(String::new(), |value| value.to_string())
+        });
+        let row: Vec<String> = place.into_iter().chain(cells).collect();
+        text += &(row.join(",") + "\n");
     }
     text
 }
