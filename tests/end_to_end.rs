@@ -99,7 +99,7 @@ fn results(dir: &Path) -> Vec<String> {
 fn a_killed_sweep_goes_on_and_ends_with_the_same_results() {
     let lab = Lab::new();
     let with_out = |out: &'static str| [&SWEEP[..], &["--out", out]].concat();
-    let table = lab.ok("sweep", &with_out("whole"));
+    let table = lab.ok("sweep", &[&with_out("whole")[..], &["--logs"]].concat());
     assert!(table.contains("auto") && table.contains("paper"), "{table}");
 
     // Killed in the middle: after its tenth stage, with others running.
@@ -141,6 +141,9 @@ fn a_killed_sweep_goes_on_and_ends_with_the_same_results() {
     }
     let figures = fs::read_dir(lab.path("whole/test/figures")).unwrap();
     assert!(figures.count() >= 6);
+    let logs = fs::read_dir(lab.path("whole/test/logs")).unwrap();
+    let logged = logs.filter(|stage| stage.as_ref().unwrap().path().join("curve.csv").is_file());
+    assert!(logged.count() >= 10);
     let again = lab.ok("report", &["whole/test"]);
     assert_eq!(again, table);
 }
@@ -595,6 +598,33 @@ fn progress_is_shown_as_asked_for() {
     assert!(tui.contains("--features tui"), "{tui}");
     #[cfg(feature = "tui")]
     assert!(tui.contains("needs a terminal"), "{tui}");
+}
+
+#[test]
+fn a_run_leaves_its_curve_as_a_table_and_for_tensorboard() {
+    let lab = Lab::new();
+    let event_files = |out: &str| {
+        let entries = fs::read_dir(lab.path(out)).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name());
+        names
+            .filter(|name| name.to_string_lossy().contains("tfevents"))
+            .count()
+    };
+    let args = ["--scale", "micro.toml", "--ui", "plain", "--log-every"];
+    let output = lab.run("train", &[&args[..], &["20", "--out", "a"]].concat());
+    let told = String::from_utf8(output.stderr).unwrap();
+    let lines = told.lines().filter(|line| line.contains(" of 40  loss "));
+    assert_eq!(lines.count(), 2, "{told}");
+    let curve = fs::read_to_string(lab.path("a/curve.csv")).unwrap();
+    assert!(curve.starts_with("step,tokens,loss,validation_loss,"));
+    assert_eq!(curve.lines().count(), 41);
+    assert_eq!(event_files("a"), 1);
+
+    let off = ["20", "--out", "b", "--no-tensorboard"];
+    lab.ok("train", &[&args[..], &off].concat());
+    assert_eq!(event_files("b"), 0);
+    let none = lab.fails("train", &[&args[..], &["0", "--out", "c"]].concat());
+    assert!(none.contains("--log-every"), "{none}");
 }
 
 #[test]

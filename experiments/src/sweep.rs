@@ -4,6 +4,7 @@ mod args;
 mod cluster;
 mod cost;
 mod jobs;
+mod logs;
 mod plan_file;
 mod stage;
 mod status;
@@ -249,7 +250,13 @@ impl SweepArgs {
         results.baseline = self.baseline(plan)?.map(str::to_owned);
         results.environment.commit = program::COMMIT.map(str::to_owned);
         results.environment.program = Some(program::name());
-        let path = upcycle_report::write(&results, &store.report_dir(&config.name))?;
+        let folder = store.report_dir(&config.name);
+        let path = upcycle_report::write(&results, &folder)?;
+        if self.logs {
+            let logs = folder.join("logs");
+            logs::write(plan, store, &logs)?;
+            output::note!("logs: {}", logs.display());
+        }
         if self.json {
             output::line(serde_json::to_string_pretty(&results)?)?;
         } else {

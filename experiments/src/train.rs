@@ -21,7 +21,7 @@ use upcycle_moe::GrowthState;
 use upcycle_report::number;
 use upcycle_train::{
     BatchConfig, CheckpointInfo, DataSchedule, Engine, EvaluationConfig, PassConfig, Schedule,
-    Start, TrainEvent, TrainJob, TrainOutcome, TrainSpec,
+    Start, TrainEvent, TrainJob, TrainOutcome, TrainSpec, read_metrics, write_curve,
 };
 
 #[cfg(feature = "tui")]
@@ -50,7 +50,7 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "train", version)]
 pub struct TrainArgs {
-    /// Folder of the run: metrics.jsonl, result.json and checkpoints.
+    /// Folder of the run: metrics.jsonl, TensorBoard's event file, checkpoints, and at the end curve.csv and result.json.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Scale: tiny, tiny-softmax, small, medium; the paper's 154M, 305M, 1B, 2.4B, 0.7B-top1, 1B-interleaved, 7B-interleaved; or a TOML
@@ -165,6 +165,17 @@ pub struct TrainArgs {
     /// Show no text of the trained model.
     #[arg(long)]
     no_sample: bool,
+    /// A line every N steps, with bars or plain. metrics.jsonl has every step. [default: with --ui plain every 10 seconds]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..),
+        help_heading = "Running"
+    )]
+    log_every: Option<u64>,
+    /// Keep no event file for TensorBoard.
+    #[arg(long, help_heading = "Running")]
+    no_tensorboard: bool,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -531,16 +542,21 @@ impl TrainArgs {
             dir: &self.out,
             data,
             other_data: self.other_data,
+            event_file: !self.no_tensorboard,
             passes,
             cancelled: &AtomicBool::new(false),
             stop: interrupt::flag(),
             checkpoint_interval: Duration::from_secs(self.checkpoint_seconds),
         };
-        let mut display = Display::new(self.ui.choice()?, from, spec.schedule.end);
+        let ui = self.ui.choice()?;
+        let mut display = Display::new(ui, self.log_every, from, spec.schedule.end);
         let outcome = interrupt::during(|| engine.train(&job, &mut |event| display.event(&event)))?;
         display.bar.finish_and_clear();
         drop(display);
-        Ok(outcome?)
+        let outcome = outcome?;
+        let lines = read_metrics(&self.out.join("metrics.jsonl"))?;
+        write_curve(&self.out.join("curve.csv"), &lines)?;
+        Ok(outcome)
     }
 }
 
@@ -581,19 +597,24 @@ fn claim(dir: &Path, run: &RunFile) -> Result<Lock> {
     }
 }
 
+/// Time between plain lines.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
+
 /// A bar, plain lines, or a dashboard.
 struct Display {
     bar: ProgressBar,
     from: u64,
     end: u64,
     ui: Ui,
+    /// Steps between lines, if they do not come by time.
+    log_every: Option<u64>,
     last_line: Instant,
     #[cfg(feature = "tui")]
     dashboard: Option<Dashboard>,
 }
 
 impl Display {
-    fn new(ui: Ui, from: u64, end: u64) -> Self {
+    fn new(ui: Ui, log_every: Option<u64>, from: u64, end: u64) -> Self {
         let target = match ui {
             Ui::Bars => ProgressDrawTarget::stderr(),
             _ => ProgressDrawTarget::hidden(),
@@ -607,6 +628,7 @@ impl Display {
             from,
             end,
             ui,
+            log_every,
             last_line: Instant::now(),
             #[cfg(feature = "tui")]
             dashboard: None,
@@ -635,14 +657,17 @@ impl Display {
                     let seconds = seconds.max(1e-9);
                     self.show(loss, tokens as f64 / seconds);
                 }
-                if self.ui == Ui::Plain && self.last_line.elapsed() >= Duration::from_secs(10) {
+                let due = match self.log_every {
+                    Some(every) => step.is_multiple_of(every),
+                    None => self.ui == Ui::Plain && self.last_line.elapsed() >= PLAIN_INTERVAL,
+                };
+                if due {
                     self.last_line = Instant::now();
-                    let left = self.bar.eta().as_secs_f64();
-                    output::note!(
-                        "step {step} of {}  loss {loss:.4}  {rate} tokens/s  {} left",
-                        self.end,
-                        number::duration(left)
-                    );
+                    let left = number::duration(self.bar.eta().as_secs_f64());
+                    self.say(&format!(
+                        "step {step} of {}  loss {loss:.4}  {rate} tokens/s  {left} left",
+                        self.end
+                    ));
                 }
             }
             TrainEvent::Evaluated { step, loss } => {

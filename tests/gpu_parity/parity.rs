@@ -66,6 +66,7 @@ fn losses(backend: BackendKind) -> Vec<f64> {
             dir,
             data: &data,
             other_data: false,
+            event_file: false,
             passes: PassConfig::default(),
             checkpoint_interval: Duration::from_secs(3600),
             cancelled: &AtomicBool::new(false),

@@ -166,6 +166,7 @@ impl Runner<'_> {
                     dir: &dir,
                     data: self.data,
                     other_data: false,
+                    event_file: false,
                     passes: self.limit.passes(&stage.model, &spec.batch, backend),
                     checkpoint_interval: self.checkpoint_interval,
                     cancelled: claim.lost(),

@@ -47,6 +47,8 @@ pub struct TrainJob<'a> {
     pub other_data: bool,
     /// How activations share memory.
     pub passes: PassConfig,
+    /// Whether TensorBoard's event file is kept beside `metrics.jsonl`.
+    pub event_file: bool,
     /// Time between checkpoints; the end of the stage is always kept.
     pub checkpoint_interval: Duration,
     /// Ends the stage before its next step or checkpoint when it becomes true; nothing is written any more.

@@ -8,6 +8,7 @@
 mod checkpoint;
 mod compare;
 mod config;
+mod curve;
 mod engine;
 mod error;
 mod evaluate;
@@ -16,9 +17,13 @@ mod gradients;
 mod job;
 mod learner;
 mod metrics;
+mod metrics_log;
+mod pace;
+mod scalars;
 mod schedule;
 mod shape;
 mod team;
+mod tensorboard;
 mod trainer;
 mod upcycler;
 
@@ -27,6 +32,7 @@ pub use config::{
     BatchConfig, DataSchedule, EvaluationConfig, LearnerConfig, MeasureConfig, OptimizerConfig,
     PassConfig, TrainSpec, UpcycleSpec,
 };
+pub use curve::write_curve;
 pub use engine::{BurnEngine, Engine};
 pub use error::TrainError;
 pub use evaluate::{Evaluation, Twins};
@@ -34,7 +40,8 @@ pub use job::{
     CompareJob, GenerateJob, Start, TrainEvent, TrainJob, TrainOutcome, UpcycleJob, UpcycleOutcome,
 };
 pub use learner::{Learner, Update};
-pub use metrics::{MetricsLine, read_metrics};
+pub use metrics::{LayerRouting, MetricsLine, read_metrics};
 pub use schedule::Schedule;
 pub use shape::{check_growth, grown_shape};
+pub use tensorboard::write_events;
 pub use upcycle_moe::RoutingStats;

@@ -1,17 +1,18 @@
 //! `metrics.jsonl`: one JSON object a line.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::Write,
-    path::{Path, PathBuf},
+    fs,
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Serialize};
 use upcycle_files::FileError;
+use upcycle_moe::RoutingStats;
 
 use crate::{error::TrainError, evaluate::Twins};
 
-/// One line of `metrics.jsonl`.
+/// One line of `metrics.jsonl`. What older versions did not write is none.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum MetricsLine {
@@ -29,6 +30,12 @@ pub enum MetricsLine {
         lr: f64,
         /// Seconds of the step.
         seconds: f64,
+        /// Tokens of the step over its seconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tokens_per_second: Option<f64>,
+        /// When it was done, in seconds since 1970.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        time: Option<f64>,
     },
     /// An evaluation.
     Evaluation {
@@ -41,7 +48,46 @@ pub enum MetricsLine {
         /// How alike replicas are, in a model that was grown.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         twins: Option<Twins>,
+        /// Learning rate of the step before; none where this process has taken none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lr: Option<f64>,
+        /// Global gradient norm before clipping of the step before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        gradient_norm: Option<f64>,
+        /// Tokens a second of the steps since the evaluation before, without evaluations and checkpoints.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tokens_per_second: Option<f64>,
+        /// Routing of the validation tokens in every MoE layer.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        routing: Vec<LayerRouting>,
+        /// When it was done, in seconds since 1970.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        time: Option<f64>,
     },
+}
+
+/// [`RoutingStats`] of one MoE layer without the load of each expert.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LayerRouting {
+    /// Largest load over the mean load, less 1.
+    pub max_violation: f64,
+    /// Experts without a token.
+    pub dead_experts: usize,
+    /// Entropy of the load over `ln E`: 1 when even.
+    pub entropy: f64,
+    /// Share of tokens with two replicas of one source among their experts.
+    pub twin_coselection: f64,
+}
+
+impl From<&RoutingStats> for LayerRouting {
+    fn from(stats: &RoutingStats) -> Self {
+        Self {
+            max_violation: stats.max_violation,
+            dead_experts: stats.dead_experts,
+            entropy: stats.normalized_entropy,
+            twin_coselection: stats.twin_coselection,
+        }
+    }
 }
 
 impl MetricsLine {
@@ -51,49 +97,30 @@ impl MetricsLine {
             Self::Step { step, .. } | Self::Evaluation { step, .. } => *step,
         }
     }
-}
 
-/// Appends to a metrics file.
-pub(crate) struct MetricsLog {
-    path: PathBuf,
-    pending: String,
-}
-
-impl MetricsLog {
-    /// Goes on with the file at `path` after `step`: later lines, of a run that was interrupted, are dropped.
-    pub fn resume(path: &Path, step: u64) -> Result<Self, TrainError> {
-        let kept: String = read_metrics(path)?
-            .iter()
-            .filter(|line| line.step() <= step)
-            .map(to_line)
-            .collect();
-        upcycle_files::write(path, kept.as_bytes())?;
-        Ok(Self {
-            path: path.to_owned(),
-            pending: String::new(),
-        })
+    /// Tokens seen when the line was written.
+    pub fn tokens(&self) -> u64 {
+        match self {
+            Self::Step { tokens, .. } | Self::Evaluation { tokens, .. } => *tokens,
+        }
     }
 
-    /// Adds a line, kept in memory until the next [`flush`](Self::flush).
-    pub fn push(&mut self, line: &MetricsLine) {
-        self.pending.push_str(&to_line(line));
+    /// When the line was written, in seconds since 1970; none in files of older versions.
+    pub fn time(&self) -> Option<f64> {
+        match self {
+            Self::Step { time, .. } | Self::Evaluation { time, .. } => *time,
+        }
     }
 
-    /// Writes what is pending.
-    pub fn flush(&mut self) -> Result<(), TrainError> {
-        OpenOptions::new()
-            .append(true)
-            .open(&self.path)
-            .and_then(|mut file| file.write_all(self.pending.as_bytes()))
-            .map_err(FileError::of("write", &self.path))?;
-        self.pending.clear();
-        Ok(())
+    pub(crate) fn is_evaluation(&self) -> bool {
+        matches!(self, Self::Evaluation { .. })
     }
 }
 
-fn to_line(line: &MetricsLine) -> String {
-    // Numbers and field names always serialise.
-    serde_json::to_string(line).unwrap_or_default() + "\n"
+/// Seconds since 1970.
+pub(crate) fn now() -> f64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0.0, |since| since.as_secs_f64())
 }
 
 /// Lines of a metrics file; a last line cut off by a kill is left out. Empty if there is no file.

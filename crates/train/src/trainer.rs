@@ -13,7 +13,9 @@ use crate::{
     evaluate::Evaluation,
     job::{Start, TrainEvent, TrainJob, TrainOutcome},
     learner::Learner,
-    metrics::{MetricsLine, MetricsLog, read_metrics},
+    metrics::{LayerRouting, MetricsLine, now, read_metrics},
+    metrics_log::MetricsLog,
+    pace::{Pace, rate},
     team::{Peer, team},
 };
 
@@ -120,7 +122,7 @@ fn lead<B: MoeAutodiffBackend>(
     let spec = job.spec;
     let own = StageCheckpoints::new(job.dir);
     let membership = peer.join::<B>(device)?;
-    let mut log = MetricsLog::resume(&job.dir.join("metrics.jsonl"), state.step)?;
+    let mut log = MetricsLog::resume(job.dir, state.step, job.event_file)?;
     let mut stepper = Stepper::<B>::new(job, state, device, peer);
     let mut saved = Instant::now();
     let mut interval = job.checkpoint_interval;
@@ -252,6 +254,8 @@ fn check_fits<B: MoeAutodiffBackend>(
 struct Stepper<'a, B: MoeAutodiffBackend> {
     spec: &'a TrainSpec,
     learner: Learner<B>,
+    /// Of the steps since the last evaluation.
+    pace: Pace,
 }
 
 impl<'a, B: MoeAutodiffBackend> Stepper<'a, B> {
@@ -263,6 +267,7 @@ impl<'a, B: MoeAutodiffBackend> Stepper<'a, B> {
         Self {
             spec: job.spec,
             learner: Learner::resume(state, config, device).in_team(peer),
+            pace: Pace::default(),
         }
     }
 
@@ -286,14 +291,20 @@ impl<'a, B: MoeAutodiffBackend> Stepper<'a, B> {
         }
         let lr = spec.schedule.lr(self.step());
         let update = self.learner.update(lr)?;
-        Ok(MetricsLine::Step {
+        let seconds = started.elapsed().as_secs_f64();
+        let tokens = spec.batch.tokens();
+        let line = MetricsLine::Step {
             step: self.step(),
             tokens: self.learner.tokens(),
             loss: update.loss,
             gradient_norm: update.gradient_norm,
             lr,
-            seconds: started.elapsed().as_secs_f64(),
-        })
+            seconds,
+            tokens_per_second: Some(rate(tokens, seconds)),
+            time: Some(now()),
+        };
+        self.pace.add(&line, tokens);
+        Ok(line)
     }
 
     fn validate(&self, data: &Dataset) -> Result<Evaluation, TrainError> {
@@ -312,12 +323,19 @@ impl<'a, B: MoeAutodiffBackend> Stepper<'a, B> {
         Ok(Some(evaluation.loss))
     }
 
-    fn evaluation_line(&self, evaluation: &Evaluation) -> MetricsLine {
+    /// The line of an evaluation, with the pace of the steps since the one before.
+    fn evaluation_line(&mut self, evaluation: &Evaluation) -> MetricsLine {
+        let pace = std::mem::take(&mut self.pace);
         MetricsLine::Evaluation {
             step: self.step(),
             tokens: self.learner.tokens(),
             loss: evaluation.loss,
             twins: evaluation.twins,
+            lr: pace.lr(),
+            gradient_norm: pace.gradient_norm(),
+            tokens_per_second: pace.tokens_per_second(),
+            routing: evaluation.routing.iter().map(LayerRouting::from).collect(),
+            time: Some(now()),
         }
     }
 

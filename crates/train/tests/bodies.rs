@@ -60,6 +60,7 @@ fn losses(bodies: Bodies) -> Vec<f64> {
         dir: dir.path(),
         data: &data,
         other_data: false,
+        event_file: false,
         passes: PassConfig::default(),
         checkpoint_interval: Duration::from_secs(3600),
         cancelled: &AtomicBool::new(false),

@@ -182,6 +182,7 @@ fn checkpoints_of_the_format_before_are_gone_on_with() {
             dir: &dir,
             data: &data,
             other_data: false,
+            event_file: false,
             passes: PassConfig::default(),
             checkpoint_interval: Duration::from_secs(3600),
             cancelled: &AtomicBool::new(false),

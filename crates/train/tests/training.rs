@@ -98,6 +98,7 @@ fn train_until(
         dir,
         data: &data,
         other_data: false,
+        event_file: true,
         passes: PassConfig::default(),
         checkpoint_interval,
         cancelled: &AtomicBool::new(false),
@@ -157,6 +158,48 @@ fn an_interrupted_run_goes_on_bit_for_bit() {
 
     assert_eq!(step_losses(whole.path()), step_losses(cut.path()));
     assert_eq!(outcome.evaluation, resumed.evaluation);
+    let steps = |dir: &Path| -> Vec<u64> {
+        let lines = read_metrics(&dir.join("metrics.jsonl")).unwrap();
+        lines.iter().map(MetricsLine::step).collect()
+    };
+    assert_eq!(steps(whole.path()), steps(cut.path()));
+    let event_files = fs::read_dir(cut.path()).unwrap().filter(|entry| {
+        let entry = entry.as_ref().unwrap();
+        let name = entry.file_name();
+        name.to_string_lossy().contains("tfevents") && entry.metadata().unwrap().len() > 0
+    });
+    assert_eq!(event_files.count(), 1);
+}
+
+#[test]
+fn evaluations_tell_the_pace_and_the_routing_of_every_layer() {
+    let dir = tempfile::tempdir().unwrap();
+    let outcome = train(dir.path(), &spec(20), &initial()).unwrap();
+    let lines = read_metrics(&dir.path().join("metrics.jsonl")).unwrap();
+    let evaluations = lines.iter().filter_map(|line| match line {
+        MetricsLine::Evaluation {
+            step,
+            lr,
+            tokens_per_second,
+            routing,
+            ..
+        } => Some((*step, *lr, *tokens_per_second, routing)),
+        MetricsLine::Step { .. } => None,
+    });
+    let evaluations: Vec<_> = evaluations.collect();
+    assert_eq!(evaluations.len(), 2);
+    for (at, lr, tokens_per_second, routing) in &evaluations {
+        assert_eq!(*lr, Some(spec(20).schedule.lr(at - 1)));
+        assert!(tokens_per_second.is_some_and(|rate| rate > 0.0));
+        assert_eq!(routing.len(), outcome.evaluation.routing.len());
+    }
+    let (_, _, _, last) = evaluations[1];
+    for (layer, stats) in last.iter().zip(&outcome.evaluation.routing) {
+        assert_eq!(layer.dead_experts, stats.dead_experts);
+        // Numbers are read back with all digits but the last.
+        assert!((layer.max_violation - stats.max_violation).abs() < 1e-12);
+        assert!((layer.entropy - stats.normalized_entropy).abs() < 1e-12);
+    }
 }
 
 #[test]
@@ -427,6 +470,7 @@ fn other_data_has_to_be_asked_for() {
             dir: &dir.path().join(name),
             data: &data,
             other_data,
+            event_file: false,
             passes: PassConfig::default(),
             checkpoint_interval: SELDOM,
             cancelled: &AtomicBool::new(false),

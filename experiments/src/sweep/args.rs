@@ -216,6 +216,10 @@ pub(super) struct SweepArgs {
     pub(super) force: Force,
     #[command(flatten)]
     pub(super) ui: UiArg,
+    /// At the end write metrics.jsonl, TensorBoard's event file and curve.csv of every training stage into logs/ of the
+    /// sweep's folder.
+    #[arg(long, help_heading = "Running")]
+    pub(super) logs: bool,
     /// Print results (or with --dry-run the estimate) as JSON.
     #[arg(long, help_heading = "Running")]
     pub(super) json: bool,
