@@ -131,8 +131,7 @@ fn not_compiled(name: &str) -> Result<Machine> {
 
 #[cfg(any(feature = "cpu", feature = "ndarray"))]
 fn threads() -> String {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    format!("{threads} threads")
+    format!("{} threads", crate::threads::count())
 }
 
 #[cfg(feature = "cpu")]
