@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use upcycle_files::{Lock, LockError};
 use upcycle_lm::LmConfig;
@@ -53,10 +53,14 @@ impl RunFile {
     /// If it holds another run, something else, or a run of another process.
     pub fn claim(self, dir: &Path) -> Result<(Self, Lock)> {
         let run = self.in_place(dir)?;
-        let json = serde_json::to_string_pretty(&run)?;
-        upcycle_files::write(&dir.join(FILE), json.as_bytes())?;
+        fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         match Lock::take(&dir.join("lock")) {
-            Ok(lock) => Ok((run, lock)),
+            Ok(lock) => {
+                // A run that another process is in keeps its length.
+                let json = serde_json::to_string_pretty(&run)?;
+                upcycle_files::write(&dir.join(FILE), json.as_bytes())?;
+                Ok((run, lock))
+            }
             Err(LockError::File(error)) => Err(error.into()),
             Err(LockError::Busy) => bail!("another process is training in {}", dir.display()),
             Err(LockError::Unsupported) => bail!(
@@ -72,7 +76,10 @@ impl RunFile {
         let begun = dir.join("metrics.jsonl").exists();
         if !begun {
             let other = !dir.join(FILE).exists()
-                && fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+                && fs::read_dir(dir).is_ok_and(|entries| {
+                    let mut names = entries.flatten().map(|entry| entry.file_name());
+                    names.any(|name| name != "lock")
+                });
             if other {
                 bail!(
                     "{name} is not empty and holds no training run; choose another folder for --out"
