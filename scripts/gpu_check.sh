@@ -47,7 +47,7 @@ $cargo test --release --package upcycle-experiments --features "$features" --tes
     >"$work/parity.log" 2>&1 || parity=false
 grep '^test ' "$work/parity.log" >&2 || tail -n 20 "$work/parity.log" >&2
 
-$cargo build --release --package upcycle-experiments --features "$features" --bin bench
+$cargo build --release --package upcycle-programs --features "$features" --bin bench
 bench=${CARGO_TARGET_DIR:-target}/release/bench
 
 # One line of JSON or null; what goes wrong is told and does not stop the rest.

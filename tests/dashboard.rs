@@ -29,12 +29,12 @@ fn train(dir: &Path, tokens: &str, keys: &[&str]) -> (ExitStatus, String) {
         "--ui",
         "tui",
     ];
-    run(dir, env!("CARGO_BIN_EXE_train"), &args, keys)
+    run(dir, "train", &args, keys)
 }
 
 /// Runs a command in a terminal of its own, presses keys once it shows steps, and gives its exit status and all that it
 /// wrote.
-fn run(dir: &Path, program: &str, args: &[&str], keys: &[&str]) -> (ExitStatus, String) {
+fn run(dir: &Path, name: &str, args: &[&str], keys: &[&str]) -> (ExitStatus, String) {
     fs::write(dir.join("micro.toml"), SCALE).unwrap();
     let size = PtySize {
         rows: 40,
@@ -42,7 +42,8 @@ fn run(dir: &Path, program: &str, args: &[&str], keys: &[&str]) -> (ExitStatus, 
         ..PtySize::default()
     };
     let pair = native_pty_system().openpty(size).unwrap();
-    let mut command = CommandBuilder::new(program);
+    let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_burn-upcycle"));
+    command.arg(name);
     command.args(args);
     command.cwd(dir);
     command.env("TERM", "xterm");
@@ -104,7 +105,7 @@ fn a_sweep_shows_its_stages_and_stops() {
         "tui",
         "--force",
     ];
-    let (status, text) = run(dir.path(), env!("CARGO_BIN_EXE_sweep"), &args, &["q", "s"]);
+    let (status, text) = run(dir.path(), "sweep", &args, &["q", "s"]);
     assert_eq!(status.exit_code(), 130, "{text}");
     assert!(
         !text.contains("panicked") && text.contains("goes on from there"),

@@ -1,4 +1,4 @@
-//! End to end through the binaries, at a size that takes seconds.
+//! End to end through the program, at a size that takes seconds.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -31,37 +31,38 @@ impl Lab {
         self.dir.path().join(name)
     }
 
-    fn command(&self, binary: &str, args: &[&str]) -> Command {
-        let mut command = Command::new(match binary {
-            "sweep" => env!("CARGO_BIN_EXE_sweep"),
-            "train" => env!("CARGO_BIN_EXE_train"),
-            "upcycle" => env!("CARGO_BIN_EXE_upcycle"),
-            "generate" => env!("CARGO_BIN_EXE_generate"),
-            "report" => env!("CARGO_BIN_EXE_report"),
-            _ => env!("CARGO_BIN_EXE_inspect"),
-        });
-        command.current_dir(self.dir.path()).args(args);
+    fn command(&self, name: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_burn-upcycle"));
+        command.current_dir(self.dir.path()).arg(name).args(args);
         command
     }
 
-    fn run(&self, binary: &str, args: &[&str]) -> Output {
-        self.command(binary, args).output().unwrap()
+    fn run(&self, command: &str, args: &[&str]) -> Output {
+        self.command(command, args).output().unwrap()
     }
 
     /// Standard output of a command that must succeed.
-    fn ok(&self, binary: &str, args: &[&str]) -> String {
-        let output = self.run(binary, args);
+    fn ok(&self, command: &str, args: &[&str]) -> String {
+        let output = self.run(command, args);
         let errors = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(0), "{binary} {args:?}: {errors}");
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{command} {args:?}: {errors}"
+        );
         String::from_utf8(output.stdout).unwrap()
     }
 
     /// Standard error of a command that must fail as a user's mistake.
-    fn fails(&self, binary: &str, args: &[&str]) -> String {
-        let output = self.run(binary, args);
+    fn fails(&self, command: &str, args: &[&str]) -> String {
+        let output = self.run(command, args);
         let errors = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{binary} {args:?}: {errors}");
-        assert!(!errors.contains("panicked"), "{binary} {args:?}: {errors}");
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{command} {args:?}: {errors}"
+        );
+        assert!(!errors.contains("panicked"), "{command} {args:?}: {errors}");
         errors
     }
 }
@@ -536,16 +537,195 @@ fn other_data_than_the_models_own_has_to_be_asked_for() {
         "train",
         &[&text[..], &["--out", "text", "--no-decay"]].concat(),
     );
-    let on = ["--from", "text", "--out", "on", "--scale", "wide.toml"];
+    fs::write(lab.path("other.txt"), "and so on ".repeat(2000)).unwrap();
+    let on = ["--from", "text", "--out", "on", "--data", "other.txt"];
     let error = lab.fails("train", &on);
     assert!(error.contains("not trained on the data"), "{error}");
     assert!(error.contains("--other-data"), "{error}");
     lab.ok("train", &[&on[..], &["--other-data"]].concat());
 }
 
+/// Data, tokenizer, batch, schedule, seed and place in the data.
+#[test]
+fn a_model_is_trained_on_as_it_was_trained() {
+    let lab = Lab::new();
+    fs::write(lab.path("text.txt"), "so it goes ".repeat(3000)).unwrap();
+    let scale = SCALE.replace("[model]", "[model]\nvocab = 300");
+    fs::write(lab.path("wide.toml"), scale).unwrap();
+    let flags = "--scale wide.toml --data text.txt --seed 3 --no-decay --out small";
+    let flags: Vec<&str> = flags.split(' ').collect();
+    lab.ok("train", &flags);
+    lab.ok("upcycle", &["--from", "small", "--to", "big"]);
+    lab.ok("train", &["--from", "big", "--out", "on"]);
+    lab.ok("train", &["--from", "on", "--out", "further"]);
+    let run = |dir: &str| -> serde_json::Value {
+        let text = fs::read_to_string(lab.path(dir).join("run.json")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    };
+    let (first, on, further) = (run("small"), run("on"), run("further"));
+    for field in ["batch", "balancing", "optimizer", "evaluation"] {
+        assert_eq!(first["spec"][field], on["spec"][field], "{field}");
+    }
+    assert_eq!(first["data"], on["data"]);
+    assert_eq!((&on["seed"], &further["seed"]), (&3.into(), &3.into()));
+    // Both are in the same pass over the split of continued pre-training.
+    let from = |run: &serde_json::Value| run["spec"]["data"]["cpt_from"].clone();
+    assert_eq!((from(&on), from(&further)), (40.into(), 40.into()));
+
+    for folder in ["small", "big"] {
+        fs::remove_file(lab.path(folder).join("training.json")).unwrap();
+    }
+    let untold = lab.fails("train", &["--from", "big", "--out", "untold"]);
+    assert!(untold.contains("--scale"), "{untold}");
+}
+
+#[test]
+fn a_finished_run_gets_more_tokens_if_it_never_decayed() {
+    let lab = Lab::new();
+    let steps = |more: &str| {
+        let flags = format!("--scale micro.toml --json {more}");
+        let told = lab.ok("train", &flags.split(' ').collect::<Vec<_>>());
+        let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+        told["step"].as_u64().unwrap()
+    };
+    assert_eq!(steps("--out trunk --no-decay"), 40);
+    // 80 steps of 4 times 64 tokens; the second time there is nothing to do.
+    for _ in 0..2 {
+        assert_eq!(steps("--out trunk --no-decay --tokens 20480"), 80);
+    }
+    assert_eq!(steps("--out whole"), 40);
+    let more = "--scale micro.toml --out whole --tokens 20480";
+    let refused = lab.fails("train", &more.split(' ').collect::<Vec<_>>());
+    assert!(refused.contains("--from whole --out NEW"), "{refused}");
+}
+
+#[test]
+fn a_checkpoint_is_exported_without_training() {
+    let lab = Lab::new();
+    lab.ok("train", &["--scale", "micro.toml", "--out", "run"]);
+    let export = ["--from", "run", "--to", "out", "--type", "bf16"];
+    let output = lab.run("export", &export);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        output.status.success() && said.contains("exported as"),
+        "{said}"
+    );
+    let config = fs::read_to_string(lab.path("out/config.json")).unwrap();
+    assert!(config.contains("bfloat16"), "{config}");
+    assert!(lab.fails("export", &export).contains("out: exists already"));
+    let again = lab.fails("export", &["--from", "out", "--to", "other"]);
+    assert!(again.contains("already"), "{again}");
+}
+
+#[test]
+fn runs_are_listed_and_cleaned_and_sweeps_still_grow() {
+    let lab = Lab::new();
+    let none = lab.fails("runs", &["nowhere"]);
+    assert!(none.contains("nowhere holds no stages"), "{none}");
+    let flags = |cpt: &'static str| {
+        let flags = "--tokens 20k --context 16 --recipes exact --seeds 1 --name own --cpt";
+        flags.split(' ').chain([cpt]).collect::<Vec<_>>()
+    };
+    lab.ok("sweep", &flags("0.5"));
+    let usage =
+        || -> serde_json::Value { serde_json::from_str(&lab.ok("runs", &["--json"])).unwrap() };
+    let before = usage();
+    assert_eq!(before["sweeps"][0]["name"], "own");
+    let stages = before["stages"].as_array().unwrap();
+    assert!(stages.iter().all(|stage| stage["state"] == "finished"));
+    assert!(stages.iter().all(|stage| stage["sweeps"][0] == "own"));
+    assert!(lab.ok("runs", &[]).contains("needed by"));
+
+    let stray = lab.path("runs/stages/00000000000000000000");
+    fs::create_dir(&stray).unwrap();
+    let asked = lab.fails("runs", &["clean"]);
+    assert!(asked.contains("--yes"), "{asked}");
+    let plan = lab.ok("runs", &["clean", "--dry-run"]);
+    assert!(plan.contains("checkpoints") && stray.exists(), "{plan}");
+    lab.ok("runs", &["clean", "--yes"]);
+    assert!(!stray.exists());
+    let after = usage();
+    let bytes = |usage: &serde_json::Value| -> u64 {
+        let stages = usage["stages"].as_array().unwrap().iter();
+        stages
+            .map(|stage| stage["checkpoint_bytes"].as_u64().unwrap())
+            .sum()
+    };
+    assert!(bytes(&after) < bytes(&before));
+    let nothing = lab.run("runs", &["clean", "--yes"]);
+    assert!(String::from_utf8_lossy(&nothing.stderr).contains("nothing can be freed"));
+
+    // Nothing is lost for the sweep, and what it goes on from is computed again.
+    let same = lab.ok("sweep", &[&flags("0.5")[..], &["--dry-run"]].concat());
+    assert!(same.contains("nothing is left to do"), "{same}");
+    let rows = results(&lab.path("runs/own"));
+    lab.ok("sweep", &flags("0.5,1.0"));
+    let more = results(&lab.path("runs/own"));
+    assert!(
+        rows.iter().all(|row| more.contains(row)),
+        "{rows:?} {more:?}"
+    );
+}
+
+#[test]
+fn a_dry_run_writes_nothing_and_says_what_disk_it_takes() {
+    let lab = Lab::new();
+    fs::write(lab.path("text.txt"), "so it goes ".repeat(2000)).unwrap();
+    let flags = "--tokens 20k --context 16 --seeds 1 --data text.txt --dry-run";
+    let plan = lab.ok("sweep", &flags.split(' ').collect::<Vec<_>>());
+    assert!(
+        plan.contains("of packed text") && plan.contains("free where"),
+        "{plan}"
+    );
+    assert!(!lab.path("runs").exists());
+}
+
+#[test]
+fn shells_and_manuals_know_the_program() {
+    let lab = Lab::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = lab.ok("completions", &[shell]);
+        assert!(
+            script.contains("upcycle") && script.contains("checkpoint-seconds"),
+            "{shell}"
+        );
+    }
+    lab.ok("man", &["pages"]);
+    for page in [
+        "burn-upcycle.1",
+        "burn-upcycle-sweep.1",
+        "burn-upcycle-runs-clean.1",
+    ] {
+        assert!(lab.path("pages").join(page).is_file(), "{page}");
+    }
+    let version = lab.ok("--version", &[]);
+    assert!(
+        version.contains("commit ") && version.contains("features cpu"),
+        "{version}"
+    );
+    let hint = lab.fails("sweep", &["--cpt", "-1", "--tokens", "20k"]);
+    assert!(hint.contains("--cpt"), "{hint}");
+    let threads = lab.run(
+        "train",
+        &["--threads", "1", "--scale", "micro.toml", "--out", "one"],
+    );
+    let said = String::from_utf8_lossy(&threads.stderr).into_owned();
+    assert!(
+        threads.status.success() && said.contains("1 threads"),
+        "{said}"
+    );
+}
+
 #[cfg(unix)]
 #[test]
 fn a_run_that_is_interrupted_writes_a_checkpoint_and_goes_on() {
+    for signal in ["-INT", "-TERM"] {
+        interrupt(signal);
+    }
+}
+
+#[cfg(unix)]
+fn interrupt(signal: &str) {
     let lab = Lab::new();
     let args = [
         "--out",
@@ -570,7 +750,7 @@ fn a_run_that_is_interrupted_writes_a_checkpoint_and_goes_on() {
             .is_ok_and(|line| line.contains("validation loss"))
     });
     let pid = child.id().to_string();
-    let interrupt = Command::new("kill").args(["-INT", &pid]).status();
+    let interrupt = Command::new("kill").args([signal, &pid]).status();
     assert!(interrupt.unwrap().success());
     let rest: Vec<String> = lines.map_while(Result::ok).collect();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");

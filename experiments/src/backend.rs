@@ -90,7 +90,7 @@ pub fn machine(kind: BackendKind) -> Result<Machine> {
 pub fn machine_on(kind: BackendKind, devices: usize) -> Result<Machine> {
     if devices > 1 && !cfg!(feature = "multi-device") {
         bail!(
-            "training on {devices} devices is not compiled in; add `--features multi-device` to `cargo run` or `cargo build`"
+            "training on {devices} devices is not compiled in; add `--features multi-device` to `cargo run`, `cargo build` or `cargo install`"
         );
     }
     match kind {
@@ -125,14 +125,13 @@ fn auto(devices: usize) -> Result<Machine> {
 )))]
 fn not_compiled(name: &str) -> Result<Machine> {
     bail!(
-        "backend `{name}` is not compiled in; build with it: add `--features {name}` to `cargo run` or `cargo build`"
+        "backend `{name}` is not compiled in; build with it: add `--features {name}` to `cargo run`, `cargo build` or `cargo install`"
     )
 }
 
 #[cfg(any(feature = "cpu", feature = "ndarray"))]
 fn threads() -> String {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    format!("{threads} threads")
+    format!("{} threads", crate::threads::count())
 }
 
 #[cfg(feature = "cpu")]

@@ -85,6 +85,31 @@ impl DataArgs {
         })))
     }
 
+    /// The data of the flags for a model that was trained on the data `before`: the same without flags; `other` data with the same
+    /// tokenizer.
+    ///
+    /// # Errors
+    /// As for [`DataArgs::config`].
+    pub fn config_after(
+        &self,
+        before: Option<&DataConfig>,
+        checkpoint: &Path,
+        other: bool,
+    ) -> Result<DataConfig> {
+        let mut args = self.clone();
+        if let Some(DataConfig::Text(text)) = before
+            && args.tokenizer.is_none()
+        {
+            let own = checkpoint.join("tokenizer.json");
+            args.tokenizer = Some(match other && own.is_file() {
+                true => TokenizerConfig::File { path: own },
+                false => text.tokenizer.clone(),
+            });
+        }
+        let asked = args.config()?;
+        Ok(asked.or(before.cloned()).unwrap_or_default())
+    }
+
     /// The data of the flags, with the tokenizer of the checkpoint in `dir` where they name none; none if there are none.
     ///
     /// # Errors
@@ -110,7 +135,15 @@ impl DataArgs {
 /// # Errors
 /// If it cannot be opened.
 pub fn open(config: &DataConfig, cache_dir: &Path) -> Result<Dataset> {
-    let data = Dataset::open(config, cache_dir)?;
+    open_apart(config, cache_dir, cache_dir)
+}
+
+/// [`open`], which leaves the cache as it is and packs text that is not there in `new_dir`.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn open_apart(config: &DataConfig, cache_dir: &Path, new_dir: &Path) -> Result<Dataset> {
+    let data = Dataset::open_apart(config, cache_dir, new_dir)?;
     for note in data.text_reports().iter().flat_map(|report| report.notes()) {
         output::note!("note: {note}");
     }

@@ -26,7 +26,8 @@ use self::{
 use crate::{
     backend::{BackendKind, engine},
     limits::{Force, on_cpu, too_large},
-    output,
+    output, program,
+    threads::ThreadsArg,
 };
 
 /// Continue a text with a model, token by token.
@@ -34,7 +35,7 @@ use crate::{
 /// What the model adds to the prompt goes to standard output. It ends where the model ends the text, after --max-tokens, or
 /// where the model's context is full.
 #[derive(Debug, Parser)]
-#[command(name = "generate", version)]
+#[command(name = "generate", version = program::version())]
 pub struct GenerateArgs {
     /// A checkpoint, the folder of a training run, or a checkpoint of Hugging Face's transformers, a folder or a model of the
     /// hub, of a family that can be run here (`upcycle --families`).
@@ -99,6 +100,8 @@ pub struct GenerateArgs {
     #[arg(long, value_enum, default_value_t)]
     backend: BackendKind,
     #[command(flatten)]
+    threads: ThreadsArg,
+    #[command(flatten)]
     force: Force,
 }
 
@@ -122,6 +125,7 @@ impl GenerateArgs {
     /// # Errors
     /// With a sentence on what is wrong and what to do.
     pub fn run(self) -> Result<()> {
+        self.threads.apply()?;
         let sampling = self.sampling();
         sampling.validate()?;
         let model = Model::open(&self.from, self.tokenizer.as_deref())?;

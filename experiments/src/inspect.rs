@@ -14,14 +14,15 @@ use upcycle_train::{CheckpointInfo, StageCheckpoints};
 use crate::{
     backend::{BackendKind, engine},
     limits::refusal,
-    output,
+    output, program,
     routers::Routers,
     sources,
+    threads::ThreadsArg,
 };
 
 /// Show what a checkpoint holds: one of this program's, or one in the layout of Hugging Face's transformers.
 #[derive(Debug, Parser)]
-#[command(name = "inspect", version)]
+#[command(name = "inspect", version = program::version())]
 pub struct InspectArgs {
     /// A checkpoint, the folder of a training run, or a model of the Hugging Face hub.
     #[arg(value_name = "DIR|hf:ORG/NAME[@REVISION]")]
@@ -30,6 +31,8 @@ pub struct InspectArgs {
     /// --families` lists them), or a TOML file, see docs/huggingface.md.
     #[arg(long, value_name = "NAME|FILE")]
     layout: Option<PathBuf>,
+    #[command(flatten)]
+    threads: ThreadsArg,
     /// Print as JSON.
     #[arg(long)]
     json: bool,
@@ -62,6 +65,7 @@ impl InspectArgs {
         let info = CheckpointInfo::read(&dir)?;
         info.check_sizes(&dir)?;
         let parameters = CostModel::new(&info.model).parameters();
+        self.threads.apply()?;
         let engine = engine(BackendKind::Auto)?;
         // The file, its bytes decoded, and the model.
         let memory = 3 * 4 * parameters.total();

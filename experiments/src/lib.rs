@@ -4,24 +4,30 @@ mod amount;
 mod backend;
 mod baseline;
 pub mod bench;
+pub mod commands;
 #[cfg(feature = "tui")]
 mod dashboard;
 mod data_args;
+pub mod export;
 mod flags;
 pub mod generate;
 pub mod inspect;
 mod interrupt;
 mod kernels;
 mod limits;
+pub mod manual;
 mod output;
 mod program;
 mod progress;
 mod recipe_args;
 pub mod report;
 mod routers;
+pub mod runs;
 mod sources;
 pub mod sweep;
+mod threads;
 pub mod train;
+mod training_file;
 mod ui;
 pub mod upcycle;
 
@@ -48,7 +54,11 @@ pub fn run<C: clap::Parser>(command: impl FnOnce(C) -> anyhow::Result<()>) -> Ex
     panic::set_hook(Box::new(|info| {
         output::note!("error: a defect of this program or of Burn: {info}");
     }));
-    let flags = C::parse();
+    let mut program = C::command();
+    program::started_as(program.get_name());
+    let matches = program.clone().get_matches();
+    let flags =
+        C::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut program).exit());
     let result = panic::catch_unwind(AssertUnwindSafe(|| command(flags)));
     let Ok(result) = result else {
         return ExitCode::from(2);
@@ -62,12 +72,23 @@ pub fn run<C: clap::Parser>(command: impl FnOnce(C) -> anyhow::Result<()>) -> Ex
         output::note!("{sentence}");
         return ExitCode::from(interrupt::EXIT_CODE);
     }
-    let arguments = C::command();
+    let command = called(&program, &matches);
     let has = |flag: &str| {
-        let mut longs = arguments.get_arguments().filter_map(|it| it.get_long());
+        let mut longs = command.get_arguments().filter_map(|it| it.get_long());
         longs.any(|long| long == flag)
     };
     let hint = flags::hint(&sentence, has);
     output::note!("error: {sentence}{hint}");
     ExitCode::from(2)
+}
+
+/// The subcommand that was called, whose flags are the ones that there are.
+fn called<'a>(program: &'a clap::Command, matches: &clap::ArgMatches) -> &'a clap::Command {
+    let chosen = matches
+        .subcommand()
+        .and_then(|(name, matches)| Some((program.find_subcommand(name)?, matches)));
+    match chosen {
+        Some((command, matches)) => called(command, matches),
+        None => program,
+    }
 }

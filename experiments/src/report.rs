@@ -6,14 +6,14 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use upcycle_report::Results;
 
-use crate::{baseline::BaselineArg, output};
+use crate::{baseline::BaselineArg, output, program};
 
 /// Render the report of a finished sweep again.
 ///
 /// Reads results.json in the sweep's folder and writes report.html, results.csv and figures beside it. Of a results.csv, it
 /// prints the tables alone: that is what docs/results.md has them from.
 #[derive(Debug, Parser)]
-#[command(name = "report", version)]
+#[command(name = "report", version = program::version())]
 pub struct ReportArgs {
     /// The sweep's folder, such as runs/quick, or a results.csv.
     #[arg(value_name = "DIR|CSV")]

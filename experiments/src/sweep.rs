@@ -16,11 +16,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use tempfile::TempDir;
 use upcycle_data::{Dataset, Split};
 use upcycle_lab::presets::Preset;
 use upcycle_lab::{
     Calibration, CellPlan, Estimate, MemoryLimit, Runner, StageEstimate, Store, SweepConfig,
-    SweepPlan, collect, presets,
+    SweepPlan, SweepStages, collect, presets,
 };
 use upcycle_lm::CostModel;
 use upcycle_report::number;
@@ -28,10 +29,12 @@ use upcycle_train::Engine;
 
 use crate::{
     backend::{BackendKind, Machine, machine, machine_on},
-    data_args, interrupt,
+    data_args,
+    interrupt::{self, Work},
     limits::{self, on_cpu, refusal, slow_precision},
     output, program,
     progress::Progress,
+    threads,
 };
 pub(crate) use args::PrecisionArg;
 use args::{Launcher, SweepArgs};
@@ -45,7 +48,7 @@ use status::StatusArgs;
 /// pre-training. A sweep that is stopped goes on where it was when it is started again, and processes that run the same
 /// sweep in the same folder, on one machine or on many, share the work.
 #[derive(Debug, Parser)]
-#[command(name = "sweep", version, args_conflicts_with_subcommands = true)]
+#[command(name = "sweep", version = program::version(), args_conflicts_with_subcommands = true)]
 pub struct SweepCommand {
     #[command(subcommand)]
     command: Option<Subcommand>,
@@ -82,6 +85,7 @@ impl SweepArgs {
             return list(self.json);
         }
         self.ui.choice()?;
+        self.threads.apply()?;
         let config = self.sweep_config()?;
         config.validate()?;
         if self.devices.get() > 1 && self.jobs.is_some_and(|jobs| jobs.get() > 1) {
@@ -107,7 +111,8 @@ impl SweepArgs {
         if let Some(slow) = slow.filter(|_| !self.force.force) {
             bail!(slow);
         }
-        let data = data_args::open(&config.data, &self.out.join("data"))?;
+        let scratch = self.scratch()?;
+        let data = self.data(&config, scratch.as_ref())?;
         let plan = SweepPlan::new(&config, &data, engine.backend())?;
         self.baseline(&plan)?;
         let known = Store::existing(&self.out);
@@ -128,7 +133,7 @@ impl SweepArgs {
             output::note!("note: {note}");
         }
         if self.dry_run {
-            return self.print_dry_run(&plan, &estimate, refusal);
+            return self.print_dry_run(&plan, &estimate, &data, refusal);
         }
         if let Some(refusal) = refusal.filter(|_| !self.force.force) {
             cost::print(&plan, &estimate, false)?;
@@ -141,6 +146,7 @@ impl SweepArgs {
         let folder = self.folder(&file)?;
         let store = Store::open(&self.out)?;
         file.write(&folder)?;
+        SweepStages::of(&plan).write(&folder)?;
         let expected = estimate.seconds.map(number::duration);
         output::note!(
             "{} stages, {} finished before; {jobs} at a time, about {}",
@@ -160,7 +166,10 @@ impl SweepArgs {
             observer: &progress,
             stop: interrupt::flag(),
         };
-        let outcome = interrupt::during(|| runner.run(&plan.graph, jobs))?;
+        let work = Work::Training {
+            checkpoints: runner.checkpoint_interval,
+        };
+        let outcome = interrupt::during(work, || runner.run(&plan.graph, jobs))?;
         progress.finish();
         outcome.context("the sweep stopped; what is finished is kept for the next start")?;
         if estimate.remaining().next().is_some() {
@@ -187,7 +196,8 @@ impl SweepArgs {
             );
         }
         let backend = self.backend.name();
-        let data = data_args::open(&config.data, &self.out.join("data"))?;
+        let scratch = self.scratch()?;
+        let data = self.data(&config, scratch.as_ref())?;
         let plan = SweepPlan::new(&config, &data, backend)?;
         self.baseline(&plan)?;
         let known = Store::existing(&self.out);
@@ -212,7 +222,7 @@ impl SweepArgs {
                     memory_refusal(stage, available).filter(|_| !self.force.force)
                 });
         if self.dry_run {
-            return self.print_dry_run(&plan, &estimate, too_large);
+            return self.print_dry_run(&plan, &estimate, &data, too_large);
         }
         if let Some(refusal) = too_large {
             bail!(refusal);
@@ -224,8 +234,10 @@ impl SweepArgs {
         slurm.queue()?;
         let store = Store::open(&self.out)?;
         file.write(&folder)?;
+        SweepStages::of(&plan).write(&folder)?;
+        store.reopen_freed(&plan.graph)?;
         cluster::submit(&slurm, &plan, &estimate, &store)?;
-        let again = format!("sweep status {}", folder.display());
+        let again = program::call(&format!("sweep status {}", folder.display()));
         if self.detach {
             output::note!(
                 "`{again}` shows how far they are; this command again collects the results"
@@ -235,6 +247,18 @@ impl SweepArgs {
         output::note!("following the jobs; they go on without this command (`{again}`)");
         cluster::follow(&slurm, &plan, &estimate, &store)?;
         self.report(&config, &plan, &store, (backend, "Slurm jobs"), &data)
+    }
+
+    /// Where a dry run packs text that is not packed yet; none for a sweep that is to run.
+    fn scratch(&self) -> Result<Option<TempDir>> {
+        let scratch = self.dry_run.then(tempfile::tempdir).transpose();
+        scratch.context("no temporary folder can be made for the text of a dry run")
+    }
+
+    fn data(&self, config: &SweepConfig, scratch: Option<&TempDir>) -> Result<Dataset> {
+        let cache = self.out.join("data");
+        let new = scratch.map_or(cache.as_path(), TempDir::path);
+        data_args::open_apart(&config.data, &cache, new)
     }
 
     fn report(
@@ -248,6 +272,7 @@ impl SweepArgs {
         let floor = data.entropy_rate();
         let mut results = collect(config, plan, store, device, floor, command_line())?;
         results.baseline = self.baseline(plan)?.map(str::to_owned);
+        results.environment.threads = threads::count();
         results.environment.commit = program::COMMIT.map(str::to_owned);
         results.environment.program = Some(program::name());
         let folder = store.report_dir(&config.name);
@@ -281,12 +306,14 @@ impl SweepArgs {
         &self,
         plan: &SweepPlan,
         estimate: &Estimate,
+        data: &Dataset,
         refusal: Option<String>,
     ) -> Result<()> {
         if self.json {
             return Ok(output::line(serde_json::to_string_pretty(estimate)?)?);
         }
         cost::print(plan, estimate, true)?;
+        cost::print_disk(&self.out, estimate, data.packed_bytes())?;
         if let Some(refusal) = refusal {
             output::line(format!(
                 "\nWithout --force this would be refused: {refusal}"
@@ -311,7 +338,7 @@ impl SweepArgs {
         Ok(folder)
     }
 
-    /// Stages at a time: as many small ones as a CPU has cores, but no more than fit into its memory.
+    /// Stages at a time: as many small ones as there are threads, but no more than fit into its memory.
     fn jobs(&self, plan: &SweepPlan, engine: &dyn Engine, available: Option<u64>) -> usize {
         if let Some(jobs) = self.jobs {
             return jobs.get();
@@ -326,7 +353,6 @@ impl SweepArgs {
         if !on_cpu(engine) || sizes.max().is_none_or(|largest| largest >= SMALL_MODEL) {
             return 1;
         }
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let fits = |jobs: &usize| {
             let estimate = Estimate::new(
                 plan,
@@ -338,7 +364,7 @@ impl SweepArgs {
             );
             available.is_none_or(|available| estimate.memory <= available)
         };
-        (1..=cores).rev().find(fits).unwrap_or(1)
+        (1..=threads::count()).rev().find(fits).unwrap_or(1)
     }
 }
 
@@ -424,6 +450,9 @@ fn command_line() -> String {
         }
     });
     let args: Vec<String> = args.collect();
+    if program::has_all() {
+        return program::call(&args.join(" "));
+    }
     let features = match program::further_features().join(",") {
         none if none.is_empty() => none,
         features => format!(" --features {features}"),

@@ -1,20 +1,20 @@
 //! `train`: trains one model.
 
+mod run_file;
+
 use std::{
     fs,
     num::NonZeroUsize,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget};
-use serde::{Deserialize, Serialize};
 use upcycle_data::Dataset;
-use upcycle_files::{Lock, LockError};
-use upcycle_hf::{Export, ExportType, Fit, HfCheckpoint, Import, RouterStats};
+use upcycle_hf::{Fit, HfCheckpoint, Import};
 use upcycle_lab::{Scale, peak_memory, presets, training_seconds};
 use upcycle_lm::{CostModel, LmConfig, WeightSource};
 use upcycle_moe::GrowthState;
@@ -30,34 +30,38 @@ use crate::{
     amount,
     backend::{BackendKind, Machine, machine_on},
     data_args::{self, DataArgs, check_vocabulary},
+    export::{self, ExportTypeArg, Exporter},
     generate::sample,
     inspect::checkpoint_of,
-    interrupt,
+    interrupt::{self, Work},
     kernels::KernelsArg,
     limits::{self, Force, MemoryArgs, advice, pass_note, refusal, slow_precision},
-    output,
+    output, program,
     progress::style,
-    routers::Routers,
     sources,
     sweep::PrecisionArg,
+    threads::ThreadsArg,
+    training_file::{self, TrainingFile},
     ui::{Ui, UiArg},
     upcycle::{HEADING, SHARD_BYTES},
 };
+use run_file::RunFile;
 
 /// Train one model, from scratch or from a checkpoint such as an upcycled one.
 ///
 /// A run that is stopped goes on from its last checkpoint when it is started again with the same flags.
 #[derive(Debug, Parser)]
-#[command(name = "train", version)]
+#[command(name = "train", version = program::version())]
 pub struct TrainArgs {
     /// Folder of the run: metrics.jsonl, TensorBoard's event file, checkpoints, and at the end curve.csv and result.json.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Scale: tiny, tiny-softmax, small, medium; the paper's 154M, 305M, 1B, 2.4B, 0.7B-top1, 1B-interleaved, 7B-interleaved; or a TOML
-    /// file. With --from or --init it gives batch and schedule only.
-    #[arg(long, value_name = "NAME|FILE", default_value = "tiny")]
-    scale: String,
-    /// Continue this checkpoint (or training run) on the continued-pre-training split.
+    /// file. With --from or --init it gives batch and schedule only. [default: tiny; with --from those of the run before]
+    #[arg(long, value_name = "NAME|FILE")]
+    scale: Option<String>,
+    /// Continue this checkpoint (or training run) on the continued-pre-training split, with its data, tokenizer, optimizer and
+    /// balancing.
     #[arg(long, value_name = "DIR")]
     from: Option<PathBuf>,
     /// Continue a checkpoint of Hugging Face's transformers, a folder or a model of the hub, of a family that can be run here
@@ -101,7 +105,7 @@ pub struct TrainArgs {
     /// Largest size of an exported file, such as 500M or 5GB.
     #[arg(long, value_name = "BYTES", value_parser = amount::parse_bytes, default_value_t = SHARD_BYTES, help_heading = HEADING)]
     shard_size: u64,
-    /// Tokens to train on, such as 1M. [default: the scale's]
+    /// Tokens to train on, such as 1M. A run with --no-decay can be started again with more. [default: the scale's]
     #[arg(long, value_parser = amount::parse, value_name = "TOKENS")]
     tokens: Option<u64>,
     /// Experts, in place of the scale's.
@@ -123,9 +127,9 @@ pub struct TrainArgs {
     /// Keep the learning rate at its peak to the end, for a trunk to be upcycled.
     #[arg(long)]
     no_decay: bool,
-    /// Seed of parameters and data order.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
+    /// Seed of parameters and data order. [default: 0; with --from that of the run before]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
     #[command(flatten)]
     data: DataArgs,
     /// Go on with --from on data that the checkpoint was not trained on.
@@ -142,6 +146,8 @@ pub struct TrainArgs {
     /// Where to compute.
     #[arg(long, value_enum, default_value_t)]
     backend: BackendKind,
+    #[command(flatten)]
+    threads: ThreadsArg,
     /// GPUs that train the model together, each a share of the sequences of a batch. Needs the feature multi-device.
     #[arg(long, value_name = "N", default_value = "1")]
     devices: NonZeroUsize,
@@ -181,44 +187,19 @@ pub struct TrainArgs {
     json: bool,
 }
 
+const DEFAULT_SCALE: &str = "tiny";
+
 /// Defaults for models that were trained elsewhere.
 const INIT_PEAK_LR: f64 = 1e-4;
 const INIT_AUXILIARY_LOSS: f32 = 0.01;
 const INIT_CONTEXT: usize = 1024;
 
-/// How exported parameters are stored.
-#[derive(Debug, Clone, Copy, Default, ValueEnum)]
-enum ExportTypeArg {
-    /// 32 bits.
-    #[default]
-    F32,
-    /// 16 bits with the range of f32.
-    Bf16,
-    /// 16 bits with a longer fraction.
-    F16,
-}
-
-impl From<ExportTypeArg> for ExportType {
-    fn from(arg: ExportTypeArg) -> Self {
-        match arg {
-            ExportTypeArg::F32 => Self::F32,
-            ExportTypeArg::Bf16 => Self::Bf16,
-            ExportTypeArg::F16 => Self::F16,
-        }
-    }
-}
-
-/// What a run's folder belongs to.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct RunFile {
-    model: LmConfig,
-    seed: u64,
-    from: Option<PathBuf>,
-    #[serde(default)]
-    init: Option<PathBuf>,
-    spec: TrainSpec,
-    data: String,
-    backend: String,
+/// The checkpoint that is trained on.
+struct Parent {
+    path: PathBuf,
+    info: CheckpointInfo,
+    /// How it was trained; none where nobody has written it down.
+    training: Option<TrainingFile>,
 }
 
 impl TrainArgs {
@@ -229,39 +210,29 @@ impl TrainArgs {
     pub fn run(self) -> Result<()> {
         // Said before models are loaded.
         self.ui.choice()?;
+        self.threads.apply()?;
         let init = self.import()?;
-        let like = match &self.export_like {
-            Some(like) => Some(HfCheckpoint::open(&sources::folder(like)?, None)?),
-            None => None,
-        };
+        let like = export::sample(self.export_like.as_deref())?;
         let like = like.as_ref().or(init.as_deref().map(Import::checkpoint));
-        let config = match &init {
-            Some(init) => {
+        let exporter = self.exporter(like);
+        let parent = self.parent()?;
+        let before = parent.as_ref().and_then(|parent| parent.training.as_ref());
+        let config = match (&init, &parent) {
+            (Some(init), _) => {
                 let config = self.data.config_with(&init.checkpoint().dir)?;
-                Some(config.context("--init needs text to train on; give it with --data")?)
+                config.context("--init needs text to train on; give it with --data")?
             }
-            None => self.data.config()?,
+            (None, Some(parent)) => {
+                let data = before.map(|before| &before.data);
+                self.data
+                    .config_after(data, &parent.path, self.other_data)?
+            }
+            (None, None) => self.data.config()?.unwrap_or_default(),
         };
-        let data = data_args::open(&config.unwrap_or_default(), &self.data_cache)?;
-        let parent = self
-            .from
-            .as_deref()
-            .map(|from| {
-                sources::check(from)?;
-                if sources::is_hugging_face(from) {
-                    bail!(
-                        "{} is a checkpoint of Hugging Face's transformers; train it with --init",
-                        from.display()
-                    );
-                }
-                let path = checkpoint_of(from);
-                let info = CheckpointInfo::read(&path)?;
-                Ok((path, info))
-            })
-            .transpose()?;
-        let mut scale = self.scale(&data)?;
-        if let Some((_, info)) = &parent {
-            scale.model = info.model.clone();
+        let data = data_args::open(&config, &self.data_cache)?;
+        let mut scale = self.scale(&data, before)?;
+        if let Some(parent) = &parent {
+            scale.model = parent.info.model.clone();
         }
         if let Some(init) = &init {
             scale.model = init.config().clone();
@@ -280,14 +251,29 @@ impl TrainArgs {
         if let Some(tokens) = self.tokens {
             scale = scale.with_pretrain_tokens(tokens);
         }
-        let from_step = parent.as_ref().map_or(0, |(_, info)| info.step);
-        let mut spec = self.spec(&scale, parent.is_some(), from_step);
-        if init.is_some() {
-            spec.data.cpt_from = Some(0);
+        if let Some(peak_lr) = self.peak_lr {
+            scale.training.peak_lr = peak_lr;
         }
+        let from_step = parent.as_ref().map_or(0, |parent| parent.info.step);
+        let seed = self.seed.or(before.map(|before| before.seed)).unwrap_or(0);
+        let order = DataSchedule {
+            cpt_from: match (&init, &parent) {
+                (Some(_), _) => Some(0),
+                // It goes on where the run before was in the data.
+                (None, Some(_)) => (before.filter(|_| !self.other_data))
+                    .and_then(|before| before.cpt_from)
+                    .or(Some(from_step)),
+                (None, None) => None,
+            },
+            seed,
+        };
+        let spec = self.spec(&scale, order, parent.is_some(), from_step);
         spec.validate()?;
-        let growths = parent.as_ref().map_or(&[][..], |(_, info)| &info.growths);
-        let fit = self.check_export(&scale.model, growths, like, &spec)?;
+        let growths = parent.as_ref().map_or(&[][..], |it| &it.info.growths);
+        let fit = match &exporter {
+            Some(exporter) => Some(self.check_export(exporter, &scale.model, growths, &spec)?),
+            None => None,
+        };
         let Machine { engine, meter } = machine_on(self.backend, self.devices.get())?;
         output::note!("backend {}: {}", engine.backend(), engine.device());
         let slow = slow_precision(engine.as_ref(), spec.precision);
@@ -303,8 +289,8 @@ impl TrainArgs {
         }
         let run = RunFile {
             model: scale.model.clone(),
-            seed: self.seed,
-            from: parent.as_ref().map(|(path, _)| path.clone()),
+            seed,
+            from: parent.as_ref().map(|parent| parent.path.clone()),
             init: init.as_ref().map(|init| init.checkpoint().dir.clone()),
             spec,
             data: data.fingerprint().to_owned(),
@@ -331,28 +317,38 @@ impl TrainArgs {
         }
         data.check_shape(batch.context)?;
         check_vocabulary(&data, "the model", run.model.vocab)?;
-        if let Some((path, info)) = &parent {
+        if let Some(Parent { path, info, .. }) = &parent {
             if !self.other_data {
                 let checked = info.check_data(&data);
                 checked.with_context(|| path.display().to_string())?;
             }
-            self.check_biases(engine.as_ref(), path, fit.as_ref())?;
+            if let (Some(exporter), Some(fit)) = (&exporter, &fit) {
+                exporter.check_biases(engine.as_ref(), path, fit)?;
+            }
         }
-        let _lock = claim(&self.out, &run)?;
+        let (run, _lock) = run.claim(&self.out)?;
+        let training = TrainingFile {
+            scale,
+            data: training_file::in_full(&config)?,
+            seed,
+            cpt_from: run.spec.data.cpt_from,
+        };
+        training.write(&self.out)?;
         let result = self.out.join("result.json");
-        if let Ok(text) = fs::read_to_string(&result)
-            && let Ok(outcome) = serde_json::from_str(&text)
-        {
+        let finished = fs::read_to_string(&result).ok();
+        let finished = finished.and_then(|text| serde_json::from_str::<TrainOutcome>(&text).ok());
+        // A run that has become longer is not finished any more.
+        if let Some(outcome) = finished.filter(|outcome| outcome.step >= run.spec.schedule.end) {
             output::note!("{} is finished already", self.out.display());
             self.print(&outcome)?;
-            return self.write_export(engine.as_ref(), like);
+            return self.write_export(engine.as_ref(), exporter.as_ref());
         }
-        let start = match (parent, &init) {
-            (Some((path, _)), _) => Start::Checkpoint(path),
+        let start = match (&parent, &init) {
+            (Some(parent), _) => Start::Checkpoint(parent.path.clone()),
             (None, Some(init)) => Start::Weights(init.clone()),
             (None, None) => Start::Initial {
                 model: Box::new(run.model.clone()),
-                seed: self.seed,
+                seed,
             },
         };
         self.kernels.choose(engine.as_ref(), run.spec.precision);
@@ -361,7 +357,7 @@ impl TrainArgs {
         upcycle_files::write(&result, json.as_bytes())?;
         self.print(&outcome)?;
         self.show_sample(engine.as_ref(), &data);
-        self.write_export(engine.as_ref(), like)
+        self.write_export(engine.as_ref(), exporter.as_ref())
     }
 
     /// The model of `--init`.
@@ -391,63 +387,66 @@ impl TrainArgs {
     /// What stands against `--export` is better said before training.
     fn check_export(
         &self,
+        exporter: &Exporter,
         model: &LmConfig,
         growths: &[GrowthState],
-        like: Option<&HfCheckpoint>,
         spec: &TrainSpec,
-    ) -> Result<Option<Fit>> {
-        let Some(to) = &self.export else {
-            return Ok(None);
-        };
+    ) -> Result<Fit> {
         let end = spec.schedule.end;
         let growths: Vec<_> = growths.iter().map(|state| state.at_step(end)).collect();
-        let fit = Export::check(model, &growths, like, self.export_type.into(), to)?;
+        let fit = exporter.check(model, &growths)?;
         if spec.balancing.bias_rate > 0.0 && !fit.selection_biases {
             bail!(
                 "--export: routers of {} do not know selection biases; balance with --auxiliary-loss 0.01",
                 fit.family
             );
         }
-        if fit.adds_shared_experts {
-            output::note!(
-                "exported as {}, which has shared experts: they are written as zeros, and change nothing",
-                fit.family
-            );
-        }
-        Ok(Some(fit))
+        Ok(fit)
     }
 
-    /// A parent that was balanced by selection biases keeps them.
-    fn check_biases(&self, engine: &dyn Engine, parent: &Path, fit: Option<&Fit>) -> Result<()> {
-        let biased = |stats: &RouterStats| stats.bias.is_some();
-        let Some(fit) = fit.filter(|fit| !fit.selection_biases) else {
-            return Ok(());
+    fn exporter<'a>(&'a self, like: Option<&'a HfCheckpoint>) -> Option<Exporter<'a>> {
+        let to = self.export.as_deref()?;
+        Some(Exporter {
+            like,
+            dtype: self.export_type.into(),
+            shard_bytes: self.shard_size,
+            to,
+        })
+    }
+
+    fn write_export(&self, engine: &dyn Engine, exporter: Option<&Exporter>) -> Result<()> {
+        match exporter {
+            Some(exporter) => exporter.write(engine, &checkpoint_of(&self.out)),
+            None => Ok(()),
+        }
+    }
+
+    /// The checkpoint of `--from`.
+    fn parent(&self) -> Result<Option<Parent>> {
+        let Some(from) = &self.from else {
+            return Ok(None);
         };
-        if Routers::of(engine, parent)?.iter().any(biased) {
+        sources::check(from)?;
+        if sources::is_hugging_face(from) {
             bail!(
-                "{} was balanced by selection biases, which routers of {} do not know, so it cannot be exported; train it from the beginning with --auxiliary-loss 0.01",
-                parent.display(),
-                fit.family
+                "{} is a checkpoint of Hugging Face's transformers; train it with --init",
+                from.display()
             );
         }
-        Ok(())
-    }
-
-    fn write_export(&self, engine: &dyn Engine, like: Option<&HfCheckpoint>) -> Result<()> {
-        let Some(to) = &self.export else {
-            return Ok(());
-        };
-        let from = checkpoint_of(&self.out);
-        let info = CheckpointInfo::read(&from)?;
-        let (model, growths) = (&info.model, &info.growths);
-        let tokenizer = fs::read_to_string(from.join("tokenizer.json")).ok();
-        let dtype = self.export_type.into();
-        let mut export = Export::new(model, growths, like, tokenizer, dtype, self.shard_size, to)?;
-        let family = export.family().to_owned();
-        engine.export(&from, &mut export)?;
-        export.finish()?;
-        output::note!("exported as {family}: {}", to.display());
-        Ok(())
+        let path = checkpoint_of(from);
+        let info = CheckpointInfo::read(&path)?;
+        let training = TrainingFile::of(&path);
+        if training.is_none() && self.scale.is_none() {
+            bail!(
+                "{} does not say how it was trained (it has no training.json); give the --scale that it was trained with, for batch, schedule and balancing",
+                from.display()
+            );
+        }
+        Ok(Some(Parent {
+            path,
+            info,
+            training,
+        }))
     }
 
     fn print(&self, outcome: &TrainOutcome) -> Result<()> {
@@ -474,14 +473,30 @@ impl TrainArgs {
             return;
         }
         let dir = checkpoint_of(&self.out);
-        match sample::take(engine, &dir, self.sample.as_deref(), data, self.seed) {
+        match sample::take(
+            engine,
+            &dir,
+            self.sample.as_deref(),
+            data,
+            self.seed.unwrap_or(0),
+        ) {
             Ok(sample) => output::note!("sample: {:?} {:?}", sample.prompt, sample.continuation),
             Err(error) => output::note!("there is no sample: {error:#}"),
         }
     }
 
-    fn scale(&self, data: &Dataset) -> Result<Scale> {
-        let mut scale = presets::scale(&self.scale)?;
+    /// The scale that was asked for, but for what a model that was trained before keeps.
+    fn scale(&self, data: &Dataset, before: Option<&TrainingFile>) -> Result<Scale> {
+        let before = before.map(|before| &before.scale);
+        let mut scale = match (&self.scale, before) {
+            (Some(name), _) => presets::scale(name)?,
+            (None, Some(before)) => before.clone(),
+            (None, None) => presets::scale(DEFAULT_SCALE)?,
+        };
+        if let Some(before) = before {
+            scale.optimizer = before.optimizer.clone();
+            scale.balancing = before.balancing.clone();
+        }
         if let Some(experts) = self.experts {
             scale.model.experts = experts;
         }
@@ -494,14 +509,14 @@ impl TrainArgs {
         Ok(scale)
     }
 
-    fn spec(&self, scale: &Scale, continued: bool, from: u64) -> TrainSpec {
+    fn spec(&self, scale: &Scale, data: DataSchedule, continued: bool, from: u64) -> TrainSpec {
         let training = &scale.training;
         let end = from + training.pretrain_steps;
         let decay = (training.pretrain_steps / 10).max(1);
         let warmup = if continued { 0 } else { training.warmup_steps };
         TrainSpec {
             schedule: Schedule {
-                peak_lr: self.peak_lr.unwrap_or(training.peak_lr),
+                peak_lr: training.peak_lr,
                 warmup_from: from,
                 warmup_steps: self.warmup.unwrap_or(warmup),
                 decay_from: (!self.no_decay).then_some(end - decay),
@@ -513,10 +528,7 @@ impl TrainArgs {
                 context: scale.model.context,
                 accumulation: training.accumulation,
             },
-            data: DataSchedule {
-                cpt_from: continued.then_some(from),
-                seed: self.seed,
-            },
+            data,
             balancing: scale.balancing.clone(),
             precision: self.precision.map(Into::into).unwrap_or_default(),
             evaluation: EvaluationConfig {
@@ -549,8 +561,13 @@ impl TrainArgs {
             checkpoint_interval: Duration::from_secs(self.checkpoint_seconds),
         };
         let ui = self.ui.choice()?;
+        let work = Work::Training {
+            checkpoints: job.checkpoint_interval,
+        };
         let mut display = Display::new(ui, self.log_every, from, spec.schedule.end);
-        let outcome = interrupt::during(|| engine.train(&job, &mut |event| display.event(&event)))?;
+        let outcome = interrupt::during(work, || {
+            engine.train(&job, &mut |event| display.event(&event))
+        })?;
         display.bar.finish_and_clear();
         drop(display);
         let outcome = outcome?;
@@ -563,38 +580,6 @@ impl TrainArgs {
 fn run_is_all_warmup(schedule: &Schedule, from: u64) -> bool {
     let stable_end = schedule.decay_from.unwrap_or(schedule.end);
     schedule.warmup_steps > 1 && from + schedule.warmup_steps > stable_end
-}
-
-/// Takes a folder for a run and locks it, or checks that it is this run's.
-fn claim(dir: &Path, run: &RunFile) -> Result<Lock> {
-    let path = dir.join("run.json");
-    let begun = dir.join("metrics.jsonl").exists();
-    if begun {
-        let text = fs::read_to_string(&path).unwrap_or_default();
-        let there: Option<RunFile> = serde_json::from_str(&text).ok();
-        if there.as_ref() != Some(run) {
-            bail!(
-                "{} holds another run; choose another folder for --out, give the flags that it was started with (see run.json there), or remove it",
-                dir.display()
-            );
-        }
-    } else if !path.exists() && fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
-    {
-        bail!(
-            "{} is not empty and holds no training run; choose another folder for --out",
-            dir.display()
-        );
-    }
-    upcycle_files::write(&path, serde_json::to_string_pretty(run)?.as_bytes())?;
-    match Lock::take(&dir.join("lock")) {
-        Ok(lock) => Ok(lock),
-        Err(LockError::File(error)) => Err(error.into()),
-        Err(LockError::Busy) => bail!("another process is training in {}", dir.display()),
-        Err(LockError::Unsupported) => bail!(
-            "{} lies on a file system without locks, so that two processes could train in it; choose another folder for --out",
-            dir.display()
-        ),
-    }
 }
 
 /// Time between plain lines.

@@ -34,7 +34,7 @@ impl UiArg {
     pub fn choice(self) -> Result<Ui> {
         match self.ui {
             Some(Ui::Tui) if !cfg!(feature = "tui") => bail!(
-                "--ui tui is not compiled in; add `--features tui` to `cargo run` or `cargo build`, or use --ui bars"
+                "--ui tui is not compiled in; add `--features tui` to `cargo run`, `cargo build` or `cargo install`, or use --ui bars"
             ),
             Some(Ui::Tui)
                 if !(std::io::stdout().is_terminal() && std::io::stdin().is_terminal()) =>

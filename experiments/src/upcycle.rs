@@ -20,8 +20,10 @@ use crate::{
     backend::engine,
     data_args::{self, check_vocabulary},
     inspect::checkpoint_of,
+    interrupt::{self, Work},
     limits::refusal,
     output, sources,
+    training_file::TrainingFile,
 };
 
 /// Batches for evidence, and sequences of each.
@@ -40,6 +42,7 @@ impl UpcycleArgs {
         if self.hf.families {
             return hf::print_families();
         }
+        self.threads.apply()?;
         let of_hub = self.from.strip_prefix("hf:");
         if let Some(model) = of_hub.filter(|_| self.dry_run || self.hf.stream) {
             let whole = !self.dry_run;
@@ -86,8 +89,10 @@ impl UpcycleArgs {
         let operator = Upcycle::new(recipe, target_experts).at_step(info.step);
         check_growth(&operator, &info.model, &info.growths)?;
         let grown = grown_shape(&operator, &info.model)?;
-        let data = self.data.config()?.unwrap_or_default();
-        let data = data_args::open(&data, &self.data_cache)?;
+        let training = TrainingFile::of(&from);
+        let before = training.as_ref().map(|training| &training.data);
+        let config = (self.data).config_after(before, &from, self.other_data)?;
+        let data = data_args::open(&config, &self.data_cache)?;
         let model = format!("the model in {}", from.display());
         check_vocabulary(&data, &model, info.model.vocab)?;
         if !self.other_data {
@@ -116,12 +121,14 @@ impl UpcycleArgs {
             bail!(refusal);
         }
         output::note!("backend {}: {}", engine.backend(), engine.device());
-        let outcome = engine.upcycle(&UpcycleJob {
+        let job = UpcycleJob {
             spec: &spec,
             from: &from,
             to,
             data: &data,
-        })?;
+            stop: interrupt::flag(),
+        };
+        let outcome = interrupt::during(Work::Growing, || engine.upcycle(&job))??;
         if self.json {
             output::line(serde_json::to_string_pretty(&outcome)?)?;
         } else {
@@ -137,6 +144,9 @@ impl UpcycleArgs {
             print_outcome(&outcome, self.dry_run)?;
         }
         if let Some(to) = to {
+            if let Some(training) = &training {
+                training.write(to)?;
+            }
             output::note!("checkpoint: {}", to.display());
         }
         Ok(())

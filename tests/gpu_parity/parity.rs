@@ -112,6 +112,7 @@ fn losses(backend: BackendKind) -> Vec<f64> {
             from: &StageCheckpoints::new(&small).latest().unwrap(),
             to: Some(&grown),
             data: &data,
+            stop: &AtomicBool::new(false),
         })
         .unwrap();
     assert!(outcome.verification.largest_logit_difference < 1e-3);

@@ -35,6 +35,20 @@ impl Dataset {
     /// If a field of the configuration is out of range, a file cannot be read or is not what it
     /// should be, there is no text, or the cache cannot be written.
     pub fn open(config: &DataConfig, cache_dir: &Path) -> Result<Dataset, DataError> {
+        Self::open_apart(config, cache_dir, cache_dir)
+    }
+
+    /// [`open`](Self::open), which leaves the cache as it is: text that is not there is packed in
+    /// `new_dir`, which is needed as long as the dataset is.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_apart(
+        config: &DataConfig,
+        cache_dir: &Path,
+        new_dir: &Path,
+    ) -> Result<Dataset, DataError> {
         Ok(match config {
             DataConfig::Synthetic(config) => Dataset {
                 label: "synthetic".to_owned(),
@@ -42,7 +56,7 @@ impl Dataset {
                 source: Source::Synthetic(SyntheticCorpus::new(config)?),
             },
             DataConfig::Text(config) => {
-                let corpus = TextCorpus::open(config, cache_dir)?;
+                let corpus = TextCorpus::open(config, cache_dir, new_dir)?;
                 let names: Vec<String> = config.paths.iter().filter_map(|it| name(it)).collect();
                 Dataset {
                     label: names.join("+"),
@@ -106,6 +120,14 @@ impl Dataset {
         match &self.source {
             Source::Synthetic(_) => None,
             Source::Text(corpus) => Some(corpus.tokens(split)),
+        }
+    }
+
+    /// Bytes of all packed tokens; 0 for a corpus that is generated on the fly.
+    pub fn packed_bytes(&self) -> u64 {
+        match &self.source {
+            Source::Synthetic(_) => 0,
+            Source::Text(corpus) => corpus.packed_bytes(),
         }
     }
 

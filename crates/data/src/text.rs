@@ -45,7 +45,12 @@ pub(crate) struct TextCorpus {
 }
 
 impl TextCorpus {
-    pub(crate) fn open(config: &TextConfig, cache_dir: &Path) -> Result<TextCorpus, DataError> {
+    /// Text that is not in the cache is packed in `new_dir`, which may be the cache itself.
+    pub(crate) fn open(
+        config: &TextConfig,
+        cache_dir: &Path,
+        new_dir: &Path,
+    ) -> Result<TextCorpus, DataError> {
         config.check()?;
         let recipe = Recipe::read(&config.tokenizer)?;
         let read =
@@ -64,7 +69,7 @@ impl TextCorpus {
         check_apart(&sources, validation.as_ref(), test.as_ref())?;
 
         let mixture = (sources.len() > 1).then(|| Mixture::new(&config.weights));
-        let packing = Packing::new(cache_dir, &recipe, &sources);
+        let packing = Packing::new(cache_dir, &recipe, &sources).into_folder(new_dir);
         let fingerprint =
             packing.fingerprint(mixture.as_ref(), [validation.as_ref(), test.as_ref()]);
         let mut reports = Vec::new();
@@ -121,6 +126,12 @@ impl TextCorpus {
             Some(mixture) => mixture.rows_within(&tokens),
             None => tokens.iter().sum(),
         }
+    }
+
+    /// Bytes of the tokens of all sources and held-out files.
+    pub(crate) fn packed_bytes(&self) -> u64 {
+        let held_out = self.validation.iter().chain(&self.test);
+        self.sources.iter().chain(held_out).map(Packed::bytes).sum()
     }
 
     pub(crate) fn check_shape(&self, context: usize) -> Result<(), DataError> {

@@ -33,6 +33,12 @@ pub enum HfError {
     /// The operator refuses.
     #[error(transparent)]
     Operator(#[from] OperatorError),
+    /// Writing was told to end.
+    #[error("stopped; {folder} keeps what is copied, and `--resume` goes on with it")]
+    Interrupted {
+        /// What is there of the new checkpoint.
+        folder: PathBuf,
+    },
     /// What was asked for is impossible.
     #[error("{0}")]
     Impossible(String),

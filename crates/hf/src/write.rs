@@ -5,6 +5,7 @@ use std::{
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use serde::Serialize;
@@ -113,6 +114,20 @@ impl Growth<'_> {
         options: WriteOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Written, HfError> {
+        self.write_until(to, options, &AtomicBool::new(false), progress)
+    }
+
+    /// [`write`](Self::write), which ends early when `stop` becomes true.
+    ///
+    /// # Errors
+    /// As that of `write`; or [`HfError::Interrupted`].
+    pub fn write_until(
+        &self,
+        to: &Path,
+        options: WriteOptions,
+        stop: &AtomicBool,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Written, HfError> {
         check_free(to)?;
         let output = self.output(options.shard_bytes)?;
         let (files, left_out) = self.checkpoint.other_files()?;
@@ -129,6 +144,7 @@ impl Growth<'_> {
             replica: None,
             deviations: Vec::new(),
             done: 0,
+            stop,
             report: &mut |bytes| progress(Progress { bytes, total }),
         };
         let mut resumed = 0;
@@ -229,6 +245,7 @@ struct Writer<'a> {
     /// Experts of the shard that had to be copies.
     deviations: Vec<Deviation>,
     done: u64,
+    stop: &'a AtomicBool,
     report: &'a mut dyn FnMut(u64),
 }
 
@@ -276,6 +293,7 @@ impl Writer<'_> {
         meta: &TensorMeta,
         part: &Part,
     ) -> Result<(), HfError> {
+        go_on(self.stop, path)?;
         let values = match *part {
             Part::Copy {
                 shard,
@@ -369,6 +387,7 @@ impl Writer<'_> {
             .map_err(FileError::of("read", source))?;
         let mut left = bytes;
         while left > 0 {
+            go_on(self.stop, path)?;
             let piece = left.min(PIECE);
             let copied = io::copy(&mut Read::by_ref(from).take(piece), file)
                 .map_err(FileError::of("write", path))?;
@@ -381,6 +400,15 @@ impl Writer<'_> {
         }
         Ok(())
     }
+}
+
+/// Ends writing the file at `path` if that was asked for.
+fn go_on(stop: &AtomicBool, path: &Path) -> Result<(), HfError> {
+    if stop.load(Ordering::Relaxed) {
+        let folder = path.parent().unwrap_or(path).to_owned();
+        return Err(HfError::Interrupted { folder });
+    }
+    Ok(())
 }
 
 /// Bytes of all shards that are not there yet.

@@ -71,7 +71,9 @@ const STACK: usize = 8 << 20;
 impl<B: Host> MoeBackend for B {
     /// In a pool of its own: in a shared one, a worker that waits for others might begin somebody else's work.
     fn run<R: Send>(work: impl FnOnce() -> R + Send) -> R {
-        match rayon::ThreadPoolBuilder::new().stack_size(STACK).build() {
+        let pool = rayon::ThreadPoolBuilder::new().stack_size(STACK);
+        // Of as many threads as were asked for in this process.
+        match pool.num_threads(rayon::current_num_threads()).build() {
             Ok(pool) => pool.install(work),
             // Slower, but all the same.
             Err(_) => work(),

@@ -9,6 +9,7 @@ use upcycle_train::PassConfig;
 
 use crate::{
     calibrate::{Calibration, stage_flops},
+    disk::stage_bytes,
     frontier::Frontier,
     graph::{Stage, StageGraph},
     memory::{MemoryLimit, PROCESS, checkpoint_memory, growth_memory, peak_memory, step_memory},
@@ -30,6 +31,8 @@ pub struct Estimate {
     pub seconds: Option<f64>,
     /// Largest memory of `jobs` stages at a time, in bytes.
     pub memory: u64,
+    /// Bytes of disk that the remaining stages need: what they leave, and a second checkpoint while one is written.
+    pub disk: u64,
 }
 
 /// Costs of one stage.
@@ -57,6 +60,8 @@ pub struct StageEstimate {
     pub checkpoint_memory: u64,
     /// Most that a stage takes of the device's memory, in bytes.
     pub peak_memory: u64,
+    /// Bytes that it leaves on the disk: a checkpoint and metrics.
+    pub disk: u64,
     /// Estimated seconds beside the other jobs; none on a backend that is not here.
     pub seconds: Option<f64>,
     /// Whether the seconds come from measured steps, not from the rate of matrix products.
@@ -94,7 +99,11 @@ impl Estimate {
         limit: &MemoryLimit,
     ) -> Self {
         let graph = &plan.graph;
-        let finished = |stage: &Stage| store.is_some_and(|store| store.is_finished(&stage.key));
+        let missing = store.map(|store| store.missing(graph));
+        let finished = |stage: &Stage| {
+            let missing = missing.as_ref();
+            missing.is_some_and(|missing| !missing.contains(&stage.key))
+        };
         let stages: Vec<StageEstimate> = graph
             .stages()
             .into_iter()
@@ -105,7 +114,10 @@ impl Estimate {
             .collect();
         let mut memory: Vec<u64> = remaining(&stages).map(|stage| stage.peak_memory).collect();
         memory.sort_unstable_by(|a, b| b.cmp(a));
+        let mut disk: Vec<u64> = remaining(&stages).map(|stage| stage.disk).collect();
+        disk.sort_unstable_by(|a, b| b.cmp(a));
         Self {
+            disk: disk.iter().sum::<u64>() + disk.iter().take(jobs).sum::<u64>(),
             prices: prices(plan, calibration, jobs),
             seconds: makespan(graph, &stages, jobs),
             memory: PROCESS + memory.iter().take(jobs).sum::<u64>(),
@@ -184,6 +196,7 @@ fn estimate(
         memory: step_memory(&stage.model, &share, backend, passes),
         checkpoint_memory: checkpoint_memory(&stage.model),
         peak_memory: peak_memory(&stage.model, &share, backend, passes).max(growth),
+        disk: stage_bytes(stage),
         seconds: seconds.map(|(seconds, _)| slower * seconds),
         measured: seconds.is_some_and(|(_, measured)| measured),
     }

@@ -8,6 +8,7 @@
 mod calibrate;
 mod claim;
 mod collect;
+mod disk;
 mod environment;
 mod error;
 mod estimate;
@@ -23,6 +24,8 @@ mod slurm;
 mod stage;
 mod store;
 mod sweep;
+mod sweep_stages;
+mod usage;
 
 pub use calibrate::{Calibration, training_seconds};
 pub use claim::{ClaimFile, Patience};
@@ -40,3 +43,5 @@ pub use slurm::{Jobs, Queue, Slurm};
 pub use stage::{Origin, StageKey, StageSpec};
 pub use store::{StageResult, Store};
 pub use sweep::{Growth, Protocol, SweepConfig};
+pub use sweep_stages::{SweepStage, SweepStages};
+pub use usage::{Cleaning, Freeable, StageState, StageUsage, SweepUsage, Usage};

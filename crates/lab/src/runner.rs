@@ -69,6 +69,7 @@ impl Runner<'_> {
     /// # Errors
     /// The first stage that fails, also by a panic; stages that are running are finished, no other is begun.
     pub fn run(&self, graph: &StageGraph, jobs: usize) -> Result<(), LabError> {
+        self.store.reopen_freed(graph)?;
         let mut cached = BTreeSet::new();
         for stage in graph.stages() {
             if self.store.result(&stage.key)?.is_some() {
@@ -190,6 +191,8 @@ impl Runner<'_> {
                     from: &store.checkpoint(parent)?,
                     to: Some(&StageCheckpoints::new(&dir).prepare(stage.to)?),
                     data: self.data,
+                    // Soon done, and the next stage needs it.
+                    stop: &AtomicBool::new(false),
                 };
                 StageResult::Upcycle(self.engine.upcycle(&job).map_err(failed)?)
             }

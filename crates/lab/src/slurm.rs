@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
     fs,
     path::PathBuf,
     process::Command,
@@ -33,8 +34,8 @@ const TIME_MARGIN: (f64, f64) = (3.0, 600.0);
 /// How jobs are submitted.
 #[derive(Debug, Clone)]
 pub struct Slurm {
-    /// The `sweep` program, as nodes see it.
-    pub program: PathBuf,
+    /// The words of the command `sweep`, the program first, as nodes see it.
+    pub command: Vec<OsString>,
     /// The sweep's folder, with its plan; scripts and logs are kept in it.
     pub folder: PathBuf,
     /// Name of the jobs.
@@ -253,13 +254,15 @@ impl Slurm {
     }
 
     fn script(&self, array: &Array) -> String {
+        let words = self.command.iter();
+        let words = words.map(|word| quoted(&word.to_string_lossy()));
+        let command = words.collect::<Vec<_>>().join(" ");
         let tasks = array.stages.iter().enumerate();
         let tasks: String = tasks
             .map(|(task, stage)| format!("{task}) stage={} ;; # {}\n", stage.key, stage.label))
             .collect();
         format!(
-            "#!/bin/sh\nset -eu\ncase \"$SLURM_ARRAY_TASK_ID\" in\n{tasks}esac\nexec {} stage {} \"$stage\"\n",
-            quoted(&self.program.display().to_string()),
+            "#!/bin/sh\nset -eu\ncase \"$SLURM_ARRAY_TASK_ID\" in\n{tasks}esac\nexec {command} stage {} \"$stage\"\n",
             quoted(&self.folder.display().to_string())
         )
     }
@@ -316,7 +319,7 @@ mod tests {
 
     fn slurm() -> Slurm {
         Slurm {
-            program: "/opt/it's here/sweep".into(),
+            command: vec!["/opt/it's here/burn-upcycle".into(), "sweep".into()],
             folder: "runs/quick".into(),
             name: "upcycle-quick".into(),
             cores: 4,
@@ -374,7 +377,9 @@ mod tests {
         assert!(!arguments.contains("--time"), "{arguments}");
         let script = slurm().script(array);
         assert!(script.contains(&format!("0) stage={first} ;;")), "{script}");
-        assert!(script.contains(r"exec '/opt/it'\''s here/sweep' stage 'runs/quick'"));
+        assert!(
+            script.contains(r"exec '/opt/it'\''s here/burn-upcycle' 'sweep' stage 'runs/quick'")
+        );
     }
 
     #[test]

@@ -14,6 +14,16 @@ use crate::error::LabError;
 #[serde(transparent)]
 pub struct StageKey(String);
 
+impl StageKey {
+    const LETTERS: usize = 20;
+
+    /// The key that a folder is named by; none if it is not a stage's.
+    pub(crate) fn of_folder(name: &str) -> Option<Self> {
+        let is_key = name.len() == Self::LETTERS && name.chars().all(|c| c.is_ascii_hexdigit());
+        is_key.then(|| Self(name.to_owned()))
+    }
+}
+
 impl fmt::Display for StageKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -71,6 +81,6 @@ impl StageSpec {
             .bytes(backend.as_bytes())
             .bytes(data_fingerprint.as_bytes())
             .bytes(&spec);
-        Ok(StageKey(digest.hex()[..20].to_owned()))
+        Ok(StageKey(digest.hex()[..StageKey::LETTERS].to_owned()))
     }
 }

@@ -1,6 +1,7 @@
 //! Where stages live: one folder a stage, named by its key.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -13,7 +14,7 @@ use upcycle_train::{MetricsLine, StageCheckpoints, TrainOutcome, UpcycleOutcome,
 use crate::{
     claim::{Claim, ClaimFile, Observed, Patience},
     error::LabError,
-    graph::Stage,
+    graph::{Stage, StageGraph},
     stage::StageKey,
 };
 
@@ -71,6 +72,27 @@ impl Store {
     /// The store in the folder `root` if there is one; makes nothing.
     pub fn existing(root: &Path) -> Option<Self> {
         root.join("stages").is_dir().then(|| Self::at(root))
+    }
+
+    /// The folder of runs.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Folder of packed text.
+    pub fn data_dir(&self) -> PathBuf {
+        self.root.join("data")
+    }
+
+    /// Stages that are there, finished or not.
+    pub fn keys(&self) -> Vec<StageKey> {
+        let entries = fs::read_dir(self.root.join("stages")).into_iter();
+        let names = entries.flatten().flatten().map(|entry| entry.file_name());
+        let mut keys: Vec<StageKey> = names
+            .filter_map(|name| StageKey::of_folder(name.to_str()?))
+            .collect();
+        keys.sort_unstable();
+        keys
     }
 
     /// Folder of a sweep's report.
@@ -141,11 +163,49 @@ impl Store {
     pub(crate) fn claim(&self, stage: &Stage) -> Result<Option<Claim>, LabError> {
         let dir = self.stage_dir(&stage.key);
         fs::create_dir_all(&dir).map_err(FileError::of("create", &dir))?;
-        let claim = Claim::take(&dir, self.patience, &self.observed)?;
+        let claim = self.claim_folder(&dir)?;
         if claim.is_some() {
             self.write(&dir.join(SPEC), &stage.spec)?;
         }
         Ok(claim)
+    }
+
+    /// Takes the folder of a stage for this process; none if another process computes it.
+    ///
+    /// # Errors
+    /// If it cannot be written to.
+    pub(crate) fn claim_folder(&self, dir: &Path) -> Result<Option<Claim>, LabError> {
+        Claim::take(dir, self.patience, &self.observed)
+    }
+
+    /// Stages of a graph that have to be computed: those without a result, and those that they go on from whose checkpoints were
+    /// freed.
+    pub fn missing<'a>(&self, graph: &'a StageGraph) -> BTreeSet<&'a StageKey> {
+        let mut missing = BTreeSet::new();
+        let mut wanted: BTreeSet<&StageKey> = BTreeSet::new();
+        // Children come before their parents.
+        for stage in graph.stages().into_iter().rev() {
+            let freed = || wanted.contains(&stage.key) && self.checkpoint(&stage.key).is_err();
+            if !self.is_finished(&stage.key) || freed() {
+                missing.insert(&stage.key);
+                wanted.extend(stage.parent.as_ref());
+            }
+        }
+        missing
+    }
+
+    /// Makes finished stages unfinished that others go on from and whose checkpoints were freed, so that they are computed again.
+    ///
+    /// # Errors
+    /// If a result cannot be removed.
+    pub fn reopen_freed(&self, graph: &StageGraph) -> Result<(), LabError> {
+        for key in self.missing(graph) {
+            let path = self.stage_dir(key).join(RESULT);
+            if self.is_finished(key) {
+                fs::remove_file(&path).map_err(FileError::of("remove", &path))?;
+            }
+        }
+        Ok(())
     }
 
     /// Who computes a stage, and the time since the last sign of it; none if nobody does.

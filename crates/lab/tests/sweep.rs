@@ -16,8 +16,9 @@ use std::{
 
 use upcycle_data::{DataConfig, Dataset};
 use upcycle_lab::{
-    Calibration, Estimate, Growth, LabError, MemoryLimit, Meter, Observer, RunEvent, Runner,
-    StageGraph, StageSpec, StepTimes, Store, SweepConfig, SweepPlan, Workload, collect, presets,
+    Calibration, Cleaning, Estimate, Growth, LabError, MemoryLimit, Meter, Observer, RunEvent,
+    Runner, StageGraph, StageSpec, StepTimes, Store, SweepConfig, SweepPlan, SweepStages, Usage,
+    Workload, collect, presets,
 };
 use upcycle_lm::{Finish, GeneratedToken, WeightSink};
 use upcycle_operator::{LayerPlan, ReplicationPlan, Verification};
@@ -610,6 +611,48 @@ fn every_stage_runs_once_after_its_parent_and_never_again() {
     assert_eq!(results.curves.len(), 4 * 4 * 2);
     assert!(results.cells.iter().all(|cell| cell.loss_after == 2.3));
     assert!(results.cells[0].train_flops < results.cells[0].train_flops_fixed_me);
+}
+
+#[test]
+fn what_was_freed_is_computed_again_where_it_is_needed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let mut config = quick();
+    (config.seeds, config.recipes) = (1, vec!["exact".into()]);
+    config.cpt = vec![0.5];
+    let first = plan(&config);
+    let (engine, events) = (Fake::default(), Events::default());
+    run(&first.graph, &engine, &data(), &store, &events).unwrap();
+    let folder = store.report_dir("quick");
+    SweepStages::of(&first).write(&folder).unwrap();
+    fs::write(folder.join("sweep.toml"), "").unwrap();
+    for stage in first.graph.stages() {
+        let checkpoint = store.checkpoint(&stage.key).unwrap();
+        fs::write(checkpoint.join("model"), [0; 8]).unwrap();
+    }
+    let usage = Usage::of(&store);
+    assert!(usage.sweeps[0].is_finished());
+    let freeable = usage.freeable(Cleaning::default());
+    assert!(!freeable.is_empty() && freeable.len() < first.graph.len());
+    for what in &freeable {
+        assert!(store.free(what).unwrap());
+    }
+    for cell in &first.cells {
+        assert!(store.checkpoint(&cell.upcycled).is_ok());
+    }
+    assert!(store.missing(&first.graph).is_empty());
+
+    config.cpt = vec![0.5, 1.0];
+    let more = plan(&config);
+    let missing = store.missing(&more.graph);
+    assert!(missing.iter().any(|key| store.is_finished(key)));
+    let stages = more.graph.stages().into_iter();
+    let again = stages.filter(|stage| missing.contains(&stage.key));
+    let expected: u64 = again.map(|stage| stage.steps()).sum();
+    let (engine, events) = (Fake::default(), Events::default());
+    run(&more.graph, &engine, &data(), &store, &events).unwrap();
+    assert_eq!(engine.steps.load(Ordering::SeqCst), expected);
+    assert!(store.missing(&more.graph).is_empty());
 }
 
 #[test]

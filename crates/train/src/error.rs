@@ -103,6 +103,9 @@ pub enum TrainError {
         /// Steps done.
         step: u64,
     },
+    /// A growth was told to end.
+    #[error("stopped before anything was written; the same command begins again")]
+    InterruptedGrowth,
     /// Precision that the device does not have.
     #[error("the device has no bfloat16 arithmetic; use `precision = \"f32\"`")]
     NoBf16,

@@ -111,6 +111,8 @@ pub struct UpcycleJob<'a> {
     pub to: Option<&'a Path>,
     /// Data for evidence and losses.
     pub data: &'a Dataset,
+    /// Ends the stage, with nothing written, when it becomes true.
+    pub stop: &'a AtomicBool,
 }
 
 /// Result of an upcycling stage.

@@ -1,5 +1,7 @@
 //! The upcycling stage: evidence, operator, losses before and after.
 
+use std::sync::atomic::Ordering;
+
 use burn::module::AutodiffModule;
 use upcycle_data::Split;
 use upcycle_kernels::MoeAutodiffBackend;
@@ -36,6 +38,11 @@ pub fn upcycle<B: MoeAutodiffBackend>(
         rows: spec.batch.rows,
         context: spec.batch.context,
     };
+    let go_on = || match job.stop.load(Ordering::Relaxed) {
+        true => Err(TrainError::InterruptedGrowth),
+        false => Ok(()),
+    };
+    go_on()?;
     let evidence = learner.measure(&spec.recipe, job.data, &measure)?;
     let evaluate = |learner: &Learner<B>| -> Result<Evaluation, TrainError> {
         learner.evaluate(
@@ -45,9 +52,12 @@ pub fn upcycle<B: MoeAutodiffBackend>(
             spec.evaluation_rows,
         )
     };
+    go_on()?;
     let before_loss = evaluate(&learner)?;
+    go_on()?;
     let operator = Upcycle::new(spec.recipe.clone(), spec.target_experts).with_seed(spec.seed);
     let grown = learner.grow(&operator, &evidence)?;
+    go_on()?;
     let outcome = UpcycleOutcome {
         step: learner.step(),
         tokens: learner.tokens(),
@@ -61,6 +71,7 @@ pub fn upcycle<B: MoeAutodiffBackend>(
         scores: grown.choice.scores,
         deviations: grown.deviations,
     };
+    go_on()?;
     if let Some(to) = job.to {
         learner.checkpoint().save(to)?;
     }

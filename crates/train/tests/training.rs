@@ -290,6 +290,7 @@ fn upcycle(spec: &UpcycleSpec, from: &Path, to: &Path) -> UpcycleOutcome {
         from,
         to: Some(to),
         data: &data,
+        stop: &AtomicBool::new(false),
     };
     engine().upcycle(&job).unwrap()
 }

@@ -20,8 +20,9 @@ use upcycle_lab::Workload;
 use crate::{
     backend::{BackendKind, Machine, machine},
     limits::on_cpu,
-    output,
+    output, program,
     sweep::PrecisionArg,
+    threads::ThreadsArg,
 };
 use model::Model;
 
@@ -30,7 +31,7 @@ use model::Model;
 /// Prints tables; `--json` prints everything measured. Steps run in processes of their own, alternating with
 /// PyTorch's where asked for, so that ratios hold on a machine whose speed drifts.
 #[derive(Debug, Parser)]
-#[command(name = "bench", version)]
+#[command(name = "bench", version = program::version())]
 pub struct BenchArgs {
     /// What to measure.
     #[arg(
@@ -86,6 +87,8 @@ pub struct BenchArgs {
     /// Where to compute.
     #[arg(long, value_enum, default_value_t)]
     backend: BackendKind,
+    #[command(flatten)]
+    threads: ThreadsArg,
     /// Print as JSON.
     #[arg(long)]
     json: bool,
@@ -132,6 +135,7 @@ impl BenchArgs {
     /// # Errors
     /// With a sentence on what is wrong and what to do.
     pub fn run(self) -> Result<()> {
+        self.threads.apply()?;
         if let Some(job) = &self.worker {
             let job: process::Job = serde_json::from_str(job)?;
             return Ok(output::line(serde_json::to_string(&job.here()?)?)?);

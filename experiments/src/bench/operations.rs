@@ -33,10 +33,10 @@ pub fn measure(model: &Model, meter: &dyn Bench, on_host: bool) -> Table {
     }
 }
 
-/// Copy rate of all cores, which no single tensor operation of a CPU backend reaches.
+/// Copy rate of all threads, which no single tensor operation of a CPU backend reaches.
 fn host_copy_rate() -> f64 {
     const BYTES: usize = 1 << 26;
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = crate::threads::count();
     let (from, mut to) = (vec![1u8; BYTES], vec![0u8; BYTES]);
     let part = BYTES.div_ceil(threads);
     let mut seconds = || {

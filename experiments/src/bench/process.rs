@@ -10,7 +10,10 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use upcycle_lab::{StepTimes, Workload};
 
-use crate::backend::{BackendKind, machine};
+use crate::{
+    backend::{BackendKind, machine},
+    program, threads,
+};
 
 /// Training steps for a process to measure.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -47,8 +50,10 @@ impl Job {
 
     /// Measures in a new process; also its peak memory in bytes, where the system tells it.
     pub fn elsewhere(&self) -> Result<(Measured, Option<u64>)> {
-        let program = std::env::current_exe().context("cannot find this program")?;
-        let mut command = Command::new(program);
+        let words = program::words("bench")?;
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        command.args(["--threads", &threads::count().to_string()]);
         command.args(["--worker", &serde_json::to_string(self)?]);
         let output = run(command)?;
         Ok((serde_json::from_str(&output.last_line)?, output.peak_memory))

@@ -18,6 +18,7 @@ use crate::{
     data_args::DataArgs,
     kernels::KernelsArg,
     limits::{Force, MemoryArgs},
+    threads::ThreadsArg,
     ui::UiArg,
 };
 
@@ -164,9 +165,11 @@ pub(super) struct SweepArgs {
     /// Precision of matrix products; parameters are always f32.
     #[arg(long, value_enum, help_heading = "Running")]
     pub(super) precision: Option<PrecisionArg>,
-    /// Stages at a time. [default: one for each core for small models on a CPU, else 1]
+    /// Stages at a time. [default: one for each of --threads for small models on a CPU, else 1]
     #[arg(long, value_name = "N", help_heading = "Running")]
     pub(super) jobs: Option<NonZeroUsize>,
+    #[command(flatten)]
+    pub(super) threads: ThreadsArg,
     /// Seconds between checkpoints of a stage.
     #[arg(
         long,

@@ -1,5 +1,7 @@
 //! What a sweep would cost, as text.
 
+use std::path::Path;
+
 use anyhow::Result;
 use upcycle_lab::{Estimate, Price, StageEstimate, SweepPlan};
 use upcycle_report::number;
@@ -72,6 +74,26 @@ pub fn print(plan: &SweepPlan, estimate: &Estimate, all: bool) -> Result<()> {
             number::plural(rough, "stage")
         ))?;
     }
+    Ok(())
+}
+
+/// Prints how much disk the stages that are left would take, and how much there is.
+pub fn print_disk(out: &Path, estimate: &Estimate, data_bytes: u64) -> Result<()> {
+    let text = match data_bytes {
+        0 => String::new(),
+        bytes => format!(", {} of packed text", number::bytes(bytes)),
+    };
+    let out = std::path::absolute(out)?;
+    let existing = out.ancestors().find(|folder| folder.exists());
+    let free = match existing.map(upcycle_files::available_space) {
+        Some(Ok(bytes)) => format!("{} are free", number::bytes(bytes)),
+        _ => "what is free is not known".to_owned(),
+    };
+    output::line(format!(
+        "disk: {} of checkpoints and metrics{text}; {free} where {} is",
+        number::bytes(estimate.disk),
+        out.display()
+    ))?;
     Ok(())
 }
 

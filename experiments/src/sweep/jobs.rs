@@ -1,25 +1,26 @@
 //! The jobs of a sweep on a Slurm cluster.
 
-use std::{path::Path, thread};
+use std::{num::NonZeroUsize, path::Path};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use upcycle_lab::{Jobs, Queue, Slurm};
 
 use super::plan_file::PlanFile;
-use crate::{backend::BackendKind, output};
+use crate::{backend::BackendKind, output, program, threads};
 
 /// Cores of a job that computes on a GPU.
 const CORES_BESIDE_GPU: usize = 4;
 
 /// Slurm for the sweep in a folder.
 pub fn slurm(folder: &Path, file: &PlanFile, args: &[String]) -> Result<Slurm> {
+    let asked = file.threads.map(NonZeroUsize::get);
     Ok(Slurm {
-        program: std::env::current_exe().context("where is this program?")?,
+        command: program::words("sweep")?,
         folder: folder.to_owned(),
         name: format!("upcycle-{}", file.sweep.name),
         cores: match file.backend {
-            BackendKind::Cuda | BackendKind::Wgpu => CORES_BESIDE_GPU,
-            _ => thread::available_parallelism().map_or(1, usize::from),
+            BackendKind::Cuda | BackendKind::Wgpu => asked.unwrap_or(CORES_BESIDE_GPU),
+            _ => asked.unwrap_or_else(threads::count),
         },
         gpus: match file.backend {
             BackendKind::Cuda | BackendKind::Wgpu => file.devices.get(),

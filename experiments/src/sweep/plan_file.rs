@@ -9,7 +9,7 @@ use upcycle_lab::{StageSpec, Store, SweepConfig, SweepPlan};
 use upcycle_operator::Recipe;
 
 use super::{SweepArgs, command_line};
-use crate::{backend::BackendKind, kernels::KernelsArg, limits::MemoryArgs};
+use crate::{backend::BackendKind, kernels::KernelsArg, limits::MemoryArgs, threads::ThreadsArg};
 
 const FILE: &str = "sweep.toml";
 
@@ -20,6 +20,9 @@ pub struct PlanFile {
     pub backend: BackendKind,
     /// Devices that train one model together.
     pub devices: NonZeroUsize,
+    /// Threads that compute on the processor, if a number was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<NonZeroUsize>,
     /// Seconds between checkpoints of a stage.
     pub checkpoint_seconds: u64,
     /// What stages may take of memory.
@@ -68,6 +71,7 @@ impl PlanFile {
         Self {
             backend,
             devices: args.devices,
+            threads: args.threads.threads,
             checkpoint_seconds: args.checkpoint_seconds,
             memory: args.memory,
             kernels: args.kernels,
@@ -150,6 +154,10 @@ impl Started {
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         let file: PlanFile =
             upcycle_files::from_toml(&text).with_context(|| path.display().to_string())?;
+        let threads = ThreadsArg {
+            threads: file.threads,
+        };
+        threads.apply()?;
         let folder = folder.canonicalize()?;
         let out = folder.parent().unwrap_or(&folder);
         let data = Dataset::open(&file.sweep.data, &out.join("data"))?;

@@ -7,7 +7,13 @@ use clap::Args;
 use upcycle_lab::Runner;
 
 use super::plan_file::Started;
-use crate::{backend::machine_on, interrupt, output, progress::Progress, ui::Ui};
+use crate::{
+    backend::machine_on,
+    interrupt::{self, Work},
+    output,
+    progress::Progress,
+    ui::Ui,
+};
 
 /// Compute one stage of a sweep that was started; what jobs of a cluster do.
 #[derive(Debug, Args)]
@@ -57,7 +63,10 @@ impl StageArgs {
             observer: &progress,
             stop: interrupt::flag(),
         };
-        let outcome = interrupt::during(|| runner.run_stage(stage))?;
+        let work = Work::Training {
+            checkpoints: runner.checkpoint_interval,
+        };
+        let outcome = interrupt::during(work, || runner.run_stage(stage))?;
         progress.finish();
         Ok(outcome?)
     }

@@ -5,7 +5,8 @@ use std::{num::NonZeroUsize, path::PathBuf};
 use clap::{Args, Parser};
 
 use crate::{
-    amount, backend::BackendKind, data_args::DataArgs, limits::Force, recipe_args::RecipeArgs,
+    amount, backend::BackendKind, data_args::DataArgs, limits::Force, program,
+    recipe_args::RecipeArgs, threads::ThreadsArg,
 };
 
 /// Grow the experts of a checkpoint: a bigger model at the same compute per token, ready for continued pre-training.
@@ -13,7 +14,7 @@ use crate::{
 /// The checkpoint is one of this program's or a public one in the layout of Hugging Face's transformers, which is
 /// copied shard by shard in little memory.
 #[derive(Debug, Parser)]
-#[command(name = "upcycle", version)]
+#[command(name = "upcycle", version = program::version())]
 pub struct UpcycleArgs {
     /// The checkpoint to grow, the folder of a training run, or a model of the Hugging Face hub.
     #[arg(
@@ -59,6 +60,8 @@ pub struct UpcycleArgs {
     /// Where to compute.
     #[arg(long, value_enum, default_value_t)]
     pub(super) backend: BackendKind,
+    #[command(flatten)]
+    pub(super) threads: ThreadsArg,
     /// Print what would be copied and what that would change; write nothing.
     #[arg(long)]
     pub(super) dry_run: bool,

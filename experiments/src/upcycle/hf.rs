@@ -31,6 +31,7 @@ use super::{
 use crate::{
     backend::engine,
     data_args::{self, check_vocabulary},
+    interrupt::{self, Work},
     limits::refusal,
     output,
     progress::style,
@@ -243,7 +244,10 @@ impl UpcycleArgs {
                     force: self.force.force,
                 };
                 let mut display = Display::new();
-                let written = growth.write(to, options, &mut |progress| display.show(progress));
+                let written = interrupt::during(Work::Copying, || {
+                    let stop = interrupt::flag();
+                    growth.write_until(to, options, stop, &mut |progress| display.show(progress))
+                })?;
                 display.bar.finish_and_clear();
                 written?
             }

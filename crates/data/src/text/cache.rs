@@ -37,6 +37,12 @@ impl Packed {
         Split::ALL.map(|split| self.stream(split).tokens())
     }
 
+    /// Bytes of the tokens.
+    pub(super) fn bytes(&self) -> u64 {
+        let width = Width::of(self.vocab).bytes() as u64;
+        self.tokens().iter().sum::<u64>() * width
+    }
+
     pub(super) fn stream(&self, split: Split) -> &TokenStream {
         match split {
             Split::Pretrain => &self.streams[0],

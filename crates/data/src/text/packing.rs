@@ -15,6 +15,8 @@ use crate::{DataError, TextReport};
 /// One tokenizer for several sources. It is made when it is needed, and at most once.
 pub(super) struct Packing<'a> {
     cache_dir: &'a Path,
+    /// Where what is not in the cache is packed.
+    new_dir: &'a Path,
     recipe: &'a Recipe,
     /// What a trained tokenizer is trained on.
     sources: &'a [Source],
@@ -29,10 +31,17 @@ impl<'a> Packing<'a> {
     ) -> Packing<'a> {
         Packing {
             cache_dir,
+            new_dir: cache_dir,
             recipe,
             sources,
             tokenizer: OnceCell::new(),
         }
+    }
+
+    /// Leaves the cache as it is: what is not there is packed in another folder.
+    pub(super) fn into_folder(mut self, new_dir: &'a Path) -> Packing<'a> {
+        self.new_dir = new_dir;
+        self
     }
 
     /// What a source's tokens are known by: its own fingerprint, so that another mixture of the
@@ -78,12 +87,14 @@ impl<'a> Packing<'a> {
 
     /// The tokens of a source, from the cache if they are there, and what was found.
     pub(super) fn pack(&self, source: &Source) -> Result<(Packed, TextReport), DataError> {
-        let cache = Cache::new(self.cache_dir, &self.name(source));
-        let (packed, has_changed) = match cache.load() {
+        let name = self.name(source);
+        let kept = Cache::new(self.cache_dir, &name);
+        let (packed, has_changed) = match kept.load() {
             Some(packed) => (packed, false),
             None => {
-                let packed = cache.build(source, self.tokenizer()?)?;
-                (packed, cache.has_other_text())
+                let new = Cache::new(self.new_dir, &name);
+                let packed = new.build(source, self.tokenizer()?)?;
+                (packed, new.has_other_text())
             }
         };
         let report = TextReport {

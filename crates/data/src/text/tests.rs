@@ -45,7 +45,7 @@ impl Bench {
     }
 
     fn open(&self) -> Result<TextCorpus, DataError> {
-        TextCorpus::open(&self.config, &self.cache_dir())
+        TextCorpus::open(&self.config, &self.cache_dir(), &self.cache_dir())
     }
 }
 

@@ -1,0 +1,168 @@
+//! What a run's folder belongs to.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use upcycle_files::{Lock, LockError};
+use upcycle_lm::LmConfig;
+use upcycle_train::TrainSpec;
+
+const FILE: &str = "run.json";
+
+/// Everything that a run's result depends on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunFile {
+    pub model: LmConfig,
+    pub seed: u64,
+    pub from: Option<PathBuf>,
+    #[serde(default)]
+    pub init: Option<PathBuf>,
+    pub spec: TrainSpec,
+    pub data: String,
+    pub backend: String,
+}
+
+impl RunFile {
+    /// The run that was begun in a folder; none if there is none that can be read.
+    fn in_folder(dir: &Path) -> Option<Self> {
+        let text = fs::read_to_string(dir.join(FILE)).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// The run in `before` with the length of this one, which is no shorter; none if more differs than the length and what follows
+    /// from it.
+    fn longer(&self, before: &Self) -> Option<Self> {
+        let mut longer = before.clone();
+        let (old, new) = (&mut longer.spec, &self.spec);
+        old.schedule.end = new.schedule.end;
+        let mut same = self.clone();
+        same.spec.schedule.warmup_steps = old.schedule.warmup_steps;
+        same.spec.schedule.decay_from = old.schedule.decay_from;
+        same.spec.evaluation.every = old.evaluation.every;
+        (same == longer && same.spec.schedule.end >= before.spec.schedule.end).then_some(longer)
+    }
+
+    /// Takes a folder for this run, or checks that it is this run's, and locks it. A run that never decays may have become
+    /// longer: it goes on with the schedule that it has.
+    ///
+    /// # Errors
+    /// If it holds another run, something else, or a run of another process.
+    pub fn claim(self, dir: &Path) -> Result<(Self, Lock)> {
+        let run = self.in_place(dir)?;
+        fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        match Lock::take(&dir.join("lock")) {
+            Ok(lock) => {
+                // A run that another process is in keeps its length.
+                let json = serde_json::to_string_pretty(&run)?;
+                upcycle_files::write(&dir.join(FILE), json.as_bytes())?;
+                Ok((run, lock))
+            }
+            Err(LockError::File(error)) => Err(error.into()),
+            Err(LockError::Busy) => bail!("another process is training in {}", dir.display()),
+            Err(LockError::Unsupported) => bail!(
+                "{} lies on a file system without locks, so that two processes could train in it; choose another folder for --out",
+                dir.display()
+            ),
+        }
+    }
+
+    /// This run as it is to go on in a folder.
+    fn in_place(self, dir: &Path) -> Result<Self> {
+        let name = dir.display();
+        let begun = dir.join("metrics.jsonl").exists();
+        if !begun {
+            let other = !dir.join(FILE).exists()
+                && fs::read_dir(dir).is_ok_and(|entries| {
+                    let mut names = entries.flatten().map(|entry| entry.file_name());
+                    names.any(|name| name != "lock")
+                });
+            if other {
+                bail!(
+                    "{name} is not empty and holds no training run; choose another folder for --out"
+                );
+            }
+            return Ok(self);
+        }
+        let before = Self::in_folder(dir);
+        if before.as_ref() == Some(&self) {
+            return Ok(self);
+        }
+        let decays = |run: &Self| run.spec.schedule.decay_from.is_some();
+        let longer = before.as_ref().and_then(|before| self.longer(before));
+        match (before, longer) {
+            (_, Some(longer)) if !decays(&longer) && !decays(&self) => Ok(longer),
+            (Some(before), Some(longer)) if longer.spec.schedule.end > before.spec.schedule.end => {
+                bail!(
+                    "{name} holds this run with fewer tokens, and a learning rate that decays towards their end, so that a longer one is another run; train its result on with --from {name} --out NEW --tokens MORE"
+                )
+            }
+            _ => bail!(
+                "{name} holds another run; choose another folder for --out, give the flags that it was started with (see {FILE} there), or remove it"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn run(end: u64, decay_from: Option<u64>) -> RunFile {
+        let spec = json!({
+            "schedule": {
+                "peak_lr": 0.01, "warmup_from": 0, "warmup_steps": end / 10, "decay_from": decay_from, "end": end,
+            },
+            "batch": { "rows": 2, "context": 8 },
+            "data": { "cpt_from": null, "seed": 0 },
+            "evaluation": { "every": end / 5, "rows": 4 },
+        });
+        RunFile {
+            model: upcycle_lab::presets::scale("tiny").unwrap().model,
+            seed: 0,
+            from: None,
+            init: None,
+            spec: serde_json::from_value(spec).unwrap(),
+            data: "data".into(),
+            backend: "cpu".into(),
+        }
+    }
+
+    fn begun(run: RunFile) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        drop(run.claim(dir.path()).unwrap());
+        fs::write(dir.path().join("metrics.jsonl"), "").unwrap();
+        dir
+    }
+
+    #[test]
+    fn a_trunk_gets_longer_with_the_schedule_that_it_has() {
+        let dir = begun(run(20, None));
+        let (longer, _lock) = run(50, None).claim(dir.path()).unwrap();
+        let schedule = &longer.spec.schedule;
+        assert_eq!((schedule.end, schedule.warmup_steps), (50, 2));
+        assert_eq!(longer.spec.evaluation.every, 4);
+    }
+
+    #[test]
+    fn other_runs_are_refused_with_the_way_to_go_on() {
+        let refusal = |before: RunFile, after: RunFile| {
+            let dir = begun(before);
+            let refused = after.claim(dir.path()).map(|(run, _)| run);
+            refused.unwrap_err().to_string()
+        };
+        let decayed = refusal(run(20, Some(18)), run(50, Some(45)));
+        assert!(decayed.contains("--out NEW"), "{decayed}");
+        let shorter = refusal(run(50, None), run(20, None));
+        assert!(shorter.contains("another run"), "{shorter}");
+        let mut other = run(20, None);
+        other.seed = 1;
+        assert!(refusal(run(20, None), other).contains("another run"));
+    }
+}
