@@ -14,6 +14,8 @@ mod packing;
 mod rows;
 mod source;
 mod stream;
+mod table;
+mod text_tokenizer;
 mod tokenizer;
 mod windows;
 
@@ -26,6 +28,10 @@ use std::{
 use self::{
     cache::Packed, cut::Shares, mixture::Mixture, packing::Packing, rows::Rows, source::Source,
     tokenizer::Recipe, windows::Windows,
+};
+pub use self::{
+    table::{TableRow, read_table},
+    text_tokenizer::TextTokenizer,
 };
 use crate::{Batch, DataError, Split, TextConfig, TextReport};
 

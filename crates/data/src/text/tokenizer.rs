@@ -92,6 +92,22 @@ impl Tokenizer {
         }
     }
 
+    /// The token of this name; bytes have no names.
+    pub(super) fn token(&self, name: &str) -> Option<u32> {
+        match self {
+            Tokenizer::Bytes => None,
+            Tokenizer::Subword(subword) => subword.token(name),
+        }
+    }
+
+    /// The tokens that it puts before an input of its own accord.
+    pub(super) fn head(&self) -> Vec<u32> {
+        match self {
+            Tokenizer::Bytes => Vec::new(),
+            Tokenizer::Subword(subword) => subword.head(),
+        }
+    }
+
     pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
         match self {
             Tokenizer::Bytes => Ok(text.bytes().map(u32::from).collect()),
