@@ -21,9 +21,10 @@ use upcycle_lab::{
 use upcycle_lm::WeightSink;
 use upcycle_operator::{LayerPlan, ReplicationPlan, Verification};
 use upcycle_report::Grows;
+use upcycle_tasks::ScoringModel;
 use upcycle_train::{
-    CompareJob, Engine, Evaluation, Start, TrainError, TrainEvent, TrainJob, TrainOutcome,
-    UpcycleJob, UpcycleOutcome,
+    CompareJob, Engine, Evaluation, ModelSource, Start, TrainError, TrainEvent, TrainJob,
+    TrainOutcome, UpcycleJob, UpcycleOutcome,
 };
 
 /// 1000 steps of pre-training, four budgets, two recipes, two seeds.
@@ -504,6 +505,10 @@ impl Engine for Fake {
     }
 
     fn compare(&self, _: &CompareJob) -> Result<Verification, TrainError> {
+        Err(TrainError::NoBf16)
+    }
+
+    fn scorer(&self, _: &ModelSource) -> Result<Box<dyn ScoringModel>, TrainError> {
         Err(TrainError::NoBf16)
     }
 }

@@ -1,7 +1,7 @@
 //! Decoder-only language models with dense and Mixture-of-Experts layers, and what they cost.
 //!
 //! Tensor names carry their shape: `T` tokens (`B * S`), `B` batch, `S` sequence, `D` model, `E` experts, `K` top-K,
-//! `V` vocabulary, `H` heads, `G` key-value heads, `C` head width, `J` targets of a position.
+//! `V` vocabulary, `H` heads, `G` key-value heads, `C` head width, `J` targets of a position, `N` some of the positions.
 
 mod attention;
 mod backward;
@@ -12,6 +12,7 @@ mod config;
 mod cost;
 mod model;
 mod norm;
+mod score;
 mod shapes;
 mod weights;
 
@@ -22,6 +23,7 @@ pub use config::{AttentionBias, ConfigError, LayerKind, LmConfig, QkNorm};
 pub use cost::{CostModel, MemoryEstimate, ParameterCount};
 pub use model::{Lm, LmOutput, LmRecord};
 pub use norm::RmsNorm;
+pub use score::TokenLikelihood;
 pub use shapes::{ParameterShape, parameter_shapes};
 pub use upcycle_moe::LayerPattern;
 pub use weights::{WeightSink, WeightSource};

@@ -6,13 +6,16 @@ use burn::module::AutodiffModule;
 use upcycle_kernels::{MoeAutodiffBackend, MoeBackend};
 use upcycle_lm::WeightSink;
 use upcycle_operator::Verification;
+use upcycle_tasks::ScoringModel;
 
 use crate::{
     checkpoint::Checkpoint,
     compare,
     error::TrainError,
-    job::{CompareJob, TrainEvent, TrainJob, TrainOutcome, UpcycleJob, UpcycleOutcome},
-    trainer, upcycler,
+    job::{
+        CompareJob, ModelSource, TrainEvent, TrainJob, TrainOutcome, UpcycleJob, UpcycleOutcome,
+    },
+    scoring, trainer, upcycler,
 };
 
 /// Runs stages. Implementations can be shared by threads.
@@ -50,6 +53,12 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// If a model or the data cannot be read.
     fn compare(&self, job: &CompareJob) -> Result<Verification, TrainError>;
+
+    /// Loads a model to be evaluated on downstream tasks.
+    ///
+    /// # Errors
+    /// If it cannot be loaded.
+    fn scorer(&self, source: &ModelSource) -> Result<Box<dyn ScoringModel>, TrainError>;
 }
 
 /// [`Engine`] on a Burn backend.
@@ -116,5 +125,10 @@ impl<B: MoeAutodiffBackend> Engine for BurnEngine<B> {
 
     fn compare(&self, job: &CompareJob) -> Result<Verification, TrainError> {
         B::InnerBackend::run(|| compare::compare::<B::InnerBackend>(job, &self.device))
+    }
+
+    fn scorer(&self, source: &ModelSource) -> Result<Box<dyn ScoringModel>, TrainError> {
+        let scorer = B::InnerBackend::run(|| scoring::load::<B>(source, &self.device))?;
+        Ok(Box::new(scorer))
     }
 }

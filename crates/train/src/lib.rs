@@ -16,6 +16,7 @@ mod job;
 mod learner;
 mod metrics;
 mod schedule;
+mod scoring;
 mod shape;
 mod team;
 mod trainer;
@@ -29,7 +30,9 @@ pub use config::{
 pub use engine::{BurnEngine, Engine};
 pub use error::TrainError;
 pub use evaluate::{Evaluation, Twins};
-pub use job::{CompareJob, Start, TrainEvent, TrainJob, TrainOutcome, UpcycleJob, UpcycleOutcome};
+pub use job::{
+    CompareJob, ModelSource, Start, TrainEvent, TrainJob, TrainOutcome, UpcycleJob, UpcycleOutcome,
+};
 pub use learner::{Learner, Update};
 pub use metrics::{MetricsLine, read_metrics};
 pub use schedule::Schedule;
