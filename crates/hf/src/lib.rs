@@ -5,6 +5,8 @@
 
 mod checkpoint;
 mod config;
+#[cfg(feature = "hub")]
+mod dataset;
 mod dense;
 mod error;
 mod experts;
@@ -36,6 +38,8 @@ mod write;
 
 pub use checkpoint::HfCheckpoint;
 pub use config::ConfigFile;
+#[cfg(feature = "hub")]
+pub use dataset::download_split;
 pub use error::HfError;
 pub use export::{Export, ExportType, Fit};
 pub use folder::check_free;
