@@ -1,7 +1,7 @@
 //! Flags that set the fields which errors of the libraries name.
 
 /// Fields, or the beginnings of their names, and the flags that set them.
-const FLAGS: [(&str, &str); 33] = [
+const FLAGS: [(&str, &str); 36] = [
     ("selection.", "selection"),
     ("experts.kind", "expert-init"),
     ("experts.", "expert-init"),
@@ -34,6 +34,9 @@ const FLAGS: [(&str, &str); 33] = [
     ("other_data", "other-data"),
     ("text_column", "text-column"),
     ("paths", "data"),
+    ("persons", "data"),
+    ("modulus", "data"),
+    ("hops", "data"),
     ("weights", "data"),
 ];
 

@@ -7,6 +7,7 @@ pub mod bench;
 #[cfg(feature = "tui")]
 mod dashboard;
 mod data_args;
+pub mod evaluate;
 mod flags;
 pub mod inspect;
 mod interrupt;
