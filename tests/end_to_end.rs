@@ -393,7 +393,7 @@ fn models_are_asked_for_what_they_were_taught() {
     let taught = SCALE.replace("pretrain_steps = 40", "pretrain_steps = 600");
     fs::write(lab.path("taught.toml"), taught).unwrap();
     for (scale, out) in [("micro.toml", "fresh"), ("taught.toml", "taught")] {
-        let args = ["--scale", scale, "--data", "knowledge:4", "--out", out];
+        let args = ["--scale", scale, "--data", "knowledge:8", "--out", out];
         lab.ok("train", &args);
     }
     let args = [
@@ -402,21 +402,21 @@ fn models_are_asked_for_what_they_were_taught() {
         "--from",
         "taught",
         "--tasks",
-        "knowledge:4",
+        "knowledge:8",
         "--json",
     ];
     let results: serde_json::Value = serde_json::from_str(&lab.ok("evaluate", &args)).unwrap();
-    // Four persons with five facts each.
-    assert_eq!(results["checkpoints"][0]["tasks"][0]["items"], 20);
+    // Eight persons with five facts each.
+    assert_eq!(results["checkpoints"][0]["tasks"][0]["items"], 40);
     let [fresh, taught] = [0, 1].map(|checkpoint| metric(&results, [checkpoint, 0], "acc"));
     assert_eq!(fresh["chance"], 0.25);
     let value = |metric: &serde_json::Value| metric["value"].as_f64().unwrap();
     assert!(value(taught) > value(fresh), "{fresh} {taught}");
-    assert!(value(taught) > 0.5, "{taught}");
+    assert!(value(taught) > 0.75, "{taught}");
 
     let table = lab.ok(
         "evaluate",
-        &["--from", "taught", "--tasks", "knowledge:4", "--limit", "3"],
+        &["--from", "taught", "--tasks", "knowledge:8", "--limit", "3"],
     );
     assert!(
         table.contains("chance") && table.contains("answer_bits_per_byte"),

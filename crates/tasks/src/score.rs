@@ -130,7 +130,7 @@ mod tests {
             }).collect();
             let mut done = Vec::new();
             let scores = score(&mut Fake::new(8), &sequences, budget, &mut |count| done.push(count)).unwrap();
-            prop_assert_eq!(done.last(), Some(&sequences.len()));
+            prop_assert_eq!(done.last().copied(), Some(sequences.len()));
             for (sequence, score_of_all) in sequences.iter().zip(&scores) {
                 let alone = score(&mut Fake::new(8), std::slice::from_ref(sequence), 1, &mut |_| {}).unwrap();
                 prop_assert!((alone[0].log_likelihood - score_of_all.log_likelihood).abs() < 1e-9);

@@ -3,7 +3,7 @@
 use rand_chacha::{ChaCha8Rng, rand_core::RngCore};
 use upcycle_digest::Digest;
 
-use super::{Skill, words::Words};
+use super::{CHOICES, Skill, words::Words};
 use crate::{
     Split,
     permutation::Permutation,
@@ -96,6 +96,9 @@ pub(super) struct Knowledge {
     naming: Permutation,
     /// The place of every person's value of every attribute, `[persons, attributes]`.
     known: Vec<u8>,
+    /// The values of every attribute that some person has, so that no answer is wrong for having
+    /// never been told; all where these are too few to choose from.
+    told: Vec<Vec<u32>>,
     /// The order of questions.
     asking: Permutation,
 }
@@ -137,8 +140,23 @@ impl Knowledge {
         let mut rng = key("facts").rng();
         let count = config.persons * facts.len();
         let known = (0..count).map(|_| (rng.next_u32() % VALUES as u32) as u8);
+        let known: Vec<u8> = known.collect();
+        let told = facts.iter().enumerate().map(|(attribute, fact)| {
+            let places = known.iter().skip(attribute).step_by(facts.len());
+            let mut told: Vec<u32> = places
+                .map(|&place| fact.values[usize::from(place)])
+                .collect();
+            told.sort_unstable();
+            told.dedup();
+            match told.len() < CHOICES {
+                true => fact.values.clone(),
+                false => told,
+            }
+        });
+        let told = told.collect();
         Knowledge {
-            known: known.collect(),
+            known,
+            told,
             words,
             names,
             facts,
@@ -202,7 +220,8 @@ impl Skill for Knowledge {
         let mut context = Vec::new();
         self.add_claim(person, fact, rng, &mut context);
         let right = self.value(person, attribute);
-        let wrong = fact.values.iter().copied().filter(|&value| value != right);
+        let told = self.told[attribute].iter().copied();
+        let wrong = told.filter(|&value| value != right);
         Some((context, right, wrong.collect()))
     }
 }
@@ -252,5 +271,25 @@ mod tests {
             assert!(told.contains(&context));
         }
         assert!(knowledge.question(15, &mut rng).is_none());
+    }
+
+    #[test]
+    fn wrong_answers_are_right_for_others() {
+        let config = KnowledgeConfig {
+            persons: 20,
+            seed: 9,
+        };
+        let knowledge = Knowledge::new(&config);
+        let mut rng = Digest::new("test").rng();
+        let values: HashSet<u32> = (0..100)
+            .map(|fact| knowledge.value(fact / 5, fact % 5))
+            .collect();
+        for index in 0..100 {
+            let Some((_, right, wrong)) = knowledge.question(index, &mut rng) else {
+                panic!("there are 100 facts")
+            };
+            assert!(wrong.len() >= 3 && !wrong.contains(&right));
+            assert!(wrong.iter().all(|value| values.contains(value)));
+        }
     }
 }
