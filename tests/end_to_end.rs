@@ -522,6 +522,52 @@ fn tasks_are_files_and_what_is_wrong_with_them_is_a_sentence() {
 }
 
 #[test]
+fn an_exported_model_has_the_scores_of_its_checkpoint() {
+    let lab = Lab::new();
+    let text = "le petit chat boit du lait, puis il dort au soleil. ".repeat(300);
+    fs::write(lab.path("a.txt"), text).unwrap();
+    let train = [
+        "--scale",
+        "micro.toml",
+        "--data",
+        "a.txt",
+        "--tokenizer",
+        "bpe:280",
+    ];
+    let export = ["--out", "run", "--export", "exported"];
+    lab.ok("train", &[&train[..], &export].concat());
+    let rows =
+        "{\"q\": \"puis il\", \"c\": [\"lait\", \"dort\", \"soleil au\"], \"a\": 1}\n".repeat(2);
+    fs::write(lab.path("rows.jsonl"), rows).unwrap();
+    let choice = "kind = \"multiple-choice\"\ndata = \"rows.jsonl\"\ncontext = \"{q}\"\nchoices = \"{c}\"\nanswer = \"{a}\"\nmetrics = [\"answer_bits_per_byte\", \"acc\"]\n";
+    fs::write(lab.path("choice.toml"), choice).unwrap();
+    let args = [
+        "--from",
+        "run",
+        "--from",
+        "exported",
+        "--tasks",
+        "choice.toml,perplexity=a.txt",
+        "--json",
+    ];
+    let results: serde_json::Value = serde_json::from_str(&lab.ok("evaluate", &args)).unwrap();
+    for (task, name) in [
+        (0, "answer_bits_per_byte"),
+        (0, "acc"),
+        (1, "word_perplexity"),
+    ] {
+        let [own, exported] = [0, 1].map(|checkpoint| {
+            let metric = metric(&results, [checkpoint, task], name);
+            metric["value"].as_f64().unwrap()
+        });
+        assert!(
+            (own / exported - 1.0).abs() < 1e-5,
+            "{name}: {own} {exported}"
+        );
+    }
+}
+
+#[test]
 fn lengths_are_compared_and_final_models_tested_on_fresh_seeds() {
     let lab = Lab::new();
     let flags = "--scales micro.toml --lengths 5k,10k --cpt 0.5,1.0 --recipes uniform,auto --seeds 3 --first-seed 100 --name lengths";
