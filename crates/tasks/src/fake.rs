@@ -6,7 +6,7 @@ use crate::model::{ScoringModel, TokenBatch, TokenScore};
 /// shared by all tokens alike.
 pub struct Fake {
     vocab: usize,
-    pub context: usize,
+    context: usize,
 }
 
 impl Fake {

@@ -238,7 +238,7 @@ impl AnswerRule {
 }
 
 /// Fields that every kind may have besides its own.
-const SHARED: [&str; 6] = ["data", "hub", "description", "fewshot", "metrics", "kind"];
+const SHARED: [&str; 4] = ["data", "hub", "description", "fewshot"];
 
 impl Kind {
     fn name(self) -> &'static str {

@@ -69,9 +69,7 @@ impl Subject {
         }
         Ok(match &self.weights {
             Weights::Own(dir, _) => engine.scorer(&ModelSource::Checkpoint(dir))?,
-            Weights::HuggingFace(import) => {
-                engine.scorer(&ModelSource::Weights(&**import))?
-            }
+            Weights::HuggingFace(import) => engine.scorer(&ModelSource::Weights(&**import))?,
         })
     }
 }
