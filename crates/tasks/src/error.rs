@@ -94,7 +94,7 @@ pub enum TaskError {
         /// The item, from 1.
         item: usize,
         /// Why not.
-        reason: SequenceError,
+        reason: Box<SequenceError>,
     },
     /// A task of nothing.
     #[error("task {task} has no item; its data are empty")]

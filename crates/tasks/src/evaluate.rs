@@ -99,7 +99,7 @@ fn sequences(
         let mut found = found.map_err(|reason| TaskError::Item {
             task: task.name.clone(),
             item: item + 1,
-            reason,
+            reason: Box::new(reason),
         })?;
         counts.push(found.len());
         sequences.append(&mut found);
