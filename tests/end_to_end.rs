@@ -522,6 +522,25 @@ fn tasks_are_files_and_what_is_wrong_with_them_is_a_sentence() {
 }
 
 #[test]
+fn a_sweep_shows_gap_closure_by_tasks() {
+    let lab = Lab::new();
+    let flags = "--scales micro.toml --data knowledge:8 --tasks knowledge:8 --task-limit 20 --cpt 0.5,1.0 --recipes exact,uniform --seeds 1 --tokens 5k --name tasks";
+    let table = lab.ok("sweep", &flags.split(' ').collect::<Vec<_>>());
+    assert!(
+        table.contains("knowledge:8") && table.contains("Fixed-mE"),
+        "{table}"
+    );
+    let run = lab.path("runs/tasks");
+    let rows = fs::read_to_string(run.join("tasks.csv")).unwrap();
+    // A header, and CPT x recipes.
+    assert_eq!(rows.lines().count(), 1 + 2 * 2);
+    let page = fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(page.contains("Downstream tasks"));
+    let args = ["--scales", "micro.toml", "--tasks", "trivia"];
+    assert!(lab.fails("sweep", &args).contains("no task `trivia`"));
+}
+
+#[test]
 fn an_exported_model_has_the_scores_of_its_checkpoint() {
     let lab = Lab::new();
     let text = "le petit chat boit du lait, puis il dort au soleil. ".repeat(300);

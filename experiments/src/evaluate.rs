@@ -2,25 +2,26 @@
 
 mod subject;
 mod table;
+mod tasks;
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde::Serialize;
 use upcycle_report::number;
-use upcycle_tasks::{Outcome, RowSource, Task, TaskSpec, catalogue};
+use upcycle_tasks::{Outcome, Task, catalogue};
+use upcycle_train::Engine;
 
-use self::subject::Subject;
+pub(crate) use self::{
+    subject::Subject,
+    tasks::{read, specs},
+};
 use crate::{
     backend::{BackendKind, engine},
     output,
     progress::style,
-    sources,
 };
 
 /// Evaluate checkpoints on downstream tasks, by the likelihood of answers, as lm-evaluation-harness does.
@@ -90,37 +91,23 @@ impl EvaluateArgs {
             return Ok(());
         }
         // All that can be wrong with tasks and folders is said before a model is loaded.
-        let specs = self.specs()?;
+        let limit = self.limit.map(|limit| limit as usize);
+        let specs = tasks::specs(&self.tasks, self.fewshot)?;
         let tokenizer = self.tokenizer.as_deref();
         let subjects = self.from.iter().map(|from| {
             let subject = Subject::open(from, tokenizer);
             subject.with_context(|| from.clone())
         });
         let subjects = subjects.collect::<Result<Vec<Subject>>>()?;
-        let tasks = specs.iter().map(|spec| self.task(spec));
-        let tasks = tasks.collect::<Result<Vec<Task>>>()?;
+        let tasks = tasks::read(&specs, limit)?;
         let engine = engine(self.backend)?;
         output::note!("backend {}: {}", engine.backend(), engine.device());
         let mut columns = Vec::new();
         for (subject, from) in subjects.iter().zip(&self.from) {
-            let mut scorer = subject
-                .load(engine.as_ref())
-                .with_context(|| from.clone())?;
-            let mut outcomes = Vec::new();
-            for task in &tasks {
-                let mut display = Display::new(from, task);
-                let outcome = upcycle_tasks::evaluate(
-                    task,
-                    scorer.as_mut(),
-                    &subject.encoder,
-                    &mut |done, count| display.show(done, count),
-                );
-                display.bar.finish_and_clear();
-                outcomes.push(outcome.with_context(|| from.clone())?);
-            }
+            let outcomes = outcomes(subject, from, engine.as_ref(), &tasks);
             columns.push(Column {
                 checkpoint: from.clone(),
-                tasks: outcomes,
+                tasks: outcomes.with_context(|| from.clone())?,
             });
         }
         if self.json {
@@ -132,41 +119,31 @@ impl EvaluateArgs {
         }
         Ok(output::line(table::table(&columns))?)
     }
-
-    fn specs(&self) -> Result<Vec<TaskSpec>> {
-        let mut specs: Vec<TaskSpec> = Vec::new();
-        for text in &self.tasks {
-            for mut spec in TaskSpec::parse(text)? {
-                if let Some(fewshot) = self.fewshot {
-                    spec = spec.with_fewshot(fewshot)?;
-                }
-                if specs.iter().any(|other| other.name() == spec.name()) {
-                    bail!("--tasks names {} twice", spec.name());
-                }
-                specs.push(spec);
-            }
-        }
-        Ok(specs)
-    }
-
-    fn task(&self, spec: &TaskSpec) -> Result<Task> {
-        let (rows, examples) = (files(spec.rows()?)?, files(spec.example_rows()?)?);
-        let limit = self.limit.map(|limit| limit as usize);
-        Ok(spec.build(&rows, &examples, limit)?)
-    }
 }
 
-/// The files of rows, which are downloaded where they are on the hub.
-fn files(source: RowSource) -> Result<Vec<PathBuf>> {
-    Ok(match source {
-        RowSource::None => Vec::new(),
-        RowSource::File(path) => vec![path],
-        RowSource::Hub {
-            dataset,
-            config,
-            split,
-        } => sources::split(&dataset, config.as_deref(), &split)?,
-    })
+/// A model on all tasks, with its progress under a label.
+///
+/// # Errors
+/// If it cannot be loaded, or a task cannot be scored.
+pub(crate) fn outcomes(
+    subject: &Subject,
+    label: &str,
+    engine: &dyn Engine,
+    tasks: &[Task],
+) -> Result<Vec<Outcome>> {
+    let mut scorer = subject.load(engine)?;
+    let outcomes = tasks.iter().map(|task| {
+        let mut display = Display::new(label, task);
+        let outcome = upcycle_tasks::evaluate(
+            task,
+            scorer.as_mut(),
+            &subject.encoder,
+            &mut |done, count| display.show(done, count),
+        );
+        display.bar.finish_and_clear();
+        Ok(outcome?)
+    });
+    outcomes.collect()
 }
 
 /// A bar on a terminal, plain lines elsewhere.

@@ -1,11 +1,10 @@
 //! Results as a table for the terminal.
 
-use upcycle_report::number;
+use upcycle_report::{in_columns, number};
 
 use super::Column;
 
 const DECIMALS: usize = 4;
-const GAP: &str = "  ";
 
 /// A row for each number of each task, a column for each checkpoint: value and standard error.
 pub fn table(columns: &[Column]) -> String {
@@ -43,30 +42,7 @@ pub fn table(columns: &[Column]) -> String {
             rows.push(row);
         }
     }
-    in_columns(&rows)
-}
-
-/// Lines of cells, the first and third column at the left, all others at the right.
-fn in_columns(rows: &[Vec<String>]) -> String {
-    let length = |cell: &String| cell.chars().count();
-    let widths: Vec<usize> = (0..rows[0].len())
-        .map(|place| {
-            rows.iter()
-                .map(|row| length(&row[place]))
-                .max()
-                .unwrap_or(0)
-        })
-        .collect();
-    let lines = rows.iter().map(|row| {
-        let cells = row.iter().zip(&widths).enumerate();
-        let cells = cells.map(|(place, (cell, &width))| match place {
-            0 | 2 => format!("{cell:<width$}"),
-            _ => format!("{cell:>width$}"),
-        });
-        let line = cells.collect::<Vec<_>>().join(GAP);
-        line.trim_end().to_owned()
-    });
-    lines.collect::<Vec<_>>().join("\n")
+    in_columns(&rows, &[0, 2])
 }
 
 #[cfg(test)]
