@@ -141,7 +141,7 @@ pub(crate) fn outcomes(
             &mut |done, count| display.show(done, count),
         );
         display.bar.finish_and_clear();
-        Ok(outcome?)
+        Ok::<_, anyhow::Error>(outcome?)
     });
     outcomes.collect()
 }

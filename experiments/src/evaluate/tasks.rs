@@ -34,7 +34,7 @@ pub fn specs(names: &[String], fewshot: Option<usize>) -> Result<Vec<TaskSpec>> 
 pub fn read(specs: &[TaskSpec], limit: Option<usize>) -> Result<Vec<Task>> {
     let tasks = specs.iter().map(|spec| {
         let (rows, examples) = (files(spec.rows()?)?, files(spec.example_rows()?)?);
-        Ok(spec.build(&rows, &examples, limit)?)
+        Ok::<_, anyhow::Error>(spec.build(&rows, &examples, limit)?)
     });
     tasks.collect()
 }

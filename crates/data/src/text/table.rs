@@ -60,7 +60,7 @@ fn numbered(
 ) -> Result<Vec<TableRow>, DataError> {
     let rows = (1..).zip(rows).map(|(number, fields)| {
         let fields = fields?;
-        Ok(TableRow { number, fields })
+        Ok::<_, DataError>(TableRow { number, fields })
     });
     rows.collect()
 }
