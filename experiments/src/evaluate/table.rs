@@ -7,7 +7,7 @@ use super::Column;
 const DECIMALS: usize = 4;
 
 /// A row for each number of each task, a column for each checkpoint: value and standard error.
-pub fn table(columns: &[Column]) -> String {
+pub(super) fn table(columns: &[Column]) -> String {
     let Some(first) = columns.first() else {
         return String::new();
     };
