@@ -380,6 +380,216 @@ fn mixtures_and_held_out_files_run_and_say_what_they_are() {
     assert!(!results(&lab.path("runs/mix")).is_empty());
 }
 
+/// The metric of a name of a task of `evaluate --json`, for a checkpoint.
+fn metric<'a>(
+    results: &'a serde_json::Value,
+    [checkpoint, task]: [usize; 2],
+    name: &str,
+) -> &'a serde_json::Value {
+    let metrics = &results["checkpoints"][checkpoint]["tasks"][task]["metrics"];
+    let mut metrics = metrics.as_array().unwrap().iter();
+    metrics.find(|metric| metric["name"] == name).unwrap()
+}
+
+#[test]
+fn models_are_asked_for_what_they_were_taught() {
+    let lab = Lab::new();
+    let taught = SCALE.replace("pretrain_steps = 40", "pretrain_steps = 600");
+    fs::write(lab.path("taught.toml"), taught).unwrap();
+    for (scale, out) in [("micro.toml", "fresh"), ("taught.toml", "taught")] {
+        let args = ["--scale", scale, "--data", "knowledge:8", "--out", out];
+        lab.ok("train", &args);
+    }
+    let args = [
+        "--from",
+        "fresh",
+        "--from",
+        "taught",
+        "--tasks",
+        "knowledge:8",
+        "--json",
+    ];
+    let results: serde_json::Value = serde_json::from_str(&lab.ok("evaluate", &args)).unwrap();
+    // Eight persons with five facts each.
+    assert_eq!(results["checkpoints"][0]["tasks"][0]["items"], 40);
+    let [fresh, taught] = [0, 1].map(|checkpoint| metric(&results, [checkpoint, 0], "acc"));
+    assert_eq!(fresh["chance"], 0.25);
+    let value = |metric: &serde_json::Value| metric["value"].as_f64().unwrap();
+    assert!(value(taught) > value(fresh), "{fresh} {taught}");
+    assert!(value(taught) > 0.75, "{taught}");
+
+    let table = lab.ok(
+        "evaluate",
+        &["--from", "taught", "--tasks", "knowledge:8", "--limit", "3"],
+    );
+    assert!(
+        table.contains("chance") && table.contains("answer_bits_per_byte"),
+        "{table}"
+    );
+    let list = lab.ok("evaluate", &["--list"]);
+    for task in ["hellaswag", "lambada", "knowledge", "lookup"] {
+        assert!(list.lines().any(|line| line.starts_with(task)), "{list}");
+    }
+}
+
+#[test]
+fn tasks_are_files_and_what_is_wrong_with_them_is_a_sentence() {
+    let lab = Lab::new();
+    fs::write(lab.path("a.txt"), "le petit chat boit du lait ".repeat(400)).unwrap();
+    lab.ok(
+        "train",
+        &["--scale", "micro.toml", "--data", "a.txt", "--out", "text"],
+    );
+    lab.ok("train", &["--scale", "micro.toml", "--out", "chains"]);
+    let rows = "{\"q\": \"le petit\", \"good\": \"chat\", \"bad\": \"qqqq\"}\n".repeat(3);
+    fs::write(lab.path("rows.jsonl"), rows).unwrap();
+    let choice = "kind = \"multiple-choice\"\ndata = \"rows.jsonl\"\ncontext = \"{q}\"\nchoices = [\"{bad}\", \"{good}\"]\nanswer = 1\n";
+    fs::write(lab.path("choice.toml"), choice).unwrap();
+    let cloze = "kind = \"cloze\"\ndata = \"rows.jsonl\"\ncontext = \"{q}\"\ntarget = \"{good}\"\n";
+    fs::write(lab.path("cloze.toml"), cloze).unwrap();
+    let args = [
+        "--from",
+        "text",
+        "--tasks",
+        "choice.toml,cloze.toml,perplexity=a.txt",
+        "--json",
+    ];
+    let results: serde_json::Value = serde_json::from_str(&lab.ok("evaluate", &args)).unwrap();
+    let value = |task, name| metric(&results, [0, task], name)["value"].as_f64().unwrap();
+    assert_eq!(value(0, "acc"), 1.0);
+    assert!(value(1, "perplexity") > 1.0);
+    let bits = value(2, "bits_per_byte");
+    assert!((value(2, "byte_perplexity").log2() - bits).abs() < 1e-9);
+    assert!(bits < 8.0, "{bits}");
+    // The same items twice as examples of each other are none.
+    let fewshot = ["--from", "text", "--tasks", "choice.toml", "--fewshot", "1"];
+    let fewshot = lab.fails("evaluate", &fewshot);
+    assert!(fewshot.contains("fewshot_data"), "{fewshot}");
+
+    let broken = [
+        (
+            "missing.toml",
+            choice.replace("answer = 1\n", ""),
+            "`answer` is missing",
+        ),
+        (
+            "unknown.toml",
+            choice.replace("answer", "anser"),
+            "unknown field `anser`",
+        ),
+        (
+            "range.toml",
+            choice.replace("answer = 1", "answer = 2"),
+            "rows.jsonl, row 1: the answer",
+        ),
+        (
+            "field.toml",
+            choice.replace("{q}", "{question}"),
+            "no field `question`",
+        ),
+        (
+            "file.toml",
+            choice.replace("rows.jsonl", "none.jsonl"),
+            "none.jsonl does not exist",
+        ),
+        (
+            "mixed.toml",
+            choice.replace("rows.jsonl", "mixed.jsonl"),
+            "must be of one kind",
+        ),
+        (
+            "column.toml",
+            choice.replace("rows.jsonl", "broken.parquet"),
+            "not a whole Parquet file",
+        ),
+    ];
+    let mixed = "{\"q\": \"a\", \"good\": \"b\", \"bad\": \"c\"}\n{\"q\": 3, \"good\": \"b\", \"bad\": \"c\"}\n";
+    fs::write(lab.path("mixed.jsonl"), mixed).unwrap();
+    fs::write(lab.path("broken.parquet"), "no table").unwrap();
+    for (file, toml, expected) in broken {
+        fs::write(lab.path(file), toml).unwrap();
+        let error = lab.fails("evaluate", &["--from", "text", "--tasks", file]);
+        assert!(error.contains(expected), "{file}: {error}");
+    }
+    for (from, task, expected) in [
+        ("text", "gsm8k", "lm-evaluation-harness"),
+        ("text", "trivia", "no task `trivia`"),
+        ("text", "perplexity", "perplexity=FILE"),
+        ("text", "perplexity=none.txt", "none.txt does not exist"),
+        ("text", "choice.toml,choice.toml", "twice"),
+        ("chains", "choice.toml", "--tokenizer"),
+        ("nowhere", "choice.toml", "nowhere does not exist"),
+    ] {
+        let error = lab.fails("evaluate", &["--from", from, "--tasks", task]);
+        assert!(error.contains(expected), "{task}: {error}");
+    }
+}
+
+#[test]
+fn a_sweep_shows_gap_closure_by_tasks() {
+    let lab = Lab::new();
+    let flags = "--scales micro.toml --data knowledge:8 --tasks knowledge:8 --task-limit 20 --cpt 0.5,1.0 --recipes exact,uniform --seeds 1 --tokens 5k --name tasks";
+    let table = lab.ok("sweep", &flags.split(' ').collect::<Vec<_>>());
+    assert!(
+        table.contains("knowledge:8") && table.contains("Fixed-mE"),
+        "{table}"
+    );
+    let run = lab.path("runs/tasks");
+    let rows = fs::read_to_string(run.join("tasks.csv")).unwrap();
+    // A header, and CPT x recipes.
+    assert_eq!(rows.lines().count(), 1 + 2 * 2);
+    let page = fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(page.contains("Downstream tasks"));
+    let args = ["--scales", "micro.toml", "--tasks", "trivia"];
+    assert!(lab.fails("sweep", &args).contains("no task `trivia`"));
+}
+
+#[test]
+fn an_exported_model_has_the_scores_of_its_checkpoint() {
+    let lab = Lab::new();
+    let text = "le petit chat boit du lait, puis il dort au soleil. ".repeat(300);
+    fs::write(lab.path("a.txt"), text).unwrap();
+    let train = [
+        "--scale",
+        "micro.toml",
+        "--data",
+        "a.txt",
+        "--tokenizer",
+        "bpe:280",
+    ];
+    let export = ["--out", "run", "--export", "exported"];
+    lab.ok("train", &[&train[..], &export].concat());
+    let rows =
+        "{\"q\": \"puis il\", \"c\": [\"lait\", \"dort\", \"soleil au\"], \"a\": 1}\n".repeat(2);
+    fs::write(lab.path("rows.jsonl"), rows).unwrap();
+    let choice = "kind = \"multiple-choice\"\ndata = \"rows.jsonl\"\ncontext = \"{q}\"\nchoices = \"{c}\"\nanswer = \"{a}\"\nmetrics = [\"answer_bits_per_byte\", \"acc\"]\n";
+    fs::write(lab.path("choice.toml"), choice).unwrap();
+    let args = [
+        "--from",
+        "run",
+        "--from",
+        "exported",
+        "--tasks",
+        "choice.toml,perplexity=a.txt",
+        "--json",
+    ];
+    let results: serde_json::Value = serde_json::from_str(&lab.ok("evaluate", &args)).unwrap();
+    for (task, name) in [
+        (0, "answer_bits_per_byte"),
+        (0, "acc"),
+        (1, "word_perplexity"),
+    ] {
+        let [own, exported] = [0, 1].map(|checkpoint| {
+            let metric = metric(&results, [checkpoint, task], name);
+            metric["value"].as_f64().unwrap()
+        });
+        assert!(
+            (own / exported - 1.0).abs() < 1e-5,
+            "{name}: {own} {exported}"
+        );
+    }
+}
+
 #[test]
 fn lengths_are_compared_and_final_models_tested_on_fresh_seeds() {
     let lab = Lab::new();

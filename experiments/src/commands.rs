@@ -5,6 +5,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
     bench::BenchArgs,
+    evaluate::EvaluateArgs,
     export::ExportArgs,
     generate::GenerateArgs,
     inspect::InspectArgs,
@@ -32,6 +33,7 @@ enum Command {
     Sweep(Box<SweepCommand>),
     Train(Box<TrainArgs>),
     Upcycle(Box<UpcycleArgs>),
+    Evaluate(Box<EvaluateArgs>),
     Generate(Box<GenerateArgs>),
     Export(ExportArgs),
     Report(ReportArgs),
@@ -52,6 +54,7 @@ impl Program {
             Command::Sweep(sweep) => sweep.run(),
             Command::Train(train) => train.run(),
             Command::Upcycle(upcycle) => upcycle.run(),
+            Command::Evaluate(evaluate) => evaluate.run(),
             Command::Generate(generate) => generate.run(),
             Command::Export(export) => export.run(),
             Command::Report(report) => report.run(),

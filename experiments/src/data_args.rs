@@ -14,7 +14,7 @@ use crate::output;
 /// Which data; the built-in synthetic corpus without flags.
 #[derive(Debug, Clone, Args)]
 pub struct DataArgs {
-    /// Text to train on: .txt, .jsonl (also .gz, .zst) or .parquet files, folders of them, or patterns in quotes; may be repeated. With weights a mixture: a.parquet=0.7 gives seven tenths of the tokens. [default: the built-in corpus]
+    /// Text to train on: .txt, .jsonl (also .gz, .zst) or .parquet files, folders of them, or patterns in quotes; may be repeated. With weights a mixture: a.parquet=0.7 gives seven tenths of the tokens. Or a built-in corpus that teaches one thing: knowledge[:PERSONS], arithmetic[:MODULUS], lookup[:HOPS]. [default: the built-in corpus of chains]
     #[arg(long, value_name = "PATH[=WEIGHT]", value_parser = PathBufValueParser::new().map(Weighted::of), help_heading = "Data")]
     pub data: Vec<Weighted>,
     /// Field of JSON lines and column of Parquet files that holds the text. [default: text]
@@ -65,6 +65,9 @@ impl DataArgs {
         if self.data.is_empty() {
             return Ok(None);
         }
+        if let Some(skill) = self.skill()? {
+            return Ok(Some(skill));
+        }
         let weights: Vec<f64> = self.data.iter().filter_map(|data| data.weight).collect();
         let unweighted = self.data.iter().find(|data| data.weight.is_none());
         if let Some(data) = unweighted.filter(|_| !weights.is_empty()) {
@@ -110,11 +113,33 @@ impl DataArgs {
         Ok(asked.or(before.cloned()).unwrap_or_default())
     }
 
+    /// The built-in corpus that they name; none if they name files.
+    fn skill(&self) -> Result<Option<DataConfig>> {
+        for data in self.data.iter().filter(|data| !data.path.exists()) {
+            let name = data.path.to_str().unwrap_or_default();
+            let Some(config) = DataConfig::skill(name)? else {
+                continue;
+            };
+            let is_of_text = self.text_column.is_some() || self.tokenizer.is_some();
+            let is_held_out = !self.validation.is_empty() || !self.test.is_empty();
+            if self.data.len() > 1 || data.weight.is_some() || is_of_text || is_held_out {
+                bail!(
+                    "--data {name} is a built-in corpus, which stands alone; leave other --data, weights and flags of text out"
+                );
+            }
+            return Ok(Some(config));
+        }
+        Ok(None)
+    }
+
     /// The data of the flags, with the tokenizer of the checkpoint in `dir` where they name none; none if there are none.
     ///
     /// # Errors
     /// If there is no tokenizer, or as for [`DataArgs::config`].
     pub fn config_with(&self, dir: &Path) -> Result<Option<DataConfig>> {
+        if let Some(skill) = self.skill()? {
+            return Ok(Some(skill));
+        }
         let own = dir.join("tokenizer.json");
         let mut args = self.clone();
         if args.tokenizer.is_none() && !args.data.is_empty() {
@@ -236,6 +261,18 @@ mod tests {
             ..TextConfig::default()
         };
         assert_eq!(text(&args), all);
+    }
+
+    #[test]
+    fn built_in_corpora_stand_alone() {
+        let knowledge = config(&["--data", "knowledge:50"]).unwrap();
+        assert_eq!(knowledge, DataConfig::skill("knowledge:50").unwrap());
+        for further in [["--data", "a.txt"], ["--text-column", "body"]] {
+            let args = [&["--data", "lookup"][..], &further].concat();
+            let error = config(&args).unwrap_err().to_string();
+            assert!(error.contains("stands alone"), "{error}");
+        }
+        assert!(config(&["--data", "arithmetic:x"]).is_err());
     }
 
     #[test]

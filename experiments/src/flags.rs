@@ -1,7 +1,7 @@
 //! Flags that set the fields which errors of the libraries name.
 
 /// Fields, or the beginnings of their names, and the flags that set them.
-const FLAGS: [(&str, &str); 35] = [
+const FLAGS: [(&str, &str); 38] = [
     ("selection.", "selection"),
     ("experts.kind", "expert-init"),
     ("experts.", "expert-init"),
@@ -34,6 +34,9 @@ const FLAGS: [(&str, &str); 35] = [
     ("other_data", "other-data"),
     ("text_column", "text-column"),
     ("paths", "data"),
+    ("persons", "data"),
+    ("modulus", "data"),
+    ("hops", "data"),
     ("weights", "data"),
     ("temperature", "temperature"),
     ("top_p", "top-p"),

@@ -8,6 +8,7 @@ pub mod commands;
 #[cfg(feature = "tui")]
 mod dashboard;
 mod data_args;
+pub mod evaluate;
 pub mod export;
 mod flags;
 pub mod generate;

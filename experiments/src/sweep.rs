@@ -8,6 +8,7 @@ mod logs;
 mod plan_file;
 mod stage;
 mod status;
+mod tasks;
 
 use std::{
     path::PathBuf,
@@ -24,12 +25,12 @@ use upcycle_lab::{
     SweepPlan, SweepStages, collect, presets,
 };
 use upcycle_lm::CostModel;
-use upcycle_report::number;
+use upcycle_report::{TaskRow, number};
 use upcycle_train::Engine;
 
 use crate::{
     backend::{BackendKind, Machine, machine, machine_on},
-    data_args,
+    data_args, evaluate,
     interrupt::{self, Work},
     limits::{self, on_cpu, refusal, slow_precision},
     output, program,
@@ -95,6 +96,11 @@ impl SweepArgs {
         if !on_cluster && (self.detach || !self.slurm_args.is_empty()) {
             bail!("--detach and --slurm-args are for jobs of a cluster; add --launcher slurm");
         }
+        if on_cluster && !self.tasks.is_empty() {
+            bail!(
+                "--tasks are computed by this process: leave them out for the cluster, and give the same command without --launcher when it is finished"
+            );
+        }
         if on_cluster && self.jobs.is_some() {
             bail!("--jobs is for this machine; how many jobs a cluster runs at a time is up to it");
         }
@@ -105,6 +111,9 @@ impl SweepArgs {
     }
 
     fn run_here(self, config: SweepConfig) -> Result<()> {
+        // What is wrong with a task is said before hours of work, not after.
+        let specs = evaluate::specs(&self.tasks, None)?;
+        let tasks = evaluate::read(&specs, self.task_limit.map(|limit| limit as usize))?;
         let Machine { engine, meter } = machine_on(self.backend, self.devices.get())?;
         output::note!("backend {}: {}", engine.backend(), engine.device());
         let slow = slow_precision(engine.as_ref(), config.precision);
@@ -179,12 +188,14 @@ impl SweepArgs {
                 expected.unwrap_or_default()
             );
         }
+        let rows = tasks::rows(&plan, &store, engine.as_ref(), &tasks)?;
         self.report(
             &config,
             &plan,
             &store,
             (engine.backend(), engine.device()),
             &data,
+            rows,
         )
     }
 
@@ -246,7 +257,8 @@ impl SweepArgs {
         }
         output::note!("following the jobs; they go on without this command (`{again}`)");
         cluster::follow(&slurm, &plan, &estimate, &store)?;
-        self.report(&config, &plan, &store, (backend, "Slurm jobs"), &data)
+        let device = (backend, "Slurm jobs");
+        self.report(&config, &plan, &store, device, &data, Vec::new())
     }
 
     /// Where a dry run packs text that is not packed yet; none for a sweep that is to run.
@@ -268,9 +280,11 @@ impl SweepArgs {
         store: &Store,
         device: (&str, &str),
         data: &Dataset,
+        tasks: Vec<TaskRow>,
     ) -> Result<()> {
         let floor = data.entropy_rate();
         let mut results = collect(config, plan, store, device, floor, command_line())?;
+        results.tasks = tasks;
         results.baseline = self.baseline(plan)?.map(str::to_owned);
         results.environment.threads = threads::count();
         results.environment.commit = program::COMMIT.map(str::to_owned);
@@ -286,6 +300,9 @@ impl SweepArgs {
             output::line(serde_json::to_string_pretty(&results)?)?;
         } else {
             output::line(upcycle_report::table(&results).trim_end())?;
+            if !results.tasks.is_empty() {
+                output::line(format!("\n{}", upcycle_report::task_table(&results)))?;
+            }
         }
         output::note!("report: {}", path.display());
         Ok(())

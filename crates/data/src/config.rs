@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::DataError;
+use crate::{
+    DataError,
+    require::require,
+    skill_config::{ArithmeticConfig, KnowledgeConfig, LookupConfig},
+};
 
 /// Where tokens come from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -14,6 +18,12 @@ pub enum DataConfig {
     Synthetic(SyntheticConfig),
     /// Text files.
     Text(TextConfig),
+    /// Facts about made-up persons, in words.
+    Knowledge(KnowledgeConfig),
+    /// Equations modulo a number.
+    Arithmetic(ArithmeticConfig),
+    /// Walks along arrows that the document tells.
+    Lookup(LookupConfig),
 }
 
 /// A corpus of domains, each a first-order Markov chain.
@@ -104,6 +114,58 @@ pub enum TokenizerConfig {
         /// A `tokenizer.json` of the `tokenizers` library.
         path: PathBuf,
     },
+}
+
+impl DataConfig {
+    /// Names of the corpora of skills.
+    pub const SKILLS: [&str; 3] = ["knowledge", "arithmetic", "lookup"];
+
+    /// The corpus of a skill: `knowledge` or `knowledge:PERSONS`, `arithmetic` or
+    /// `arithmetic:MODULUS`, `lookup` or `lookup:HOPS`. None if it is no name of one.
+    ///
+    /// # Errors
+    ///
+    /// If what stands behind the colon is no number, or out of range.
+    pub fn skill(text: &str) -> Result<Option<DataConfig>, DataError> {
+        let (name, size) = match text.split_once(':') {
+            Some((name, size)) => (name, Some(size)),
+            None => (text, None),
+        };
+        if !Self::SKILLS.contains(&name) {
+            return Ok(None);
+        }
+        let number = match size {
+            None => None,
+            Some(size) => Some(size.parse::<usize>().map_err(|_| DataError::SkillSize {
+                name: name.to_owned(),
+                size: size.to_owned(),
+            })?),
+        };
+        let config = match name {
+            "knowledge" => {
+                let config = KnowledgeConfig::default();
+                let persons = number.unwrap_or(config.persons);
+                DataConfig::Knowledge(KnowledgeConfig { persons, ..config })
+            }
+            "arithmetic" => {
+                let config = ArithmeticConfig::default();
+                let modulus = number.unwrap_or(config.modulus);
+                DataConfig::Arithmetic(ArithmeticConfig { modulus, ..config })
+            }
+            _ => {
+                let config = LookupConfig::default();
+                let hops = number.unwrap_or(config.hops);
+                DataConfig::Lookup(LookupConfig { hops, ..config })
+            }
+        };
+        match &config {
+            DataConfig::Knowledge(config) => config.check()?,
+            DataConfig::Arithmetic(config) => config.check()?,
+            DataConfig::Lookup(config) => config.check()?,
+            DataConfig::Synthetic(_) | DataConfig::Text(_) => {}
+        }
+        Ok(Some(config))
+    }
 }
 
 impl Default for DataConfig {
@@ -246,22 +308,6 @@ impl TextConfig {
     }
 }
 
-fn require(
-    holds: bool,
-    field: &'static str,
-    value: impl ToString,
-    requirement: &'static str,
-) -> Result<(), DataError> {
-    if holds {
-        return Ok(());
-    }
-    Err(DataError::Field {
-        field,
-        value: value.to_string(),
-        requirement,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -394,5 +440,41 @@ mod tests {
         }
         let error = check(|c| c.paths.clear()).unwrap_err();
         assert!(error.to_string().contains("`paths` is empty"), "{error}");
+    }
+
+    #[test]
+    fn skills_have_names_and_sizes() {
+        let skill = |text| DataConfig::skill(text).unwrap();
+        let persons = KnowledgeConfig {
+            persons: 50,
+            seed: 0,
+        };
+        assert_eq!(skill("knowledge:50"), Some(DataConfig::Knowledge(persons)));
+        assert_eq!(
+            skill("lookup"),
+            Some(DataConfig::Lookup(LookupConfig::default()))
+        );
+        assert_eq!(skill("books.txt"), None);
+        for (text, part) in [
+            ("knowledge:many", "`many`"),
+            ("knowledge:0", "`persons` is 0"),
+            ("arithmetic:3", "`modulus` is 3"),
+            ("lookup:8", "`hops` is 8"),
+        ] {
+            let message = DataConfig::skill(text).unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn fields_are_read_by_kind() {
+        let read = |text| serde_json::from_str::<DataConfig>(text);
+        let text = r#"{"kind": "arithmetic", "modulus": 7}"#;
+        let expected = ArithmeticConfig {
+            modulus: 7,
+            seed: 0,
+        };
+        assert_eq!(read(text).unwrap(), DataConfig::Arithmetic(expected));
+        assert!(read(r#"{"kind": "lookup", "hop": 1}"#).is_err());
     }
 }

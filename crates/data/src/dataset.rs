@@ -3,7 +3,8 @@
 use std::{fmt, path::Path};
 
 use crate::{
-    Batch, DataConfig, DataError, Split, TextReport, synthetic::SyntheticCorpus, text::TextCorpus,
+    Batch, DataConfig, DataError, Question, Split, TextReport, skill::SkillCorpus,
+    synthetic::SyntheticCorpus, text::TextCorpus,
 };
 
 /// An opened corpus.
@@ -18,6 +19,7 @@ pub struct Dataset {
 enum Source {
     Synthetic(SyntheticCorpus),
     Text(TextCorpus),
+    Skill(SkillCorpus),
 }
 
 impl Dataset {
@@ -64,7 +66,18 @@ impl Dataset {
                     source: Source::Text(corpus),
                 }
             }
+            DataConfig::Knowledge(config) => Dataset::of_skill(SkillCorpus::knowledge(config)?),
+            DataConfig::Arithmetic(config) => Dataset::of_skill(SkillCorpus::arithmetic(config)?),
+            DataConfig::Lookup(config) => Dataset::of_skill(SkillCorpus::lookup(config)?),
         })
+    }
+
+    fn of_skill(corpus: SkillCorpus) -> Dataset {
+        Dataset {
+            label: corpus.name().to_owned(),
+            fingerprint: corpus.fingerprint().to_owned(),
+            source: Source::Skill(corpus),
+        }
     }
 
     /// Token ids, all less than this number.
@@ -72,6 +85,7 @@ impl Dataset {
         match &self.source {
             Source::Synthetic(corpus) => corpus.vocab_size(),
             Source::Text(corpus) => corpus.vocab_size(),
+            Source::Skill(corpus) => corpus.vocab_size(),
         }
     }
 
@@ -80,7 +94,7 @@ impl Dataset {
     pub fn entropy_rate(&self) -> Option<f64> {
         match &self.source {
             Source::Synthetic(corpus) => Some(corpus.entropy_rate()),
-            Source::Text(_) => None,
+            Source::Text(_) | Source::Skill(_) => None,
         }
     }
 
@@ -90,8 +104,8 @@ impl Dataset {
         &self.fingerprint
     }
 
-    /// A short name for tables and plots: `synthetic`, or the names of the paths, like
-    /// `french+chess`.
+    /// A short name for tables and plots: `synthetic`, the name of a skill, or the names of the
+    /// paths, like `french+chess`.
     pub fn label(&self) -> String {
         self.label.clone()
     }
@@ -102,6 +116,7 @@ impl Dataset {
         match &self.source {
             Source::Synthetic(_) => None,
             Source::Text(corpus) => Some(corpus.tokenizer_json()),
+            Source::Skill(corpus) => Some(corpus.tokenizer_json()),
         }
     }
 
@@ -109,7 +124,7 @@ impl Dataset {
     /// validation and of the test text that have files of their own.
     pub fn text_reports(&self) -> &[TextReport] {
         match &self.source {
-            Source::Synthetic(_) => &[],
+            Source::Synthetic(_) | Source::Skill(_) => &[],
             Source::Text(corpus) => corpus.reports(),
         }
     }
@@ -118,7 +133,7 @@ impl Dataset {
     /// only as many as until the first source is used up. None if the split never ends.
     pub fn tokens(&self, split: Split) -> Option<u64> {
         match &self.source {
-            Source::Synthetic(_) => None,
+            Source::Synthetic(_) | Source::Skill(_) => None,
             Source::Text(corpus) => Some(corpus.tokens(split)),
         }
     }
@@ -126,7 +141,7 @@ impl Dataset {
     /// Bytes of all packed tokens; 0 for a corpus that is generated on the fly.
     pub fn packed_bytes(&self) -> u64 {
         match &self.source {
-            Source::Synthetic(_) => 0,
+            Source::Synthetic(_) | Source::Skill(_) => 0,
             Source::Text(corpus) => corpus.packed_bytes(),
         }
     }
@@ -140,6 +155,7 @@ impl Dataset {
         match &self.source {
             Source::Synthetic(corpus) => corpus.check_shape(context),
             Source::Text(corpus) => corpus.check_shape(context),
+            Source::Skill(corpus) => corpus.check_shape(context),
         }
     }
 
@@ -167,14 +183,15 @@ impl Dataset {
         match &self.source {
             Source::Synthetic(corpus) => corpus.batch(split, seed, first_row, rows, context),
             Source::Text(corpus) => corpus.batch(split, seed, first_row, rows, context),
+            Source::Skill(corpus) => corpus.batch(split, seed, first_row, rows, context),
         }
     }
 
-    /// How many rows to evaluate on a split has at this context, at most `limit`. Synthetic data has as
-    /// many as asked for.
+    /// How many rows to evaluate on a split has at this context, at most `limit`. Data that are
+    /// generated have as many as asked for.
     pub fn evaluation_rows(&self, split: Split, context: usize, limit: usize) -> usize {
         match &self.source {
-            Source::Synthetic(_) => limit,
+            Source::Synthetic(_) | Source::Skill(_) => limit,
             Source::Text(corpus) => {
                 let rows = corpus.evaluation_rows(split, context);
                 usize::try_from(rows).map_or(limit, |rows| rows.min(limit))
@@ -202,6 +219,16 @@ impl Dataset {
         match &self.source {
             Source::Synthetic(corpus) => corpus.evaluation_batch(split, first_row, rows, context),
             Source::Text(corpus) => corpus.evaluation_batch(split, first_row, rows, context),
+            Source::Skill(corpus) => corpus.batch(split, 0, first_row, rows, context),
+        }
+    }
+
+    /// The first `count` questions about what a corpus of a skill teaches, or as many as there are;
+    /// none for other corpora.
+    pub fn questions(&self, count: usize) -> Vec<Question> {
+        match &self.source {
+            Source::Synthetic(_) | Source::Text(_) => Vec::new(),
+            Source::Skill(corpus) => corpus.questions(count),
         }
     }
 }

@@ -28,6 +28,14 @@ pub enum DataError {
         "in the data configuration, `paths` is empty; name at least one .txt, .jsonl or .parquet file, or folder of them"
     )]
     NoPaths,
+    /// The size of a built-in corpus that is no number.
+    #[error("`{size}` is no size of the corpus {name}; an example is {name}:20")]
+    SkillSize {
+        /// The corpus.
+        name: String,
+        /// What stands behind the colon.
+        size: String,
+    },
     /// A configured path does not exist.
     #[error("{path} does not exist; correct the path in the data configuration")]
     Missing {
@@ -167,6 +175,22 @@ pub enum DataError {
         line: usize,
         /// The field that should hold the text.
         column: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A table that is not there.
+    #[error("{path} does not exist; correct the path")]
+    NoTable {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A line of a table is not a row.
+    #[error("{path}, line {line}: {reason}; each line must be a JSON object")]
+    TableLine {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
         /// What is wrong with it.
         reason: String,
     },

@@ -4,6 +4,8 @@
 //!
 //! * a **synthetic** corpus of Markov-chain domains, generated on the fly, whose entropy rate is
 //!   known in closed form, so that a loss can be read as an excess over the best possible one;
+//! * corpora of **skills**, generated in words, each with [questions](Question) that ask for what
+//!   it teaches: facts about persons, arithmetic, walks along arrows;
 //! * a **text** corpus of files (text, JSON lines, Parquet; compressed or not), tokenized once and
 //!   kept in memory-mapped files.
 //!
@@ -28,7 +30,11 @@ mod config;
 mod dataset;
 mod error;
 mod permutation;
+mod random;
 mod report;
+mod require;
+mod skill;
+mod skill_config;
 mod split;
 mod spread;
 mod synthetic;
@@ -39,5 +45,7 @@ pub use config::{DataConfig, SyntheticConfig, TextConfig, TokenizerConfig};
 pub use dataset::Dataset;
 pub use error::DataError;
 pub use report::TextReport;
+pub use skill::Question;
+pub use skill_config::{ArithmeticConfig, KnowledgeConfig, LookupConfig};
 pub use split::Split;
-pub use text::{TextStream, TextTokenizer};
+pub use text::{TableRow, TextStream, TextTokenizer, read_table};

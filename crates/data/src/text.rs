@@ -15,6 +15,7 @@ mod packing;
 mod rows;
 mod source;
 mod stream;
+mod table;
 mod tokenizer;
 mod windows;
 
@@ -24,10 +25,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use self::codec::{TextStream, TextTokenizer};
 use self::{
     cache::Packed, cut::Shares, mixture::Mixture, packing::Packing, rows::Rows, source::Source,
     tokenizer::Recipe, windows::Windows,
+};
+pub use self::{
+    codec::{TextStream, TextTokenizer},
+    table::{TableRow, read_table},
 };
 use crate::{Batch, DataError, Split, TextConfig, TextReport};
 

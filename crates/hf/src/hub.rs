@@ -7,7 +7,7 @@ use std::{
 
 use hf_hub::{
     Cache, Repo, RepoType,
-    api::sync::{ApiBuilder, ApiError, ApiRepo},
+    api::sync::{Api, ApiBuilder, ApiError, ApiRepo},
 };
 use upcycle_files::FileError;
 
@@ -51,6 +51,15 @@ pub struct HubModel {
 enum Found {
     There(Box<HubModel>),
     InCache(PathBuf),
+}
+
+/// The hub, as the environment says.
+pub(crate) fn api() -> Result<Api, ApiError> {
+    ApiBuilder::from_env()
+        .with_token(token())
+        .with_progress(true)
+        .with_retries(3)
+        .build()
 }
 
 fn token() -> Option<String> {
@@ -98,12 +107,7 @@ impl HubModel {
                 "`hf:{model}` should be hf:ORG/NAME or hf:ORG/NAME@REVISION"
             )));
         }
-        let api = ApiBuilder::from_env()
-            .with_token(token())
-            .with_progress(true)
-            .with_retries(3)
-            .build()
-            .map_err(|error| fail(model, error))?;
+        let api = api().map_err(|error| fail(model, error))?;
         let of = |revision: String| Repo::with_revision(name.to_owned(), RepoType::Model, revision);
         let asked = Cache::from_env().repo(of(revision.to_owned()));
         let info = match api.repo(of(revision.to_owned())).info() {

@@ -5,6 +5,8 @@
 
 mod checkpoint;
 mod config;
+#[cfg(feature = "hub")]
+mod dataset;
 mod dense;
 mod end_of_text;
 mod error;
@@ -37,6 +39,8 @@ mod write;
 
 pub use checkpoint::HfCheckpoint;
 pub use config::ConfigFile;
+#[cfg(feature = "hub")]
+pub use dataset::download_split;
 pub use error::HfError;
 pub use export::{Export, ExportType, Fit};
 pub use folder::check_free;

@@ -71,6 +71,7 @@ pub fn collect(
         cells: Vec::new(),
         curves: Vec::new(),
         routing: Vec::new(),
+        tasks: Vec::new(),
     };
     let mut seen = BTreeSet::new();
     for cell in &plan.cells {

@@ -23,9 +23,10 @@ use upcycle_lab::{
 use upcycle_lm::{Finish, GeneratedToken, WeightSink};
 use upcycle_operator::{LayerPlan, ReplicationPlan, Verification};
 use upcycle_report::Grows;
+use upcycle_tasks::ScoringModel;
 use upcycle_train::{
-    CompareJob, Engine, Evaluation, GenerateJob, Start, TrainError, TrainEvent, TrainJob,
-    TrainOutcome, UpcycleJob, UpcycleOutcome,
+    CompareJob, Engine, Evaluation, GenerateJob, ModelSource, Start, TrainError, TrainEvent,
+    TrainJob, TrainOutcome, UpcycleJob, UpcycleOutcome,
 };
 
 /// 1000 steps of pre-training, four budgets, two recipes, two seeds.
@@ -514,6 +515,10 @@ impl Engine for Fake {
         _: &GenerateJob,
         _: &mut (dyn FnMut(GeneratedToken) -> ControlFlow<()> + Send),
     ) -> Result<Vec<Finish>, TrainError> {
+        Err(TrainError::NoBf16)
+    }
+
+    fn scorer(&self, _: &ModelSource) -> Result<Box<dyn ScoringModel>, TrainError> {
         Err(TrainError::NoBf16)
     }
 }

@@ -201,7 +201,7 @@ impl<B: MoeBackend> Lm<B> {
     }
 
     /// Normalised hidden states before the head, `[B * S, D]`.
-    fn hidden(
+    pub(crate) fn hidden(
         &self,
         tokens_bs: Tensor<B, 2, Int>,
         precision: Precision,

@@ -10,11 +10,12 @@ use crate::error::ReportError;
 use crate::page::page;
 use crate::plot::{Figure, figures, png};
 use crate::results::Results;
+use crate::tasks::tasks_csv;
 
 /// Figures are drawn in units of half a page pixel, so one pixel a unit is sharp on a fine screen too.
 const PNG_SCALE: f32 = 1.0;
 
-/// Writes `report.html`, `results.csv`, `results.json` and `figures/*.svg` and `*.png` into a folder, which is made
+/// Writes `report.html`, `results.csv`, `results.json`, `tasks.csv` if there were tasks, and `figures/*.svg` and `*.png` into a folder, which is made
 /// if it is not there, and returns the path of the page. Each file is written beside its place and renamed, so that a
 /// reader never sees half of one.
 ///
@@ -30,6 +31,7 @@ pub fn write(results: &Results, dir: &Path) -> Result<PathBuf, ReportError> {
     }
     remove_others(&figures, &pictures).map_err(FileError::of("clear", &pictures))?;
     upcycle_files::write(&dir.join("results.csv"), csv(results).as_bytes())?;
+    write_tasks(results, &dir.join("tasks.csv"))?;
     let path = dir.join("results.json");
     let json = serde_json::to_vec_pretty(results).map_err(|source| ReportError::Json {
         path: path.clone(),
@@ -39,6 +41,19 @@ pub fn write(results: &Results, dir: &Path) -> Result<PathBuf, ReportError> {
     let path = dir.join("report.html");
     upcycle_files::write(&path, page(results, &figures).into_string().as_bytes())?;
     Ok(path)
+}
+
+/// Writes the rows of tasks, or removes those of an earlier report where there are none.
+fn write_tasks(results: &Results, path: &Path) -> Result<(), ReportError> {
+    if !results.tasks.is_empty() {
+        return Ok(upcycle_files::write(path, tasks_csv(results).as_bytes())?);
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(FileError::of("remove", path)(error).into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Removes pictures that an earlier report left.

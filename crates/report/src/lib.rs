@@ -5,6 +5,7 @@
 //! Results -> groups -> statistics -> page, table, plots -> files
 //! ```
 
+mod columns;
 mod csv;
 mod error;
 mod files;
@@ -21,7 +22,9 @@ mod rows;
 mod sample;
 pub mod statistics;
 mod table;
+mod tasks;
 
+pub use columns::in_columns;
 pub use csv::csv;
 pub use error::ReportError;
 pub use files::write;
@@ -29,7 +32,8 @@ pub use markdown::markdown;
 pub use page::html;
 pub use results::{
     Arm, Cell, Curve, Environment, Grows, Overrides, RecipeRow, Results, RoutingRow, Setting,
-    TwinPoint,
+    TaskRow, TwinPoint,
 };
 pub use rows::read_csv;
 pub use table::table;
+pub use tasks::task_table;

@@ -10,6 +10,7 @@ mod paper;
 mod published;
 mod routing_tables;
 mod summary;
+mod task_tables;
 
 use claims::claims;
 use comparisons::{leads, loss_differences, trends};
@@ -19,6 +20,7 @@ use markup::Table;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use routing_tables::routing;
 use summary::summary;
+use task_tables::tasks;
 
 use crate::error::ReportError;
 use crate::group::{Group, groups};
@@ -129,6 +131,14 @@ fn sections(results: &Results, figures: &[Figure]) -> Vec<Section> {
             anchor: "losses",
             heading: "Losses",
             body: html! { (tables(losses)) (pictures(FigureKind::LossCurves)) },
+        },
+        Section {
+            anchor: "tasks",
+            heading: "Downstream tasks",
+            body: noted(
+                html! { @for table in tasks(results, &palette) { (table) } },
+                task_tables::NOTE,
+            ),
         },
         Section {
             anchor: "operator",

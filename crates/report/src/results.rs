@@ -37,6 +37,39 @@ pub struct Results {
     pub curves: Vec<Curve>,
     /// Routing of the final models, one row for each run and MoE layer.
     pub routing: Vec<RoutingRow>,
+    /// Downstream tasks of the final models, one row for each cell and task.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<TaskRow>,
+}
+
+/// A downstream task on the three models of a comparison.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskRow {
+    /// Where in the sweep.
+    #[serde(flatten)]
+    pub setting: Setting,
+    /// Name of the upcycling recipe.
+    pub recipe: String,
+    /// Seed of the comparison.
+    pub seed: u64,
+    /// Name of the task.
+    pub task: String,
+    /// What stands for it.
+    pub metric: String,
+    /// Whether more of it is better.
+    pub higher_is_better: bool,
+    /// What guessing reaches; none where nothing is chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chance: Option<f64>,
+    /// The largest standard error over items of the three.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standard_error: Option<f64>,
+    /// Of the small model.
+    pub fixed_e: f64,
+    /// Of the upcycled model.
+    pub upcycled: f64,
+    /// Of the big model trained from scratch.
+    pub fixed_me: f64,
 }
 
 impl Results {

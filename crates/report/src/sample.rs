@@ -37,6 +37,7 @@ pub(crate) fn empty() -> Results {
         cells: Vec::new(),
         curves: Vec::new(),
         routing: Vec::new(),
+        tasks: Vec::new(),
     }
 }
 

@@ -6,6 +6,7 @@ use burn::module::AutodiffModule;
 use upcycle_kernels::{MoeAutodiffBackend, MoeBackend, Proof};
 use upcycle_lm::{Finish, GeneratedToken, WeightSink};
 use upcycle_operator::Verification;
+use upcycle_tasks::ScoringModel;
 
 use crate::{
     checkpoint::Checkpoint,
@@ -13,9 +14,10 @@ use crate::{
     error::TrainError,
     generate,
     job::{
-        CompareJob, GenerateJob, TrainEvent, TrainJob, TrainOutcome, UpcycleJob, UpcycleOutcome,
+        CompareJob, GenerateJob, ModelSource, TrainEvent, TrainJob, TrainOutcome, UpcycleJob,
+        UpcycleOutcome,
     },
-    trainer, upcycler,
+    scoring, trainer, upcycler,
 };
 
 /// Runs stages. Implementations can be shared by threads.
@@ -68,6 +70,12 @@ pub trait Engine: Send + Sync {
         job: &GenerateJob,
         on_token: &mut (dyn FnMut(GeneratedToken) -> ControlFlow<()> + Send),
     ) -> Result<Vec<Finish>, TrainError>;
+
+    /// Loads a model to be evaluated on downstream tasks.
+    ///
+    /// # Errors
+    /// If it cannot be loaded.
+    fn scorer(&self, source: &ModelSource) -> Result<Box<dyn ScoringModel>, TrainError>;
 }
 
 /// [`Engine`] on a Burn backend.
@@ -146,5 +154,10 @@ impl<B: MoeAutodiffBackend> Engine for BurnEngine<B> {
         on_token: &mut (dyn FnMut(GeneratedToken) -> ControlFlow<()> + Send),
     ) -> Result<Vec<Finish>, TrainError> {
         B::InnerBackend::run(|| generate::generate::<B>(job, &self.device, on_token))
+    }
+
+    fn scorer(&self, source: &ModelSource) -> Result<Box<dyn ScoringModel>, TrainError> {
+        let scorer = B::InnerBackend::run(|| scoring::load::<B>(source, &self.device))?;
+        Ok(Box::new(scorer))
     }
 }

@@ -21,6 +21,7 @@ mod metrics_log;
 mod pace;
 mod scalars;
 mod schedule;
+mod scoring;
 mod shape;
 mod team;
 mod tensorboard;
@@ -37,7 +38,8 @@ pub use engine::{BurnEngine, Engine};
 pub use error::TrainError;
 pub use evaluate::{Evaluation, Twins};
 pub use job::{
-    CompareJob, GenerateJob, Start, TrainEvent, TrainJob, TrainOutcome, UpcycleJob, UpcycleOutcome,
+    CompareJob, GenerateJob, ModelSource, Start, TrainEvent, TrainJob, TrainOutcome, UpcycleJob,
+    UpcycleOutcome,
 };
 pub use learner::{Learner, Update};
 pub use metrics::{LayerRouting, MetricsLine, read_metrics};

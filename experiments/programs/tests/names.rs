@@ -8,6 +8,7 @@ use std::process::Command;
 fn programs_are_called_by_their_command() {
     for (name, program) in [
         ("bench", env!("CARGO_BIN_EXE_bench")),
+        ("evaluate", env!("CARGO_BIN_EXE_evaluate")),
         ("generate", env!("CARGO_BIN_EXE_generate")),
         ("inspect", env!("CARGO_BIN_EXE_inspect")),
         ("report", env!("CARGO_BIN_EXE_report")),

@@ -89,7 +89,7 @@ impl Model {
         };
         // What a checkpoint says goes before what a tokenizer has a name for.
         if self.stop.is_empty() {
-            let end = self.tokenizer.as_ref().and_then(TextTokenizer::end_of_text);
+            let end = self.tokenizer.as_ref().and_then(TextTokenizer::separator);
             self.stop.extend(end);
         }
         Ok(self)
@@ -109,7 +109,7 @@ impl Model {
     pub fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
         let tokenizer = self.tokenizer()?;
         Ok(match self.special {
-            true => tokenizer.encode_with_special(prompt)?,
+            true => tokenizer.encode_input(prompt)?,
             false => tokenizer.encode(prompt)?,
         })
     }

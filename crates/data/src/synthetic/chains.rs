@@ -4,7 +4,10 @@ use rand_chacha::{ChaCha8Rng, rand_core::RngCore};
 use upcycle_digest::Digest;
 
 use super::categorical::Categorical;
-use crate::SyntheticConfig;
+use crate::{
+    SyntheticConfig,
+    random::{below, shuffle},
+};
 
 /// One first-order chain a domain, all over the same tokens.
 pub(crate) struct Chains {
@@ -75,19 +78,10 @@ fn draw_successors(config: &SyntheticConfig) -> Vec<u32> {
     // the order that one state leaves behind serves the next.
     let mut order: Vec<u32> = (0..config.tokens as u32).collect();
     for _ in 0..config.domains * config.tokens {
-        for place in 0..choices {
-            let other = place + below(config.tokens - place, &mut rng) as usize;
-            order.swap(place, other);
-        }
+        shuffle(&mut order, choices, &mut rng);
         successors.extend_from_slice(&order[..choices]);
     }
     successors
-}
-
-/// A random number less than `bound`, which the configuration keeps below 2^32. The bias is less
-/// than `bound` in 2^32.
-fn below(bound: usize, rng: &mut ChaCha8Rng) -> u32 {
-    ((u64::from(rng.next_u32()) * bound as u64) >> 32) as u32
 }
 
 #[cfg(test)]

@@ -5,13 +5,20 @@ use std::path::Path;
 use super::tokenizer::{Recipe, Tokenizer};
 use crate::{DataError, TokenizerConfig};
 
-/// A tokenizer outside of a corpus: that of a checkpoint.
-pub struct TextTokenizer(Tokenizer);
+/// A tokenizer outside of a corpus: that of a checkpoint, for questions and prompts.
+pub struct TextTokenizer {
+    tokenizer: Tokenizer,
+    /// What goes before every input.
+    head: Vec<u32>,
+}
 
 impl TextTokenizer {
     /// Every byte is a token.
     pub fn bytes() -> Self {
-        Self(Tokenizer::Bytes)
+        Self {
+            tokenizer: Tokenizer::Bytes,
+            head: Vec::new(),
+        }
     }
 
     /// Reads a `tokenizer.json`.
@@ -22,12 +29,24 @@ impl TextTokenizer {
     pub fn read(path: &Path) -> Result<Self, DataError> {
         let path = path.to_owned();
         let recipe = Recipe::read(&TokenizerConfig::File { path })?;
-        Ok(Self(Tokenizer::make(&recipe, std::iter::empty())?))
+        let tokenizer = Tokenizer::make(&recipe, std::iter::empty())?;
+        let head = tokenizer.head();
+        Ok(Self { tokenizer, head })
     }
 
-    /// The token that ends a text; none if the tokenizer knows none.
-    pub fn end_of_text(&self) -> Option<u32> {
-        self.0.separator()
+    /// Token ids, including any that are never used.
+    pub fn vocab_size(&self) -> usize {
+        self.tokenizer.vocab_size()
+    }
+
+    /// The token that goes after each document of a corpus, and ends a text; none if the tokenizer knows none.
+    pub fn separator(&self) -> Option<u32> {
+        self.tokenizer.separator()
+    }
+
+    /// The token of this name.
+    pub fn token(&self, name: &str) -> Option<u32> {
+        self.tokenizer.token(name)
     }
 
     /// Tokens of a text, as corpora have them.
@@ -36,16 +55,18 @@ impl TextTokenizer {
     ///
     /// If the tokenizer rejects the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
-        self.0.encode(text)
+        self.tokenizer.encode(text)
     }
 
-    /// Tokens of a text with those that the tokenizer puts around one, such as a token for its beginning.
+    /// The tokens of a text behind those that the tokenizer puts before every input of its own accord, such as `<s>` of
+    /// Llama's; most have none.
     ///
     /// # Errors
     ///
     /// If the tokenizer rejects the text.
-    pub fn encode_with_special(&self, text: &str) -> Result<Vec<u32>, DataError> {
-        self.0.encode_with_special(text)
+    pub fn encode_input(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        let text = self.encode(text)?;
+        Ok([self.head.as_slice(), text.as_slice()].concat())
     }
 
     /// The text of tokens, without special ones.
@@ -54,13 +75,13 @@ impl TextTokenizer {
     ///
     /// If the tokenizer cannot decode them.
     pub fn decode(&self, ids: &[u32]) -> Result<String, DataError> {
-        self.0.decode(ids)
+        self.tokenizer.decode(ids)
     }
 
     /// The text of what follows some tokens, piece by piece.
     pub fn stream(&self, before: &[u32]) -> TextStream<'_> {
         TextStream {
-            tokenizer: &self.0,
+            tokenizer: &self.tokenizer,
             ids: before.to_vec(),
             start: before.len().saturating_sub(MEMORY),
             given: before.len(),
@@ -176,34 +197,37 @@ mod tests {
     }
 
     #[test]
-    fn special_tokens_are_put_around_texts_where_asked_for() {
+    fn bytes_have_no_head() {
+        let tokenizer = TextTokenizer::bytes();
+        assert_eq!(tokenizer.encode_input("ab").unwrap(), [97, 98]);
+        assert_eq!(
+            (tokenizer.vocab_size(), tokenizer.separator()),
+            (257, Some(256))
+        );
+        assert_eq!(tokenizer.token("<s>"), None);
+    }
+
+    #[test]
+    fn what_a_tokenizer_puts_before_inputs_is_put_before_inputs_alone() {
         let tokenizer = read(
             r#"{
-                "version": "1.0", "truncation": null, "padding": null,
-                "added_tokens": [{
-                    "id": 2, "content": "</s>", "single_word": false, "lstrip": false,
-                    "rstrip": false, "normalized": false, "special": true
-                }],
-                "normalizer": null, "pre_tokenizer": {"type": "Whitespace"},
-                "post_processor": {
-                    "type": "TemplateProcessing",
-                    "single": [
-                        {"SpecialToken": {"id": "</s>", "type_id": 0}},
-                        {"Sequence": {"id": "A", "type_id": 0}}
-                    ],
-                    "pair": [
-                        {"Sequence": {"id": "A", "type_id": 0}},
-                        {"Sequence": {"id": "B", "type_id": 1}}
-                    ],
-                    "special_tokens": {"</s>": {"id": "</s>", "ids": [2], "tokens": ["</s>"]}}
-                },
-                "decoder": null,
-                "model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "</s>": 2}, "unk_token": "a"}
-            }"#,
+            "version": "1.0", "truncation": null, "padding": null,
+            "added_tokens": [{"id": 2, "content": "<s>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}],
+            "normalizer": null, "pre_tokenizer": {"type": "WhitespaceSplit"},
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+                "special_tokens": {"<s>": {"id": "<s>", "ids": [2], "tokens": ["<s>"]}}
+            },
+            "decoder": null,
+            "model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "<s>": 2}, "unk_token": "a"}
+        }"#,
         );
-        assert_eq!(tokenizer.end_of_text(), Some(2));
-        assert_eq!(tokenizer.encode("a b").unwrap(), [0, 1]);
-        assert_eq!(tokenizer.encode_with_special("a b").unwrap(), [2, 0, 1]);
+        assert_eq!(tokenizer.encode("b a").unwrap(), [1, 0]);
+        assert_eq!(tokenizer.encode_input("b a").unwrap(), [2, 1, 0]);
+        assert_eq!(tokenizer.token("<s>"), Some(2));
+        // It is of no text.
         assert_eq!(pieces(&tokenizer, &[2], &[2, 0]).0.concat(), "a");
     }
 }

@@ -189,7 +189,7 @@ fn unsupported(codec: Compression) -> Option<&'static str> {
     }
 }
 
-fn broken(path: &Path, error: &ParquetError) -> DataError {
+pub(super) fn broken(path: &Path, error: &ParquetError) -> DataError {
     let message = error.to_string();
     let reason = message.strip_prefix("Parquet error: ").unwrap_or(&message);
     DataError::Parquet {

@@ -86,7 +86,7 @@ impl<'de> Visitor<'de> for Field<'_> {
 }
 
 /// What the parser says, without the place within the line: it calls every line the first.
-fn reason(error: &serde_json::Error) -> String {
+pub(super) fn reason(error: &serde_json::Error) -> String {
     let message = error.to_string();
     match message.rsplit_once(" at line ") {
         Some((reason, _)) => format!("{reason} at column {}", error.column()),

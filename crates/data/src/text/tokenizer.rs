@@ -93,18 +93,26 @@ impl Tokenizer {
         }
     }
 
+    /// The token of this name; bytes have no names.
+    pub(super) fn token(&self, name: &str) -> Option<u32> {
+        match self {
+            Tokenizer::Bytes => None,
+            Tokenizer::Subword(subword) => subword.token(name),
+        }
+    }
+
+    /// The tokens that it puts before an input of its own accord.
+    pub(super) fn head(&self) -> Vec<u32> {
+        match self {
+            Tokenizer::Bytes => Vec::new(),
+            Tokenizer::Subword(subword) => subword.head(),
+        }
+    }
+
     pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
         match self {
             Tokenizer::Bytes => Ok(text.bytes().map(u32::from).collect()),
             Tokenizer::Subword(subword) => subword.encode(text),
-        }
-    }
-
-    /// The same with the tokens that the tokenizer puts around a text, such as one for its beginning.
-    pub(super) fn encode_with_special(&self, text: &str) -> Result<Vec<u32>, DataError> {
-        match self {
-            Tokenizer::Bytes => self.encode(text),
-            Tokenizer::Subword(subword) => subword.encode_with_special(text),
         }
     }
 
@@ -177,7 +185,6 @@ mod tests {
         for text in [all.as_str(), "l'été 😀\n\tx  y", "<|endoftext|>", ""] {
             let ids = bytes.encode(text).unwrap();
             assert_eq!(subword.encode(text).unwrap(), ids, "{text:?}");
-            assert_eq!(subword.encode_with_special(text).unwrap(), ids, "{text:?}");
             for tokenizer in [&subword, &bytes] {
                 assert_eq!(tokenizer.decode(&ids).unwrap(), text);
             }

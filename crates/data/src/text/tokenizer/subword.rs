@@ -60,6 +60,24 @@ impl Subword {
         &self.json
     }
 
+    pub(super) fn token(&self, name: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(name)
+    }
+
+    /// The special tokens that its post-processor puts before an input; none where it cannot be
+    /// told which these are.
+    pub(super) fn head(&self) -> Vec<u32> {
+        let probe = |special| self.tokenizer.encode_fast("a", special);
+        let (Ok(with), Ok(without)) = (probe(true), probe(false)) else {
+            return Vec::new();
+        };
+        let (with, without) = (with.get_ids(), without.get_ids());
+        let start = with
+            .windows(without.len().max(1))
+            .position(|window| window == without);
+        with[..start.unwrap_or(0)].to_vec()
+    }
+
     pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
         let pieces: Vec<&str> = pieces(text).collect();
         let mut ids = Vec::new();
@@ -71,13 +89,6 @@ impl Subword {
             ids.extend(encodings.iter().flat_map(|encoding| encoding.get_ids()));
         }
         Ok(ids)
-    }
-
-    pub(super) fn encode_with_special(&self, text: &str) -> Result<Vec<u32>, DataError> {
-        let encoding = (self.tokenizer)
-            .encode_fast(text, true)
-            .map_err(|reason| refused(text, reason))?;
-        Ok(encoding.get_ids().to_vec())
     }
 
     pub(super) fn decode(&self, ids: &[u32]) -> Result<String, DataError> {
