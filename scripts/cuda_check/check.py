@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compiles every CUDA kernel of this project without a GPU, and assembles it for several generations of GPUs.
 
-    python3 scripts/cuda_check/check.py [--capabilities 80,90,100] [--venv DIR] [--out FILE]
+    python3 scripts/cuda_check/check.py [--capabilities 80,90,100] [--venv DIR] [--out FILE] [-- CARGO...]
 
 The tests `cuda` of upcycle-kernels and upcycle-train launch every kernel in all its variants, and training steps, on a
 driver that has no GPU (driver.rs, beside this file). NVIDIA's own compiler NVRTC makes PTX of the kernels, and ptxas
@@ -66,12 +66,13 @@ def toolkit(venv, place):
     return packages / "cuda_nvcc" / "bin" / "ptxas"
 
 
-def test_programs():
-    """The tests that launch kernels."""
+def test_programs(selection):
+    """The tests that launch kernels, built with these packages and features, or with no more than they need."""
     packages = ["upcycle-kernels", "upcycle-train"]
-    command = ["cargo", "test", "--no-run", "--message-format=json", "--test", "cuda"]
-    for package in packages:
-        command += ["--package", package, "--features", f"{package}/cuda"]
+    if not selection:
+        for package in packages:
+            selection += ["--package", package, "--features", f"{package}/cuda"]
+    command = ["cargo", "test", "--no-run", "--message-format=json", "--test", "cuda", *selection]
     done = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
     if done.returncode != 0:
         sys.exit("the tests of the kernels cannot be built")
@@ -146,13 +147,14 @@ def main():
     parser.add_argument("--capabilities", default="80,90,100", help="of the GPUs to compile for")
     parser.add_argument("--venv", type=pathlib.Path, default=PROJECT / "target" / "cuda_check", metavar="DIR")
     parser.add_argument("--out", type=pathlib.Path, metavar="FILE")
+    parser.add_argument("cargo", nargs="*", help="packages and features to build with, such as those of an earlier build")
     arguments = parser.parse_args()
     capabilities = [int(capability) for capability in arguments.capabilities.split(",")]
     if unknown := [capability for capability in capabilities if capability not in SHARED]:
         parser.error(f"--capabilities: {unknown} are not among {list(SHARED)}")
 
     ours = our_kernels()
-    programs = test_programs()
+    programs = test_programs(arguments.cargo)
     problems, rows, products = [], set(), 0
     with tempfile.TemporaryDirectory() as work:
         work = pathlib.Path(work)

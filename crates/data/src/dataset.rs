@@ -18,7 +18,7 @@ pub struct Dataset {
 
 enum Source {
     Synthetic(SyntheticCorpus),
-    Text(TextCorpus),
+    Text(Box<TextCorpus>),
     Skill(SkillCorpus),
 }
 
@@ -63,7 +63,7 @@ impl Dataset {
                 Dataset {
                     label: names.join("+"),
                     fingerprint: corpus.fingerprint().to_owned(),
-                    source: Source::Text(corpus),
+                    source: Source::Text(Box::new(corpus)),
                 }
             }
             DataConfig::Knowledge(config) => Dataset::of_skill(SkillCorpus::knowledge(config)?),

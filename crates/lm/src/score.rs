@@ -41,7 +41,10 @@ impl<B: MoeBackend> Lm<B> {
             let to = n.min(from + rows);
             let x_nd = x_nd.clone().slice([from..to, 0..d]);
             let logits_nv = precision.matmul(x_nd, head_dv.clone());
-            let next_n1 = next_n.clone().slice([from..to]).reshape([to - from, 1]);
+            let next_n1 = next_n
+                .clone()
+                .narrow(0, from, to - from)
+                .reshape([to - from, 1]);
             let max_n1 = logits_nv.clone().max_dim(1);
             let deficit_n1 = max_n1.clone() - logits_nv.clone().gather(1, next_n1);
             let log_sum_n1 = (logits_nv - max_n1).exp().sum_dim(1).log();
