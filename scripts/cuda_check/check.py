@@ -140,6 +140,38 @@ def occupancy(registers, threads, shared, capability):
     return blocks * warps * 32 / THREADS
 
 
+def table(rows):
+    """A row for the variants of a kernel with as many threads."""
+    lines = [
+        "| capability | kernel | threads | variants | registers | spilled bytes | shared bytes | occupancy |",
+        "|---:|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    variants = collections.defaultdict(set)
+    for capability, name, threads, *costs in rows:
+        variants[capability, name, threads].add(tuple(costs))
+    for (capability, name, threads), costs in sorted(variants.items()):
+        of_each = [occupancy(registers, threads, shared, capability) for registers, _, shared in costs]
+        registers, spilled, shared = zip(*costs)
+        cells = [
+            capability,
+            f"`{name}`",
+            threads,
+            len(costs),
+            span(registers),
+            span(spilled),
+            span(shared),
+            span([f"{share:.0%}" for share in sorted(of_each)]),
+        ]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+def span(values):
+    """The smallest and the largest of sorted or of comparable values."""
+    low, high = (values[0], values[-1]) if isinstance(values, list) else (min(values), max(values))
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -186,14 +218,7 @@ def main():
             print(f"compute capability {capability}: {count} kernels compiled and assembled")
 
     if arguments.out:
-        lines = [
-            "| capability | kernel | threads | registers | spilled bytes | shared bytes | occupancy |",
-            "|---:|---|---:|---:|---:|---:|---:|",
-        ]
-        for capability, name, threads, registers, spilled, shared in sorted(rows):
-            share = occupancy(registers, threads, shared, capability)
-            lines.append(f"| {capability} | `{name}` | {threads} | {registers} | {spilled} | {shared} | {share:.0%} |")
-        arguments.out.write_text("\n".join(lines) + "\n")
+        arguments.out.write_text(table(rows))
     if problems:
         sys.exit("\n".join(problems))
     if products == 0:
