@@ -99,15 +99,17 @@ impl DataArgs {
         checkpoint: &Path,
         other: bool,
     ) -> Result<DataConfig> {
+        if let Some(skill) = self.skill()? {
+            return Ok(skill);
+        }
         let mut args = self.clone();
-        if let Some(DataConfig::Text(text)) = before
-            && args.tokenizer.is_none()
-        {
-            let own = checkpoint.join("tokenizer.json");
-            args.tokenizer = Some(match other && own.is_file() {
-                true => TokenizerConfig::File { path: own },
-                false => text.tokenizer.clone(),
-            });
+        let own = checkpoint.join("tokenizer.json");
+        if args.tokenizer.is_none() && !args.data.is_empty() {
+            args.tokenizer = match before {
+                _ if other && own.is_file() => Some(TokenizerConfig::File { path: own }),
+                Some(DataConfig::Text(text)) => Some(text.tokenizer.clone()),
+                _ => None,
+            };
         }
         let asked = args.config()?;
         Ok(asked.or(before.cloned()).unwrap_or_default())

@@ -37,7 +37,7 @@ impl Work {
     fn stopping(self) -> &'static str {
         match self {
             Self::Training { .. } => "stopping after this step, with a checkpoint",
-            Self::Growing => "stopping before anything is written",
+            Self::Growing => "stopping, unless the grown model is being written already",
             Self::Copying => "stopping after this piece; what is copied can be gone on with",
         }
     }
@@ -48,7 +48,7 @@ impl Work {
                 "the steps since the last checkpoint are lost (one is written about every {}); the same command goes on from there",
                 number::duration(checkpoints.as_secs_f64())
             ),
-            Self::Growing => "nothing was written; the same command begins again".into(),
+            Self::Growing => "nothing is kept of the growth; the same command begins again".into(),
             Self::Copying => {
                 "the file that was being written is lost; --resume goes on with those before it"
                     .into()

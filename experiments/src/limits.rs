@@ -64,7 +64,9 @@ impl MemoryArgs {
 pub fn pass_note(passes: PassConfig) -> Option<String> {
     let parts = match passes.micro_batches.get() {
         1 => None,
-        count => Some(format!("{count} micro-batches a batch")),
+        count => Some(format!(
+            "{count} micro-batches a batch (an auxiliary loss of the routing is that of each)"
+        )),
     };
     let recompute = (passes.recompute).then(|| "activations computed again".to_owned());
     let words: Vec<String> = parts.into_iter().chain(recompute).collect();

@@ -149,6 +149,12 @@ impl Progress {
                 self.total.inc(done);
                 self.say(&format!("resumed   {} at step {step}", stage.label));
             }
+            TrainEvent::Recut { micro_batches } => {
+                self.say(&format!(
+                    "recut     {} into {micro_batches} micro-batches a batch: sums have another order from here on",
+                    stage.label
+                ));
+            }
             TrainEvent::Step {
                 step,
                 loss,

@@ -147,13 +147,14 @@ impl CleanArgs {
     fn run(&self) -> Result<()> {
         let store = store(&self.dir)?;
         let usage = Usage::of(&store);
-        let freeable = usage.freeable(Cleaning {
+        let cleaning = Cleaning {
             checkpoints: self.checkpoints,
             data: self.data,
-        });
+        };
+        let freeable = usage.freeable(cleaning);
         for sweep in usage.sweeps.iter().filter(|sweep| sweep.stages.is_none()) {
             output::note!(
-                "note: {} does not list its stages, so that no stage is taken for one that nobody needs; start the sweep again to have them listed",
+                "note: {} does not list its stages, so that no stage is freed, which it may need; start the sweep again to have them listed",
                 sweep.name
             );
         }
@@ -180,10 +181,12 @@ impl CleanArgs {
         }
         let mut freed = 0;
         for what in &freeable {
-            match store.free(what)? {
+            // A sweep may have been started meanwhile.
+            let still = Usage::of(&store).freeable(cleaning).contains(what);
+            match still && store.free(what)? {
                 true => freed += what.bytes(),
                 false => output::note!(
-                    "left alone, as a process has begun to work on it: {}",
+                    "left alone, as it is needed or worked on by now: {}",
                     said(&usage, what)
                 ),
             }

@@ -122,6 +122,11 @@ impl SweepArgs {
         }
         let scratch = self.scratch()?;
         let data = self.data(&config, scratch.as_ref())?;
+        if !tasks.is_empty() && data.tokenizer_json().is_none() {
+            bail!(
+                "--tasks asks models of text, and the built-in corpus has none; give --data, such as --data knowledge"
+            );
+        }
         let plan = SweepPlan::new(&config, &data, engine.backend())?;
         self.baseline(&plan)?;
         let known = Store::existing(&self.out);
@@ -188,15 +193,15 @@ impl SweepArgs {
                 expected.unwrap_or_default()
             );
         }
-        let rows = tasks::rows(&plan, &store, engine.as_ref(), &tasks)?;
-        self.report(
-            &config,
-            &plan,
-            &store,
-            (engine.backend(), engine.device()),
-            &data,
-            rows,
-        )
+        let device = (engine.backend(), engine.device());
+        let report = |rows| self.report(&config, &plan, &store, device, &data, rows);
+        let rows = tasks::rows(&plan, &store, engine.as_ref(), &tasks);
+        let rows = rows.or_else(|error| {
+            // Losses are there all the same.
+            report(Vec::new())?;
+            Err(error)
+        });
+        report(rows?)
     }
 
     /// Submits the stages to a cluster and, unless detached, waits for them.

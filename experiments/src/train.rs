@@ -627,6 +627,11 @@ impl Display {
                 self.bar.reset_eta();
                 self.say(&format!("resumed at step {step}"));
             }
+            TrainEvent::Recut { micro_batches } => {
+                self.say(&format!(
+                    "there is less memory than before: {micro_batches} micro-batches a batch, sums have another order from here on"
+                ));
+            }
             TrainEvent::Step {
                 step,
                 loss,

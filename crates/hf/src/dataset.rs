@@ -30,14 +30,17 @@ pub fn download_split(
         None => (dataset, vec!["main", CONVERTED]),
     };
     let api = api().map_err(|error| fail(&error))?;
-    let mut there = Vec::new();
+    let (mut there, mut refused) = (Vec::new(), None);
     for revision in revisions {
         let repo = Repo::with_revision(name.to_owned(), RepoType::Dataset, revision.to_owned());
         let repo = api.repo(repo);
         let info = match repo.info() {
             Ok(info) => info,
             // Not every data set is converted.
-            Err(_) if revision == CONVERTED => break,
+            Err(error) if revision == CONVERTED => {
+                refused = Some(error);
+                break;
+            }
             Err(error) => return Err(fail(&error)),
         };
         let files = info.siblings.into_iter().map(|file| file.rfilename);
@@ -56,9 +59,14 @@ pub fn download_split(
     });
     let some: Vec<&str> = there.iter().take(8).map(String::as_str).collect();
     Err(HfError::Impossible(match some.is_empty() {
-        true => format!(
-            "the data set {dataset} of the hub has no Parquet files; give a file of your own"
-        ),
+        true => {
+            let refused = refused.map_or(String::new(), |error| {
+                format!(", and those that the hub makes of it cannot be had ({error})")
+            });
+            format!(
+                "the data set {dataset} of the hub has no Parquet files{refused}; give a file of your own"
+            )
+        }
         false => format!(
             "the data set {dataset} of the hub has no Parquet files of split {split}{config}; it has {}",
             some.join(", ")

@@ -168,7 +168,7 @@ impl Usage {
     }
 
     /// What can be freed. What is being computed is not, nor what a sweep needs that is not finished; where a sweep does not list
-    /// its stages, no stage is taken for one that nobody needs.
+    /// its stages, any stage may be one that it needs.
     pub fn freeable(&self, cleaning: Cleaning) -> Vec<Freeable> {
         let is_finished = |name: &String| {
             let mut sweeps = self.sweeps.iter();
@@ -187,7 +187,8 @@ impl Usage {
                 continue;
             }
             let wanted = stage.last && !cleaning.checkpoints;
-            let done = stage.state == StageState::Finished && stage.sweeps.iter().all(is_finished);
+            let of_finished = all_listed && stage.sweeps.iter().all(is_finished);
+            let done = stage.state == StageState::Finished && of_finished;
             if done && !wanted && stage.checkpoint_bytes > 0 {
                 let bytes = stage.checkpoint_bytes;
                 freeable.push(Freeable::Checkpoints { key, bytes });
@@ -227,6 +228,10 @@ impl Store {
         // It is gone at once, or it is there as a whole.
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
         let aside = folder.with_file_name(format!(".{name}.tmp"));
+        // What an interrupted removal has left.
+        if aside.exists() {
+            remove_folder(&aside)?;
+        }
         fs::rename(&folder, &aside).map_err(FileError::of("remove", &folder))?;
         drop(claim);
         remove_folder(&aside)?;
@@ -357,13 +362,16 @@ mod tests {
         };
         assert_eq!(bytes(&usage, false, false), [8, 10]);
         assert_eq!(bytes(&usage, true, true), [8, 8, 10, 5]);
-        // What nobody lists may be needed, and what is computed is left alone.
+        // A sweep that does not list its stages may need any.
         usage.sweeps.push(sweep("old", None));
+        assert_eq!(bytes(&usage, true, true), [5]);
+        usage.sweeps.pop();
+        // What is computed is left alone, and text while anything is.
         usage.stages[0].state = StageState::Running {
             host: "here".into(),
             pid: 1,
         };
-        assert!(bytes(&usage, false, true).is_empty());
+        assert_eq!(bytes(&usage, false, true), [10]);
     }
 
     #[test]

@@ -83,7 +83,8 @@ pub fn csv(results: &Results) -> String {
     csv
 }
 
-fn quoted(field: String) -> String {
+/// A cell, in quotes where it needs them.
+pub(crate) fn quoted(field: String) -> String {
     match field.contains([',', '"', '\n', '\r']) {
         true => format!("\"{}\"", field.replace('"', "\"\"")),
         false => field,

@@ -1,6 +1,7 @@
 //! What the three models of a comparison can do, and how much of that gap is closed.
 
 use crate::columns::in_columns;
+use crate::csv::quoted;
 use crate::number::{fixed, mean_interval, mean_sd};
 use crate::results::{Results, Setting, TaskRow};
 use crate::statistics::{Summary, ratio_of_means, summarize};
@@ -199,14 +200,14 @@ pub(crate) fn tasks_csv(results: &Results) -> String {
     for row in &results.tasks {
         let setting = &row.setting;
         let cells = [
-            quoted(&setting.scale),
+            quoted(setting.scale.clone()),
             setting.experts.to_string(),
             setting.target_experts.to_string(),
             setting.top_k.to_string(),
             setting.cpt_fraction.to_string(),
-            quoted(&row.recipe),
+            quoted(row.recipe.clone()),
             row.seed.to_string(),
-            quoted(&row.task),
+            quoted(row.task.clone()),
             row.metric.clone(),
             optional(row.chance),
             optional(row.standard_error),
@@ -218,14 +219,6 @@ pub(crate) fn tasks_csv(results: &Results) -> String {
         text.push('\n');
     }
     text
-}
-
-/// A cell of text, in quotes where it needs them.
-fn quoted(text: &str) -> String {
-    match text.contains([',', '"', '\n']) {
-        true => format!("\"{}\"", text.replace('"', "\"\"")),
-        false => text.to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -168,14 +168,13 @@ fn of_row(path: &Path, row: &TableRow, problem: String) -> TaskError {
     }
 }
 
-/// Reads tables; a field must be of one kind in all rows.
+/// Reads tables, of several files as many rows each; a field must be of one kind in all rows.
 fn read(form: &TaskForm, files: &[PathBuf], limit: Option<usize>) -> Result<Vec<Table>, TaskError> {
-    let mut left = limit.unwrap_or(usize::MAX);
+    let each = limit.map(|limit| limit.div_ceil(files.len().max(1)));
     let mut tables = Vec::new();
     for path in files {
-        let rows = read_table(path, limit.map(|_| left))?;
+        let rows = read_table(path, each)?;
         check_kinds(form, path, &rows)?;
-        left -= rows.len().min(left);
         tables.push(Table {
             path: path.clone(),
             rows,

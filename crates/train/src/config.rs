@@ -46,8 +46,9 @@ pub struct LearnerConfig {
     pub passes: PassConfig,
 }
 
-/// How the activations of a batch share memory. Results do not depend on it: computing them again changes no bit on a CPU
-/// (where the routing has several losses, the order in which their gradients are added), micro-batches the order of sums.
+/// How the activations of a batch share memory. Computing them again changes no bit on a CPU, but for the order in which gradients
+/// of several losses of the routing are added. Micro-batches change the order of sums; an auxiliary or separation loss, which is
+/// made of means over a batch, becomes the mean of those of the parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PassConfig {

@@ -65,6 +65,11 @@ pub enum TrainEvent {
         /// Steps done before.
         step: u64,
     },
+    /// The stage goes on with more micro-batches than before, since there is less memory: the order of sums is another.
+    Recut {
+        /// Parts of a batch now.
+        micro_batches: usize,
+    },
     /// A step is done.
     Step {
         /// Steps done.

@@ -1,6 +1,6 @@
 //! The training loop of one stage.
 
-use std::{path::Path, sync::atomic::Ordering, time::Instant};
+use std::{fs, path::Path, sync::atomic::Ordering, time::Instant};
 
 use burn::tensor::DType;
 use upcycle_data::{Dataset, Split};
@@ -8,7 +8,7 @@ use upcycle_kernels::{MoeAutodiffBackend, MoeBackend, Precision};
 
 use crate::{
     checkpoint::{Checkpoint, StageCheckpoints, check_data},
-    config::{BatchConfig, LearnerConfig, TrainSpec},
+    config::{BatchConfig, LearnerConfig, PassConfig, TrainSpec},
     error::TrainError,
     evaluate::Evaluation,
     job::{Start, TrainEvent, TrainJob, TrainOutcome},
@@ -49,6 +49,10 @@ pub fn train<B: MoeAutodiffBackend>(
             Start::Weights(source) => Checkpoint::of_weights(source.as_ref(), device)?,
         },
     };
+    let job = &TrainJob {
+        passes: kept_passes(job, own.latest().is_some(), events)?,
+        ..*job
+    };
     check_fits(&state, job)?;
     state.data = job.data.fingerprint().to_owned();
     state.tokenizer = job.data.tokenizer_json();
@@ -87,6 +91,34 @@ pub fn train<B: MoeAutodiffBackend>(
             (outcome, helped) => outcome.and_then(|outcome| helped.map(|()| outcome)),
         }
     })
+}
+
+/// How a stage's activations share memory: a stage that goes on keeps its micro-batches where they are enough, so that sums
+/// keep their order.
+fn kept_passes(
+    job: &TrainJob,
+    goes_on: bool,
+    events: &mut dyn FnMut(TrainEvent),
+) -> Result<PassConfig, TrainError> {
+    let path = job.dir.join("passes.json");
+    let mut passes = job.passes;
+    if goes_on {
+        let before = fs::read(&path).ok();
+        let before = before.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let before: PassConfig = before.unwrap_or_default();
+        match before.micro_batches >= passes.micro_batches {
+            true => passes.micro_batches = before.micro_batches,
+            false => events(TrainEvent::Recut {
+                micro_batches: passes.micro_batches.get(),
+            }),
+        }
+    }
+    if passes.micro_batches.get() > 1 {
+        let json = serde_json::to_vec(&passes);
+        let json = json.map_err(|error| TrainError::Device(error.to_string()))?;
+        upcycle_files::write(&path, &json)?;
+    }
+    Ok(passes)
 }
 
 /// Trains a device's share of every batch.

@@ -130,7 +130,9 @@ impl TextStream<'_> {
     /// What a text of the tokens from `start` on adds to what was given.
     fn give(&mut self, text: &str) -> Result<String, DataError> {
         let before = (self.tokenizer).decode(&self.ids[self.start..self.given])?;
-        let new = text.get(before.len()..).unwrap_or_default();
+        // A character that was open is given whole.
+        let whole = before.trim_end_matches(char::REPLACEMENT_CHARACTER);
+        let new = text.get(whole.len()..).unwrap_or_default();
         // A token without a text does not become the first: a space in front of the next one would be lost.
         if !new.is_empty() {
             (self.start, self.given) = (self.given, self.ids.len());
@@ -178,6 +180,16 @@ mod tests {
                 (given, left.as_str()),
                 (vec![String::new(), "\u{fffd}a".into()], "")
             );
+        }
+    }
+
+    #[test]
+    fn a_character_that_the_prompt_leaves_open_is_given_whole() {
+        let tokenizer = TextTokenizer::bytes();
+        for text in ["xé", "x→", "x😀"] {
+            let ids = tokenizer.encode(&format!("{text}ab")).unwrap();
+            let (given, left) = pieces(&tokenizer, &ids[..2], &ids[2..]);
+            assert_eq!(given.concat() + &left, format!("{}ab", &text[1..]));
         }
     }
 
