@@ -79,7 +79,7 @@ impl RunsCommand {
 fn store(dir: &Path) -> Result<Store> {
     Store::existing(dir).with_context(|| {
         format!(
-            "{} holds no stages of sweeps; give the folder that sweeps were run in (--out of `{}`)",
+            "{} holds no stages of sweeps; give the folder that sweeps were run in (--out of `{}`). A run of `train` is a folder of its own",
             dir.display(),
             program::call("sweep")
         )

@@ -21,8 +21,8 @@ use tempfile::TempDir;
 use upcycle_data::{Dataset, Split};
 use upcycle_lab::presets::Preset;
 use upcycle_lab::{
-    Calibration, CellPlan, Estimate, MemoryLimit, Runner, StageEstimate, Store, SweepConfig,
-    SweepPlan, SweepStages, collect, presets,
+    Calibration, CellPlan, Estimate, LabError, MemoryLimit, Runner, StageEstimate, Store,
+    SweepConfig, SweepPlan, SweepStages, collect, presets,
 };
 use upcycle_lm::CostModel;
 use upcycle_report::{TaskRow, number};
@@ -185,7 +185,12 @@ impl SweepArgs {
         };
         let outcome = interrupt::during(work, || runner.run(&plan.graph, jobs))?;
         progress.finish();
-        outcome.context("the sweep stopped; what is finished is kept for the next start")?;
+        match outcome {
+            Err(error @ LabError::Interrupted) => return Err(error.into()),
+            outcome => {
+                outcome.context("the sweep stopped; what is finished is kept for the next start")?
+            }
+        }
         if estimate.remaining().next().is_some() {
             output::note!(
                 "took {}, estimated {}",

@@ -2,7 +2,10 @@
 
 use std::num::NonZeroUsize;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+
+/// More threads a core than this wait for each other more than they compute.
+const MOST_A_CORE: usize = 8;
 
 /// The flag that says how many.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -21,6 +24,12 @@ impl ThreadsArg {
         let Some(threads) = self.threads else {
             return Ok(());
         };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        if threads.get() > MOST_A_CORE * cores {
+            bail!(
+                "--threads {threads} is more than {MOST_A_CORE} for each of the {cores} cores here, and would only be slower; lower it"
+            );
+        }
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get());
         pool.build_global()
             .with_context(|| format!("--threads {threads}: they cannot be started"))

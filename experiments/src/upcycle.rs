@@ -10,7 +10,7 @@ pub(crate) use args::{HEADING, SHARD_BYTES};
 use std::num::NonZeroUsize;
 
 use anyhow::{Context, Result, bail};
-use upcycle_lab::growth_memory;
+use upcycle_lab::{available_memory, growth_memory};
 use upcycle_operator::{LayerPlan, Upcycle};
 use upcycle_train::{
     BatchConfig, CheckpointInfo, UpcycleJob, UpcycleOutcome, UpcycleSpec, check_growth, grown_shape,
@@ -21,7 +21,7 @@ use crate::{
     data_args::{self, check_vocabulary},
     inspect::checkpoint_of,
     interrupt::{self, Work},
-    limits::refusal,
+    limits::{on_cpu, too_large},
     output, sources,
     training_file::TrainingFile,
 };
@@ -117,8 +117,12 @@ impl UpcycleArgs {
         };
         let engine = engine(self.backend)?;
         let memory = growth_memory(&grown, &spec.batch, engine.backend());
-        if let Some(refusal) = refusal(engine.as_ref(), memory, 0.0).filter(|_| !self.force.force) {
-            bail!(refusal);
+        let available = available_memory().filter(|_| on_cpu(engine.as_ref()));
+        if let Some(available) = available.filter(|&there| memory > there && !self.force.force) {
+            bail!(
+                "{}; lower --rows, run it on a GPU (--backend cuda), or go on all the same with --force",
+                too_large("the growth", memory, available)
+            );
         }
         output::note!("backend {}: {}", engine.backend(), engine.device());
         let job = UpcycleJob {

@@ -19,6 +19,7 @@ pub struct Sequence {
 pub struct Encoder {
     tokenizer: TextTokenizer,
     prefix: u32,
+    unknown: Option<u32>,
 }
 
 /// Why a text cannot be scored.
@@ -30,6 +31,14 @@ pub enum SequenceError {
     /// Nothing of it is left to score.
     #[error("what is to be scored has no token")]
     Empty,
+    /// The model has no token for a word of it.
+    #[error(
+        "`{text}` has a word that the model does not know; a model of a built-in corpus knows the words of that corpus and size alone"
+    )]
+    Unknown {
+        /// What is to be scored.
+        text: String,
+    },
     /// It is longer than the model's context.
     #[error(
         "what is to be scored has {tokens} tokens, and the model's context is {context}; leave the item out, or use a model of a longer context"
@@ -64,7 +73,12 @@ pub(crate) fn count_words(text: &str) -> usize {
 impl Encoder {
     /// An encoder. `prefix` is the token that texts begin with, or that ends them.
     pub fn new(tokenizer: TextTokenizer, prefix: u32) -> Encoder {
-        Encoder { tokenizer, prefix }
+        let unknown = tokenizer.unknown();
+        Encoder {
+            tokenizer,
+            prefix,
+            unknown,
+        }
     }
 
     /// Token ids, including any that are never used.
@@ -101,6 +115,11 @@ impl Encoder {
             Some(targets) if !targets.is_empty() => targets.to_vec(),
             _ => return Err(SequenceError::Empty),
         };
+        if targets.iter().any(|&token| Some(token) == self.unknown) {
+            return Err(SequenceError::Unknown {
+                text: item.text.clone(),
+            });
+        }
         if targets.len() > context {
             return Err(SequenceError::TooLong {
                 tokens: targets.len(),

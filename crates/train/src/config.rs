@@ -236,6 +236,15 @@ impl TrainSpec {
                 "epsilon must be positive and weight_decay not negative",
             );
         }
+        for (field, value) in [
+            ("balancing.bias_rate", self.balancing.bias_rate),
+            ("balancing.auxiliary_loss", self.balancing.auxiliary_loss),
+            ("balancing.z_loss", self.balancing.z_loss),
+        ] {
+            if !(value.is_finite() && value >= 0.0) {
+                return fail(field, "must be a number, and not negative");
+            }
+        }
         if self.optimizer.clip_norm.is_nan() || self.optimizer.clip_norm <= 0.0 {
             return fail("optimizer.clip_norm", "must be a positive number");
         }

@@ -1,15 +1,17 @@
 //! What a run's folder belongs to.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use upcycle_files::{Lock, LockError};
 use upcycle_lm::LmConfig;
-use upcycle_train::TrainSpec;
+use upcycle_train::{StageCheckpoints, TrainSpec};
 
 const FILE: &str = "run.json";
 
@@ -46,6 +48,14 @@ impl RunFile {
         (same == longer && same.spec.schedule.end >= before.spec.schedule.end).then_some(longer)
     }
 
+    /// What another run has other than this one, in some words each.
+    fn differences(&self, new: &Self) -> Vec<String> {
+        let values = |run: &Self| serde_json::to_value(run).unwrap_or_default();
+        let mut differences = Vec::new();
+        compare("", &values(self), &values(new), &mut differences);
+        differences
+    }
+
     /// Takes a folder for this run, or checks that it is this run's, and locks it. A run that never decays may have become
     /// longer: it goes on with the schedule that it has.
     ///
@@ -74,6 +84,12 @@ impl RunFile {
     fn in_place(self, dir: &Path) -> Result<Self> {
         let name = dir.display();
         let begun = dir.join("metrics.jsonl").exists();
+        // What has neither a checkpoint nor a result has nothing to go on from.
+        let has_something =
+            StageCheckpoints::new(dir).latest().is_some() || dir.join("result.json").exists();
+        if begun && !has_something {
+            return Ok(self);
+        }
         if !begun {
             let other = !dir.join(FILE).exists()
                 && fs::read_dir(dir).is_ok_and(|entries| {
@@ -92,18 +108,50 @@ impl RunFile {
             return Ok(self);
         }
         let decays = |run: &Self| run.spec.schedule.decay_from.is_some();
+        let differences = before
+            .as_ref()
+            .map_or(Vec::new(), |before| before.differences(&self));
         let longer = before.as_ref().and_then(|before| self.longer(before));
         match (before, longer) {
             (_, Some(longer)) if !decays(&longer) && !decays(&self) => Ok(longer),
+            (Some(before), _) if !decays(&before) && decays(&self) => bail!(
+                "{name} holds a run that was started with --no-decay, and now the learning rate is to decay; add --no-decay, or train its result on with --from {name} --out NEW"
+            ),
             (Some(before), Some(longer)) if longer.spec.schedule.end > before.spec.schedule.end => {
                 bail!(
                     "{name} holds this run with fewer tokens, and a learning rate that decays towards their end, so that a longer one is another run; train its result on with --from {name} --out NEW --tokens MORE"
                 )
             }
             _ => bail!(
-                "{name} holds another run; choose another folder for --out, give the flags that it was started with (see {FILE} there), or remove it"
+                "{name} holds another run ({}); choose another folder for --out, or remove it",
+                match differences.is_empty() {
+                    true => format!("its {FILE} cannot be read"),
+                    false => differences.join("; "),
+                }
             ),
         }
+    }
+}
+
+/// Adds where two values differ, by the names of fields.
+fn compare(name: &str, before: &Value, after: &Value, differences: &mut Vec<String>) {
+    if let (Value::Object(old), Value::Object(new)) = (before, after) {
+        let fields: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        for field in fields {
+            let inner = match name {
+                "" | "spec" => field.clone(),
+                name => format!("{name}.{field}"),
+            };
+            let value = |object: &serde_json::Map<String, Value>| {
+                object.get(field).cloned().unwrap_or_default()
+            };
+            compare(&inner, &value(old), &value(new), differences);
+        }
+    } else if before != after {
+        differences.push(match name {
+            "data" => "the data are others".to_owned(),
+            name => format!("{name} was {before}, now {after}"),
+        });
     }
 }
 
@@ -138,6 +186,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         drop(run.claim(dir.path()).unwrap());
         fs::write(dir.path().join("metrics.jsonl"), "").unwrap();
+        fs::write(dir.path().join("result.json"), "").unwrap();
         dir
     }
 
@@ -163,6 +212,17 @@ mod tests {
         assert!(shorter.contains("another run"), "{shorter}");
         let mut other = run(20, None);
         other.seed = 1;
-        assert!(refusal(run(20, None), other).contains("another run"));
+        let seed = refusal(run(20, None), other);
+        assert!(seed.contains("another run (seed was 0, now 1)"), "{seed}");
+        let decaying = refusal(run(20, None), run(50, Some(45)));
+        assert!(decaying.contains("add --no-decay"), "{decaying}");
+    }
+
+    #[test]
+    fn a_folder_that_came_to_nothing_is_taken_again() {
+        let dir = begun(run(20, Some(18)));
+        fs::remove_file(dir.path().join("result.json")).unwrap();
+        let (taken, _lock) = run(30, Some(28)).claim(dir.path()).unwrap();
+        assert_eq!(taken, run(30, Some(28)));
     }
 }

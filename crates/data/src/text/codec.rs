@@ -44,6 +44,11 @@ impl TextTokenizer {
         self.tokenizer.separator()
     }
 
+    /// The token of words that a vocabulary of whole words lacks; none for other tokenizers.
+    pub fn unknown(&self) -> Option<u32> {
+        self.tokenizer.unknown()
+    }
+
     /// The token of this name.
     pub fn token(&self, name: &str) -> Option<u32> {
         self.tokenizer.token(name)

@@ -38,7 +38,11 @@ impl Iterator for JsonLines {
         loop {
             let parsed = match self.lines.read() {
                 Ok(Some(line)) if line.trim().is_empty() => continue,
-                Ok(Some(line)) => parse(without_break(line), &self.field),
+                // Some programs put a byte order mark before the first line.
+                Ok(Some(line)) => parse(
+                    without_break(line).trim_start_matches('\u{feff}'),
+                    &self.field,
+                ),
                 Ok(None) => return None,
                 Err(error) => return Some(Err(error)),
             };

@@ -101,6 +101,14 @@ impl Tokenizer {
         }
     }
 
+    /// The token of words that a vocabulary of whole words lacks; none for other tokenizers.
+    pub(super) fn unknown(&self) -> Option<u32> {
+        match self {
+            Tokenizer::Bytes => None,
+            Tokenizer::Subword(subword) => subword.unknown(),
+        }
+    }
+
     /// The tokens that it puts before an input of its own accord.
     pub(super) fn head(&self) -> Vec<u32> {
         match self {

@@ -60,6 +60,15 @@ impl Subword {
         &self.json
     }
 
+    /// The token of words that a vocabulary of whole words lacks; none for other tokenizers.
+    pub(super) fn unknown(&self) -> Option<u32> {
+        let json: serde_json::Value = serde_json::from_str(&self.json).ok()?;
+        let model = json.get("model")?;
+        let is_of_words = model.get("type")? == "WordLevel";
+        let unknown = model.get("unk_token")?.as_str()?;
+        is_of_words.then(|| self.token(unknown)).flatten()
+    }
+
     pub(super) fn token(&self, name: &str) -> Option<u32> {
         self.tokenizer.token_to_id(name)
     }
