@@ -18,6 +18,7 @@ use upcycle_kernels::{
 };
 use upcycle_lm::LmConfig;
 use upcycle_train::{
+    PassConfig,
     BatchConfig, DataSchedule, EvaluationConfig, MetricsLine, Schedule, StageCheckpoints, Start,
     TrainJob, TrainSpec, UpcycleJob, UpcycleSpec, read_metrics,
 };

@@ -140,7 +140,11 @@ impl TextStream<'_> {
         let new = text.get(whole.len()..).unwrap_or_default();
         // A token without a text does not become the first: a space in front of the next one would be lost.
         if !new.is_empty() {
-            (self.start, self.given) = (self.given, self.ids.len());
+            // What is decoded together begins with a whole character.
+            if whole.len() == before.len() {
+                self.start = self.given;
+            }
+            self.given = self.ids.len();
         }
         Ok(new.to_owned())
     }
