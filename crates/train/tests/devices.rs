@@ -64,6 +64,7 @@ fn train(
         data: &data,
         checkpoint_interval: Duration::ZERO,
         other_data: false,
+        passes: PassConfig::default(),
         event_file: false,
         cancelled: &AtomicBool::new(false),
         stop: &AtomicBool::new(false),
