@@ -77,7 +77,8 @@ def test_programs(selection):
     if done.returncode != 0:
         sys.exit("the tests of the kernels cannot be built")
     messages = map(json.loads, done.stdout.splitlines())
-    programs = [message["executable"] for message in messages if message.get("executable")]
+    built = (message for message in messages if message.get("executable"))
+    programs = [message["executable"] for message in built if message["target"]["name"] == "cuda"]
     if len(programs) != len(packages):
         sys.exit(f"there should be a test program for each of {packages}, not {programs}")
     return programs
