@@ -52,8 +52,13 @@ impl MemoryArgs {
             true => jobs * devices.get(),
             false => jobs,
         };
+        self.limit_of(available.map(|bytes| bytes / shares.max(1) as u64), devices)
+    }
+
+    /// A limit of these bytes of each device.
+    pub fn limit_of(&self, bytes: Option<u64>, devices: NonZeroUsize) -> MemoryLimit {
         MemoryLimit {
-            bytes: available.map(|bytes| bytes / shares.max(1) as u64),
+            bytes,
             devices,
             recompute: self.activation_checkpointing,
         }

@@ -226,11 +226,7 @@ impl SweepArgs {
         let calibration = machine(self.backend).ok().map(|machine| {
             Calibration::measure(machine.meter.as_ref(), &plan.graph, known.as_ref(), 1)
         });
-        let limit = MemoryLimit {
-            bytes: self.memory.memory,
-            devices: self.devices,
-            recompute: self.memory.activation_checkpointing,
-        };
+        let limit = self.memory.limit_of(self.memory.memory, self.devices);
         let (known, calibration) = (known.as_ref(), calibration.as_ref());
         let estimate = Estimate::new(&plan, known, backend, calibration, 1, &limit);
         for note in repetitions(&plan, &data).into_iter().chain(plan.notes()) {

@@ -106,8 +106,9 @@ def launched(program, toolkit_dir, capability, place):
     }
     said = run([program, "--ignored", "--nocapture", "--test-threads", "1"], env=environment, cwd=home)
     for line in said.splitlines():
-        if line.startswith("step: "):
-            print(f"compute capability {capability}: {line}")
+        # The test's name may stand before it.
+        if "step: " in line:
+            print(f"compute capability {capability}: {line[line.index('step: '):]}")
     names, launches = {}, collections.defaultdict(set)
     for line in (place / "log.tsv").read_text().splitlines():
         kind, *fields = line.split("\t")

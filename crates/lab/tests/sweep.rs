@@ -25,8 +25,8 @@ use upcycle_operator::{LayerPlan, ReplicationPlan, Verification};
 use upcycle_report::Grows;
 use upcycle_tasks::ScoringModel;
 use upcycle_train::{
-    CompareJob, Engine, Evaluation, GenerateJob, ModelSource, Start, TrainError, TrainEvent,
-    TrainJob, TrainOutcome, UpcycleJob, UpcycleOutcome,
+    CompareJob, Engine, Evaluation, GenerateJob, Start, TrainError, TrainEvent, TrainJob,
+    TrainOutcome, UpcycleJob, UpcycleOutcome,
 };
 
 /// 1000 steps of pre-training, four budgets, two recipes, two seeds.
@@ -518,7 +518,7 @@ impl Engine for Fake {
         Err(TrainError::NoBf16)
     }
 
-    fn scorer(&self, _: &ModelSource) -> Result<Box<dyn ScoringModel>, TrainError> {
+    fn scorer(&self, _: &Start) -> Result<Box<dyn ScoringModel>, TrainError> {
         Err(TrainError::NoBf16)
     }
 }

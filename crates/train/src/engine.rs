@@ -14,10 +14,12 @@ use crate::{
     error::TrainError,
     generate,
     job::{
-        CompareJob, GenerateJob, ModelSource, TrainEvent, TrainJob, TrainOutcome, UpcycleJob,
+        CompareJob, GenerateJob, Start, TrainEvent, TrainJob, TrainOutcome, UpcycleJob,
         UpcycleOutcome,
     },
-    scoring, trainer, upcycler,
+    load::load,
+    scoring::LmScorer,
+    trainer, upcycler,
 };
 
 /// Runs stages. Implementations can be shared by threads.
@@ -75,7 +77,7 @@ pub trait Engine: Send + Sync {
     ///
     /// # Errors
     /// If it cannot be loaded.
-    fn scorer(&self, source: &ModelSource) -> Result<Box<dyn ScoringModel>, TrainError>;
+    fn scorer(&self, model: &Start) -> Result<Box<dyn ScoringModel>, TrainError>;
 }
 
 /// [`Engine`] on a Burn backend.
@@ -156,8 +158,8 @@ impl<B: MoeAutodiffBackend> Engine for BurnEngine<B> {
         B::InnerBackend::run(|| generate::generate::<B>(job, &self.device, on_token))
     }
 
-    fn scorer(&self, source: &ModelSource) -> Result<Box<dyn ScoringModel>, TrainError> {
-        let scorer = B::InnerBackend::run(|| scoring::load::<B>(source, &self.device))?;
-        Ok(Box::new(scorer))
+    fn scorer(&self, model: &Start) -> Result<Box<dyn ScoringModel>, TrainError> {
+        let model = B::InnerBackend::run(|| load::<B>(model, &self.device))?;
+        Ok(Box::new(LmScorer::new(model, &self.device)))
     }
 }

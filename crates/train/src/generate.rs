@@ -2,15 +2,11 @@
 
 use std::ops::ControlFlow;
 
-use burn::{module::AutodiffModule, tensor::DType};
+use burn::tensor::DType;
 use upcycle_kernels::{MoeAutodiffBackend, Precision};
-use upcycle_lm::{Finish, GeneratedToken, Lm};
+use upcycle_lm::{Finish, GeneratedToken};
 
-use crate::{
-    checkpoint::Checkpoint,
-    error::TrainError,
-    job::{GenerateJob, Start},
-};
+use crate::{error::TrainError, job::GenerateJob, load::load};
 
 /// Loads the model of a job and continues its text.
 pub fn generate<B: MoeAutodiffBackend>(
@@ -21,13 +17,6 @@ pub fn generate<B: MoeAutodiffBackend>(
     if job.config.precision == Precision::Bf16 && !B::supports_dtype(device, DType::BF16) {
         return Err(TrainError::NoBf16);
     }
-    let model: Lm<B::InnerBackend> = match job.model {
-        Start::Initial { model, seed } => model.init::<B::InnerBackend>(*seed, device)?,
-        Start::Checkpoint(path) => Checkpoint::<B>::load_model(path, device)?.valid(),
-        Start::Weights(source) => {
-            let model = Lm::<B::InnerBackend>::from_weights(source.as_ref(), device);
-            model.map_err(TrainError::Weights)?
-        }
-    };
+    let model = load::<B>(job.model, device)?;
     Ok(model.generate(job.prompt, job.config, on_token)?)
 }

@@ -152,15 +152,6 @@ pub struct GenerateJob<'a> {
     pub config: &'a GenerateConfig,
 }
 
-/// A model to be loaded.
-#[derive(Debug, Clone, Copy)]
-pub enum ModelSource<'a> {
-    /// The checkpoint in this folder.
-    Checkpoint(&'a Path),
-    /// A model that was trained elsewhere.
-    Weights(&'a dyn WeightSource),
-}
-
 /// Two models to compare.
 pub struct CompareJob<'a> {
     /// The model before growing.

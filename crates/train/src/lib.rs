@@ -16,6 +16,7 @@ mod generate;
 mod gradients;
 mod job;
 mod learner;
+mod load;
 mod metrics;
 mod metrics_log;
 mod pace;
@@ -38,8 +39,7 @@ pub use engine::{BurnEngine, Engine};
 pub use error::TrainError;
 pub use evaluate::{Evaluation, Twins};
 pub use job::{
-    CompareJob, GenerateJob, ModelSource, Start, TrainEvent, TrainJob, TrainOutcome, UpcycleJob,
-    UpcycleOutcome,
+    CompareJob, GenerateJob, Start, TrainEvent, TrainJob, TrainOutcome, UpcycleJob, UpcycleOutcome,
 };
 pub use learner::{Learner, Update};
 pub use metrics::{LayerRouting, MetricsLine, read_metrics};

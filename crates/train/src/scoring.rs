@@ -1,14 +1,9 @@
 //! A model as downstream tasks see it.
 
-use burn::{
-    module::AutodiffModule,
-    tensor::{Int, Tensor, TensorData, backend::Backend},
-};
-use upcycle_kernels::{MoeAutodiffBackend, MoeBackend, Precision};
+use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
+use upcycle_kernels::{MoeBackend, Precision};
 use upcycle_lm::Lm;
 use upcycle_tasks::{ScoringModel, TokenBatch, TokenScore};
-
-use crate::{checkpoint::Checkpoint, error::TrainError, job::ModelSource};
 
 /// A model on a device.
 pub struct LmScorer<B: MoeBackend> {
@@ -16,21 +11,14 @@ pub struct LmScorer<B: MoeBackend> {
     device: B::Device,
 }
 
-/// Loads a model.
-pub fn load<B: MoeAutodiffBackend>(
-    source: &ModelSource,
-    device: &B::Device,
-) -> Result<LmScorer<B::InnerBackend>, TrainError> {
-    let model = match source {
-        ModelSource::Checkpoint(dir) => Checkpoint::<B>::load_model(dir, device)?.valid(),
-        ModelSource::Weights(weights) => {
-            Lm::from_weights(*weights, device).map_err(TrainError::Weights)?
+impl<B: MoeBackend> LmScorer<B> {
+    /// A model on its device.
+    pub fn new(model: Lm<B>, device: &B::Device) -> Self {
+        Self {
+            model,
+            device: device.clone(),
         }
-    };
-    Ok(LmScorer {
-        model,
-        device: device.clone(),
-    })
+    }
 }
 
 impl<B: MoeBackend> ScoringModel for LmScorer<B> {

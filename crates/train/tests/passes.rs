@@ -2,19 +2,19 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod common;
+
 use std::{num::NonZeroUsize, path::Path};
 
-use burn::{
-    backend::Autodiff,
-    module::{Module, ModuleVisitor, Param},
-    tensor::Tensor,
-};
+use burn::backend::Autodiff;
 use burn_flex::{Flex, FlexDevice};
 use upcycle_data::{DataConfig, Dataset, Split};
-use upcycle_lm::{Lm, LmConfig};
+use upcycle_lm::LmConfig;
 use upcycle_moe::BalancingConfig;
 use upcycle_operator::{Evidence, Upcycle};
 use upcycle_train::*;
+
+use common::parameters;
 
 type B = Autodiff<Flex>;
 
@@ -31,18 +31,6 @@ fn passes(micro_batches: usize, recompute: bool) -> PassConfig {
         micro_batches: NonZeroUsize::new(micro_batches).unwrap(),
         recompute,
     }
-}
-
-fn parameters(model: &Lm<B>) -> Vec<f32> {
-    struct Values(Vec<f32>);
-    impl ModuleVisitor<B> for Values {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-            self.0.extend(param.val().into_data().iter::<f32>());
-        }
-    }
-    let mut values = Values(Vec::new());
-    model.visit(&mut values);
-    values.0
 }
 
 /// Some steps of two batches, with a growth in the middle and a separation loss of this weight after it.

@@ -11,7 +11,7 @@ use burn_flex::{Flex, FlexDevice};
 use upcycle_kernels::Precision;
 use upcycle_lm::LmConfig;
 use upcycle_tasks::TokenBatch;
-use upcycle_train::{BurnEngine, Checkpoint, Engine, ModelSource};
+use upcycle_train::{BurnEngine, Checkpoint, Engine, Start};
 
 type B = Autodiff<Flex>;
 
@@ -40,7 +40,7 @@ fn scores_of_padded_rows_are_those_of_the_logits() {
     let checkpoint = Checkpoint::<B>::initial(&config, 3, &FlexDevice).unwrap();
     checkpoint.save(&dir).unwrap();
     let engine = BurnEngine::<B>::new("cpu", "test".into(), FlexDevice);
-    let mut scorer = engine.scorer(&ModelSource::Checkpoint(&dir)).unwrap();
+    let mut scorer = engine.scorer(&Start::Checkpoint(dir)).unwrap();
     assert_eq!((scorer.context(), scorer.vocab_size()), (64, 40));
 
     let long = log_probabilities(&checkpoint, &[1, 2, 3, 4]);

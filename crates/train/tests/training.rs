@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod common;
+
 use std::{
     fs,
     panic::AssertUnwindSafe,
@@ -10,11 +12,7 @@ use std::{
     time::Duration,
 };
 
-use burn::{
-    backend::Autodiff,
-    module::{Module, ModuleVisitor, Param},
-    tensor::Tensor,
-};
+use burn::backend::Autodiff;
 use burn_flex::{Flex, FlexDevice};
 use serde_json::json;
 use upcycle_data::{DataConfig, Dataset, Split, SyntheticConfig};
@@ -22,6 +20,8 @@ use upcycle_lm::{Lm, LmConfig, QkNorm};
 use upcycle_moe::MoeModel;
 use upcycle_operator::{Evidence, Recipe, Upcycle};
 use upcycle_train::*;
+
+use common::parameters;
 
 type B = Autodiff<Flex>;
 
@@ -594,19 +594,6 @@ fn a_boost_moves_the_experts_alone_and_ends() {
         layer.router.weight_ed.val().into_data()
     };
     assert_eq!(router(&usual), router(&twice));
-}
-
-/// All parameters, in order.
-fn parameters(model: &Lm<B>) -> Vec<f32> {
-    struct Values(Vec<f32>);
-    impl ModuleVisitor<B> for Values {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-            self.0.extend(param.val().into_data().iter::<f32>());
-        }
-    }
-    let mut values = Values(Vec::new());
-    model.visit(&mut values);
-    values.0
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context, Result, bail};
@@ -10,9 +11,9 @@ use serde_json::Value;
 use upcycle_data::TextTokenizer;
 use upcycle_hf::{HfCheckpoint, Import};
 use upcycle_lab::available_memory;
-use upcycle_lm::{CostModel, LmConfig, WeightSource};
+use upcycle_lm::{CostModel, LmConfig, WeightSource as _};
 use upcycle_tasks::{Encoder, ScoringModel};
-use upcycle_train::{CheckpointInfo, Engine, ModelSource};
+use upcycle_train::{CheckpointInfo, Engine, Start};
 
 use crate::{
     inspect::checkpoint_of,
@@ -22,14 +23,10 @@ use crate::{
 
 /// A checkpoint to be evaluated.
 pub struct Subject {
-    weights: Weights,
+    start: Start,
+    config: LmConfig,
     /// Turns texts into its tokens.
     pub encoder: Encoder,
-}
-
-enum Weights {
-    Own(PathBuf, Box<LmConfig>),
-    HuggingFace(Box<Import>),
 }
 
 impl Subject {
@@ -39,17 +36,22 @@ impl Subject {
     /// If there is no such checkpoint, it cannot be run here, or it has no tokenizer.
     pub fn open(from: &str, tokenizer: Option<&str>) -> Result<Self> {
         let dir = sources::folder(from)?;
-        let (dir, weights) = if sources::is_hugging_face(&dir) {
+        let (dir, start, config) = if sources::is_hugging_face(&dir) {
             let import = Import::new(HfCheckpoint::open(&dir, None)?)?;
-            (dir, Weights::HuggingFace(Box::new(import)))
+            let config = import.config().clone();
+            (dir, Start::Weights(Arc::new(import)), config)
         } else {
             let dir = checkpoint_of(&dir);
             let info = CheckpointInfo::read(&dir)?;
             info.check_sizes(&dir)?;
-            (dir.clone(), Weights::Own(dir, Box::new(info.model)))
+            (dir.clone(), Start::Checkpoint(dir), info.model)
         };
-        let encoder = encoder(&dir, weights.config().vocab, tokenizer)?;
-        Ok(Self { weights, encoder })
+        let encoder = encoder(&dir, config.vocab, tokenizer)?;
+        Ok(Self {
+            start,
+            config,
+            encoder,
+        })
     }
 
     /// Loads the model.
@@ -57,7 +59,7 @@ impl Subject {
     /// # Errors
     /// If it cannot be loaded, or this machine has not enough memory.
     pub fn load(&self, engine: &dyn Engine) -> Result<Box<dyn ScoringModel>> {
-        let parameters = CostModel::new(self.weights.config()).parameters().total();
+        let parameters = CostModel::new(&self.config).parameters().total();
         // The model, and a copy of its largest parts while it is read.
         let needed = 4 * parameters + 2 * parameters;
         let available = available_memory().unwrap_or(u64::MAX);
@@ -67,19 +69,7 @@ impl Subject {
                 too_large("the model", needed, available)
             );
         }
-        Ok(match &self.weights {
-            Weights::Own(dir, _) => engine.scorer(&ModelSource::Checkpoint(dir))?,
-            Weights::HuggingFace(import) => engine.scorer(&ModelSource::Weights(&**import))?,
-        })
-    }
-}
-
-impl Weights {
-    fn config(&self) -> &LmConfig {
-        match self {
-            Self::Own(_, config) => config,
-            Self::HuggingFace(import) => import.config(),
-        }
+        Ok(engine.scorer(&self.start)?)
     }
 }
 
