@@ -9,7 +9,7 @@ use super::{
     groups::Groups,
     linear::{matmul, matmul_by_transposed, matmul_parallel, transposed_len},
     math::add_scaled,
-    memory::Unwritten,
+    memory::{Unwritten, filled},
     parallel::{Disjoint, for_each, for_each_range, range},
     swiglu,
     view::{View, ViewMut},
@@ -536,18 +536,23 @@ fn combine(
 ) -> Vec<f32> {
     let k = shape.top_k;
     let place = groups.inverse();
-    let mut y = vec![0.0; shape.tokens * d];
-    let out = Disjoint::new(&mut y);
-    for_each_range(shape.tokens, COMBINE_TOKENS, |tokens| {
-        for token in tokens {
-            // SAFETY: every token is visited once.
-            let out = unsafe { out.part(token * d..(token + 1) * d) };
-            for position in token * k..(token + 1) * k {
-                let row = place[position] as usize * d;
-                let weight = weights.map_or(1.0, |weights| weights[position]);
-                add_scaled(out, &rows[row..row + d], weight);
+    let sum_up = |y: Disjoint<MaybeUninit<f32>>| {
+        for_each_range(shape.tokens, COMBINE_TOKENS, |tokens| {
+            for token in tokens {
+                let at = token * d..(token + 1) * d;
+                // SAFETY: every token is visited once, and its sum begins at 0.
+                let sum = unsafe {
+                    y.part(at.clone()).fill(MaybeUninit::new(0.0));
+                    y.written(at)
+                };
+                for position in token * k..(token + 1) * k {
+                    let row = place[position] as usize * d;
+                    let weight = weights.map_or(1.0, |weights| weights[position]);
+                    add_scaled(sum, &rows[row..row + d], weight);
+                }
             }
-        }
-    });
-    y
+        });
+    };
+    // SAFETY: every token has its sum.
+    unsafe { filled(shape.tokens * d, sum_up) }
 }

@@ -2,6 +2,8 @@
 
 use std::mem::MaybeUninit;
 
+use super::parallel::Disjoint;
+
 /// Room for elements of which none has been written yet.
 pub(crate) struct Unwritten(Vec<f32>);
 
@@ -26,4 +28,18 @@ impl Unwritten {
         unsafe { self.0.set_len(len) };
         self.0
     }
+}
+
+/// A vector of `len` elements.
+///
+/// # Safety
+/// `write` must write all of them.
+pub(crate) unsafe fn filled(
+    len: usize,
+    write: impl FnOnce(Disjoint<'_, MaybeUninit<f32>>),
+) -> Vec<f32> {
+    let mut buffer = Unwritten::new(len);
+    write(Disjoint::new(buffer.memory(len)));
+    // SAFETY: the caller wrote them.
+    unsafe { buffer.written(len) }
 }

@@ -1,7 +1,10 @@
 //! Root mean square normalisation, forward and backward.
 
+use std::mem::MaybeUninit;
+
 use super::{
     math::{LANES, dot, fma, sum_lanes},
+    memory::filled,
     parallel::{Disjoint, for_each_range},
 };
 
@@ -11,14 +14,18 @@ const ROWS: usize = 64;
 /// `y = x / rms(x) * scale` for every row of `x: [T, D]`, with `scale: [D]`; returns `y` and `1 / rms(x)`, `[T]`.
 pub fn forward(x: &[f32], scale: &[f32], eps: f32) -> (Vec<f32>, Vec<f32>) {
     let (t, d) = shape(x, scale);
-    let (mut y, mut inverse_rms) = (vec![0.0; x.len()], vec![0.0; t]);
-    let (y_parts, rms_parts) = (Disjoint::new(&mut y), Disjoint::new(&mut inverse_rms));
-    for_each_range(t, ROWS, |rows| {
-        let at = rows.start * d..rows.end * d;
-        // SAFETY: ranges of rows do not overlap.
-        let (y, inverse_rms) = unsafe { (y_parts.part(at.clone()), rms_parts.part(rows)) };
-        forward_rows(&x[at], scale, eps, y, inverse_rms);
-    });
+    let mut inverse_rms = vec![0.0; t];
+    let rms_parts = Disjoint::new(&mut inverse_rms);
+    let normalise = |y: Disjoint<MaybeUninit<f32>>| {
+        for_each_range(t, ROWS, |rows| {
+            let at = rows.start * d..rows.end * d;
+            // SAFETY: ranges of rows do not overlap.
+            let (y, inverse_rms) = unsafe { (y.part(at.clone()), rms_parts.part(rows)) };
+            forward_rows(&x[at], scale, eps, y, inverse_rms);
+        });
+    };
+    // SAFETY: every row is normalised.
+    let y = unsafe { filled(x.len(), normalise) };
     (y, inverse_rms)
 }
 
@@ -27,10 +34,9 @@ pub fn backward(x: &[f32], scale: &[f32], inverse_rms: &[f32], dy: &[f32]) -> (V
     let (t, d) = shape(x, scale);
     assert_eq!(inverse_rms.len(), t, "inverse_rms: [T]");
     assert_eq!(dy.len(), x.len(), "dy: [T, D]");
-    let mut dx = vec![0.0; x.len()];
     let mut partial = vec![0.0; t.div_ceil(ROWS) * d];
-    {
-        let (dx, partial) = (Disjoint::new(&mut dx), Disjoint::new(&mut partial));
+    let partial_parts = Disjoint::new(&mut partial);
+    let differentiate = |dx: Disjoint<MaybeUninit<f32>>| {
         for_each_range(t, ROWS, |rows| {
             let at = rows.start * d..rows.end * d;
             let chunk = rows.start / ROWS;
@@ -38,19 +44,15 @@ pub fn backward(x: &[f32], scale: &[f32], inverse_rms: &[f32], dy: &[f32]) -> (V
             let (dx, dscale) = unsafe {
                 (
                     dx.part(at.clone()),
-                    partial.part(chunk * d..(chunk + 1) * d),
+                    partial_parts.part(chunk * d..(chunk + 1) * d),
                 )
             };
-            backward_rows(
-                &x[at.clone()],
-                scale,
-                &inverse_rms[rows],
-                &dy[at],
-                dx,
-                dscale,
-            );
+            let (x, dy) = (&x[at.clone()], &dy[at]);
+            backward_rows(x, scale, &inverse_rms[rows], dy, dx, dscale);
         });
-    }
+    };
+    // SAFETY: every row is differentiated.
+    let dx = unsafe { filled(x.len(), differentiate) };
     let mut dscale = vec![0.0; d];
     for partial in partial.chunks_exact(d) {
         for (sum, partial) in dscale.iter_mut().zip(partial) {
@@ -67,23 +69,23 @@ fn shape(x: &[f32], scale: &[f32]) -> (usize, usize) {
 }
 
 vectorised! {
-    fn forward_rows(x: &[f32], scale: &[f32], eps: f32, y: &mut [f32], inverse_rms: &mut [f32]) {
+    fn forward_rows(x: &[f32], scale: &[f32], eps: f32, y: &mut [MaybeUninit<f32>], inverse_rms: &mut [f32]) {
         let d = scale.len();
         for ((x, y), inverse) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)).zip(inverse_rms) {
             *inverse = 1.0 / (dot::<FMA>(x, x) / d as f32 + eps).sqrt();
             for ((y, x), scale) in y.iter_mut().zip(x).zip(scale) {
-                *y = x * *inverse * scale;
+                y.write(x * *inverse * scale);
             }
         }
     }
 
-    fn backward_rows(x: &[f32], scale: &[f32], inverse_rms: &[f32], dy: &[f32], dx: &mut [f32], dscale: &mut [f32]) {
+    fn backward_rows(x: &[f32], scale: &[f32], inverse_rms: &[f32], dy: &[f32], dx: &mut [MaybeUninit<f32>], dscale: &mut [f32]) {
         let d = scale.len();
         let rows = x.chunks_exact(d).zip(dy.chunks_exact(d)).zip(dx.chunks_exact_mut(d));
         for (((x, dy), dx), &inverse) in rows.zip(inverse_rms) {
             let projection = triple_dot::<FMA>(x, dy, scale) * inverse * inverse / d as f32;
             for ((((dx, x), dy), scale), dscale) in dx.iter_mut().zip(x).zip(dy).zip(scale).zip(dscale.iter_mut()) {
-                *dx = inverse * fma::<FMA>(-projection, *x, dy * scale);
+                dx.write(inverse * fma::<FMA>(-projection, *x, dy * scale));
                 *dscale = fma::<FMA>(dy * inverse, *x, *dscale);
             }
         }

@@ -1,6 +1,11 @@
 //! Rotary position embedding.
 
-use super::parallel::{Disjoint, for_each_range};
+use std::mem::MaybeUninit;
+
+use super::{
+    memory::filled,
+    parallel::{Disjoint, for_each_range},
+};
 
 /// Sizes of one call.
 #[derive(Debug, Clone, Copy)]
@@ -45,27 +50,22 @@ pub fn apply(x: &[f32], cos: &[f32], sin: &[f32], shape: Shape, turn: Turn) -> V
     assert_eq!(sin.len(), positions * width / 2, "sin: [S, C / 2]");
     let (half, row) = (width / 2, heads * width);
     let sign = if turn == Turn::Forward { 1.0 } else { -1.0 };
-    let mut y = vec![0.0; x.len()];
-    let parts = Disjoint::new(&mut y);
-    for_each_range(batch * positions, POSITIONS, |tokens| {
-        // SAFETY: ranges of tokens do not overlap.
-        let y = unsafe { parts.part(tokens.start * row..tokens.end * row) };
-        turn_rows(
-            &x[tokens.start * row..tokens.end * row],
-            cos,
-            sin,
-            [half, row],
-            tokens.start % positions,
-            sign,
-            y,
-        );
-    });
-    y
+    let turn_all = |y: Disjoint<MaybeUninit<f32>>| {
+        for_each_range(batch * positions, POSITIONS, |tokens| {
+            let at = tokens.start * row..tokens.end * row;
+            // SAFETY: ranges of tokens do not overlap.
+            let y = unsafe { y.part(at.clone()) };
+            let first = tokens.start % positions;
+            turn_rows(&x[at], cos, sin, [half, row], first, sign, y);
+        });
+    };
+    // SAFETY: every token's row is turned.
+    unsafe { filled(x.len(), turn_all) }
 }
 
 vectorised! {
     /// Rows of consecutive tokens, the first at position `first`; `shape` is half a head and a row.
-    fn turn_rows(x: &[f32], cos: &[f32], sin: &[f32], shape: [usize; 2], first: usize, sign: f32, y: &mut [f32]) {
+    fn turn_rows(x: &[f32], cos: &[f32], sin: &[f32], shape: [usize; 2], first: usize, sign: f32, y: &mut [MaybeUninit<f32>]) {
         let [half, row] = shape;
         let mut angle = first * half;
         for (x, y) in x.chunks_exact(row).zip(y.chunks_exact_mut(row)) {
@@ -80,8 +80,8 @@ vectorised! {
                 let channels = x_low.iter().zip(x_high).zip(y_low).zip(y_high).zip(cos).zip(sin);
                 for (((((x_low, x_high), y_low), y_high), cos), sin) in channels {
                     let sin = sin * sign;
-                    *y_low = x_low * cos - x_high * sin;
-                    *y_high = x_high * cos + x_low * sin;
+                    y_low.write(x_low * cos - x_high * sin);
+                    y_high.write(x_high * cos + x_low * sin);
                 }
             }
         }
