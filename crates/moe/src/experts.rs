@@ -83,7 +83,7 @@ impl<B: Backend> Experts<B> {
                 self.team.size()
             )));
         }
-        check_equal(self.count(), team)
+        check_blocks(self.count(), team)
     }
 
     /// Keeps those experts alone that this member of the team is to hold.
@@ -165,7 +165,10 @@ impl<B: MoeBackend> Experts<B> {
 }
 
 /// Whether each device of a team can have equally many of so many experts.
-pub(crate) fn check_equal(experts: usize, team: &Team) -> Result<(), ShardError> {
+///
+/// # Errors
+/// If not, with what would be right.
+pub fn check_blocks(experts: usize, team: &Team) -> Result<(), ShardError> {
     match experts.is_multiple_of(team.size()) {
         true => Ok(()),
         false => Err(ShardError(format!(

@@ -14,7 +14,7 @@ use upcycle_team::Team;
 use crate::{
     balancing::BalancingConfig,
     expert_groups::ExpertGroups,
-    experts::{Experts, ShardError, check_equal},
+    experts::{Experts, ShardError, check_blocks},
     feed_forward::SharedExpert,
     init::Initializer,
     lineage::Lineage,
@@ -316,7 +316,7 @@ impl<B: Backend> MoeLayer<B> {
     /// Whether the layer can become what a state says.
     pub(crate) fn check(&self, state: &GrowthState) -> Result<(), GrowthError> {
         state.check(self.router.config.top_k)?;
-        let equal = check_equal(state.experts(), &self.experts.team);
+        let equal = check_blocks(state.experts(), &self.experts.team);
         equal.map_err(|error| GrowthError(error.0))
     }
 
