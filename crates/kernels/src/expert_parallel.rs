@@ -139,8 +139,8 @@ impl<B: Backend> Routes<B> {
             }
         }
         let local = |&row: &usize| experts.get(row).map_or(0, |expert| expert % block) as i32;
-        let ids = rows_of.iter().map(|rows| rows.iter().map(local).collect());
-        let ids: Vec<Vec<i32>> = team.exchange_values(ids.collect())?;
+        let of_member = |rows: &Vec<usize>| -> Vec<i32> { rows.iter().map(local).collect() };
+        let ids = team.exchange_values(rows_of.iter().map(of_member).collect())?;
 
         let order = rows_of.concat();
         let mut places = vec![0; experts.len()];
