@@ -90,6 +90,7 @@ pub use upcycle_kernels as kernels;
 pub use upcycle_lm as lm;
 pub use upcycle_moe as moe;
 pub use upcycle_operator as operator;
+pub use upcycle_team as team;
 #[cfg(feature = "train")]
 pub use upcycle_train as train;
 

@@ -4,10 +4,11 @@ use burn::{
     backend::{Autodiff, autodiff::checkpoint::strategy::CheckpointStrategy},
     tensor::{Int, Tensor},
 };
+use upcycle_team::Team;
 
 use crate::{
-    ExpertWeights, MoeBackend, Precision, RotaryAngles, SoftTargets, reference,
-    traced::{primitive, record},
+    ExpertWeights, MoeBackend, Precision, RotaryAngles, SoftTargets, expert_parallel, reference,
+    traced::{Parents, primitive, record},
 };
 
 impl<B: MoeBackend, C: CheckpointStrategy> MoeBackend for Autodiff<B, C> {
@@ -22,30 +23,38 @@ impl<B: MoeBackend, C: CheckpointStrategy> MoeBackend for Autodiff<B, C> {
         gates_tk: Tensor<Self, 2>,
         precision: Precision,
     ) -> Tensor<Self, 2> {
-        let inner = ExpertWeights {
-            gate_edf: weights.gate_edf.clone().inner(),
-            up_edf: weights.up_edf.clone().inner(),
-            down_efd: weights.down_efd.clone().inner(),
-        };
         match B::expert_ffn_traced(
             x_td.clone().inner(),
-            inner,
+            inner(&weights),
             experts_tk.clone().inner(),
             gates_tk.clone().inner(),
             precision,
         ) {
-            Some(traced) => record(
-                &[
-                    primitive(x_td),
-                    primitive(weights.gate_edf),
-                    primitive(weights.up_edf),
-                    primitive(weights.down_efd),
-                    primitive(gates_tk),
-                ],
-                traced,
-            ),
+            Some(traced) => record(&expert_parents(x_td, weights, gates_tk), traced),
             None => reference::expert_ffn(x_td, weights, experts_tk, gates_tk, precision),
         }
+    }
+
+    fn expert_ffn_of_team(
+        x_td: Tensor<Self, 2>,
+        weights: ExpertWeights<Self>,
+        experts_tk: Tensor<Self, 2, Int>,
+        gates_tk: Tensor<Self, 2>,
+        precision: Precision,
+        team: &Team,
+    ) -> Tensor<Self, 2> {
+        if team.size() == 1 {
+            return Self::expert_ffn(x_td, weights, experts_tk, gates_tk, precision);
+        }
+        let traced = expert_parallel::expert_ffn_traced(
+            x_td.clone().inner(),
+            inner(&weights),
+            experts_tk.inner(),
+            gates_tk.clone().inner(),
+            precision,
+            team,
+        );
+        record(&expert_parents(x_td, weights, gates_tk), traced)
     }
 
     fn causal_attention(
@@ -125,4 +134,30 @@ impl<B: MoeBackend, C: CheckpointStrategy> MoeBackend for Autodiff<B, C> {
             None => reference::linear_cross_entropy(x_td, head_vd, targets, precision),
         }
     }
+}
+
+/// The same weights without gradients.
+fn inner<B: MoeBackend, C: CheckpointStrategy>(
+    weights: &ExpertWeights<Autodiff<B, C>>,
+) -> ExpertWeights<B> {
+    ExpertWeights {
+        gate_edf: weights.gate_edf.clone().inner(),
+        up_edf: weights.up_edf.clone().inner(),
+        down_efd: weights.down_efd.clone().inner(),
+    }
+}
+
+/// The differentiable arguments of the experts, in the order of their gradients.
+fn expert_parents<B: MoeBackend, C: CheckpointStrategy>(
+    x_td: Tensor<Autodiff<B, C>, 2>,
+    weights: ExpertWeights<Autodiff<B, C>>,
+    gates_tk: Tensor<Autodiff<B, C>, 2>,
+) -> Parents<B, C, 5> {
+    [
+        primitive(x_td),
+        primitive(weights.gate_edf),
+        primitive(weights.up_edf),
+        primitive(weights.down_efd),
+        primitive(gates_tk),
+    ]
 }

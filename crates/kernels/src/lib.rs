@@ -16,21 +16,25 @@ mod bodies;
 pub mod cpu;
 #[cfg(feature = "cubecl")]
 mod cubecl;
+mod expert_parallel;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "cpu")]
 mod host;
 #[cfg(feature = "ndarray")]
 mod ndarray;
+pub mod padded;
 mod precision;
 mod proof;
 pub mod reference;
+mod slots;
 mod traced;
 
 use burn::tensor::{
     Int, Tensor, TensorPrimitive,
     backend::{AutodiffBackend, Backend},
 };
+use upcycle_team::Team;
 
 pub use adamw::{AdamW, AdamWRecord};
 pub use bodies::Bodies;
@@ -122,6 +126,31 @@ pub trait MoeBackend: Backend {
         _precision: Precision,
     ) -> Option<Traced<Self, 5>> {
         None
+    }
+
+    /// [`expert_ffn`](Self::expert_ffn) with experts that are spread over a team: each member holds `E / M` of them, in the order of
+    /// ranks, and has tokens of its own. All members have to call it, and to run its backward pass, equally often in the same
+    /// order. Their tensors must not come from the same autodiff graph, such as clones of one model: Burn locks a graph while it
+    /// runs a backward pass, in which members wait for each other.
+    ///
+    /// Gradients of the weights are sums over the tokens of all members. After a fault of the team, which
+    /// [`Team::fault`] tells, outputs and gradients are zeros.
+    ///
+    /// # Shapes
+    /// `x_td: [T, D]` with T at least 1, weights of `E / M` experts, `experts_tk: [T, K]` with values in `0..E`,
+    /// `gates_tk: [T, K]`; returns `[T, D]`.
+    fn expert_ffn_of_team(
+        x_td: Tensor<Self, 2>,
+        weights: ExpertWeights<Self>,
+        experts_tk: Tensor<Self, 2, Int>,
+        gates_tk: Tensor<Self, 2>,
+        precision: Precision,
+        team: &Team,
+    ) -> Tensor<Self, 2> {
+        match team.size() {
+            1 => Self::expert_ffn(x_td, weights, experts_tk, gates_tk, precision),
+            _ => expert_parallel::expert_ffn(x_td, weights, experts_tk, gates_tk, precision, team),
+        }
     }
 
     /// Causal grouped-query attention, scores scaled by `1 / sqrt(C)`.

@@ -40,6 +40,9 @@ pub struct Backward<B: MoeAutodiffBackend> {
 
 impl<B: MoeAutodiffBackend> Lm<B> {
     /// Loss and gradients of `[B, S]` tokens against targets of the `B * S` positions. Gradients are added to `sum`.
+    ///
+    /// Where experts are spread over a team of devices, all members call it with tokens of their own, and with objectives that
+    /// differ in the share of the batch alone. Gradients of experts are then those of the tokens of all members.
     pub fn backward(
         &self,
         tokens_bs: Tensor<B, 2, Int>,

@@ -7,8 +7,9 @@ use burn::{
 use upcycle_kernels::{MoeBackend, Precision, RotaryAngles, SoftTargets};
 use upcycle_moe::{
     DenseModel, Initializer, LayerPattern, MoeLayer, MoeLayerConfig, MoeModel, MoeSite,
-    RouterConfig, Routing, SwiGlu,
+    RouterConfig, Routing, SwiGlu, check_blocks,
 };
+use upcycle_team::Team;
 
 use crate::{
     attention::{Attention, rotary_angles},
@@ -47,7 +48,27 @@ impl LmConfig {
     /// # Errors
     /// If the configuration cannot be built, see [`LmConfig::validate`].
     pub fn init<B: Backend>(&self, seed: u64, device: &B::Device) -> Result<Lm<B>, ConfigError> {
+        self.init_sharded(seed, &Team::alone(), device)
+    }
+
+    /// The same model with those experts alone that this member of a team of devices holds: an equal block of every MoE layer,
+    /// in the order of ranks. The values of a matrix are drawn in order, those of the other members too, but these are never kept.
+    ///
+    /// # Errors
+    /// If the configuration cannot be built, or the team's size does not divide the number of experts.
+    pub fn init_sharded<B: Backend>(
+        &self,
+        seed: u64,
+        team: &Team,
+        device: &B::Device,
+    ) -> Result<Lm<B>, ConfigError> {
         self.validate()?;
+        if self.moe_layers() > 0 {
+            check_blocks(self.experts, team).map_err(|error| ConfigError {
+                field: "experts",
+                problem: error.0,
+            })?;
+        }
         let initializer = Initializer::new(seed);
         let (v, d) = (self.vocab, self.d_model);
         // Every layer adds twice to the residual stream; GPT-2's scaling keeps its variance independent of depth.
@@ -71,7 +92,7 @@ impl LmConfig {
                             residual_scale,
                         };
                         let name = format!("{name}.moe");
-                        FeedForward::Moe(config.init(&name, &initializer, device))
+                        FeedForward::Moe(config.init_sharded(&name, &initializer, team, device))
                     }
                 };
                 Block {
@@ -99,7 +120,7 @@ impl LmConfig {
 }
 
 impl<B: Backend> Lm<B> {
-    /// Its shape now: what its MoE layers were grown to, they say themselves.
+    /// Its shape now: what its MoE layers were grown to, they say themselves. That of the whole model, where this is a part.
     pub fn config(&self) -> LmConfig {
         let mut config = self.config.clone();
         if let Some(layer) = self.moe_layers().next() {

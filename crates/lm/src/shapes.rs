@@ -20,7 +20,7 @@ pub struct ParameterShape {
     pub trained: bool,
 }
 
-/// Shapes of all float parameters of a model, in order.
+/// Shapes of all float parameters of a model, in order; where experts are spread over several devices, of those that are here.
 pub fn parameter_shapes<B: Backend>(model: &Lm<B>) -> Vec<ParameterShape> {
     let mut visitor = ShapeVisitor::default();
     model.visit(&mut visitor);

@@ -1,6 +1,6 @@
 //! Parameters from elsewhere and to elsewhere, by their paths in the module.
 
-use std::fmt::Debug;
+use std::{collections::HashMap, fmt::Debug, ops::Range};
 
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId},
@@ -8,6 +8,7 @@ use burn::{
 };
 
 use upcycle_digest::Digest;
+use upcycle_team::Team;
 
 use crate::{
     config::LmConfig,
@@ -26,6 +27,23 @@ pub trait WeightSource: Debug + Send + Sync {
     /// # Errors
     /// With what is wrong with them.
     fn read(&self, path: &str, shape: &[usize]) -> Result<Option<Vec<f32>>, String>;
+
+    /// Those of some rows of a parameter, of which `shape` is the whole: the experts that a device holds. Whatever need not
+    /// read the whole for that has a body of its own.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn read_rows(
+        &self,
+        path: &str,
+        shape: &[usize],
+        rows: Range<usize>,
+    ) -> Result<Option<Vec<f32>>, String> {
+        let row: usize = shape.iter().skip(1).product();
+        let (before, count) = (rows.start * row, rows.len() * row);
+        let values = self.read(path, shape)?;
+        Ok(values.map(|values| values.into_iter().skip(before).take(count).collect()))
+    }
 }
 
 /// Where the parameters of a model go.
@@ -49,11 +67,22 @@ impl<B: Backend> Lm<B> {
     /// # Errors
     /// If it cannot be built, or a parameter cannot be read.
     pub fn from_weights(source: &dyn WeightSource, device: &B::Device) -> Result<Self, String> {
-        let model = source
-            .config()
-            .init::<B>(0, device)
-            .map_err(|error| error.to_string())?;
-        model.with_weights(source)
+        Self::from_weights_sharded(source, &Team::alone(), device)
+    }
+
+    /// The same with those experts alone that this member of a team of devices holds, see [`LmConfig::init_sharded`].
+    ///
+    /// # Errors
+    /// If it cannot be built, or a parameter cannot be read.
+    pub fn from_weights_sharded(
+        source: &dyn WeightSource,
+        team: &Team,
+        device: &B::Device,
+    ) -> Result<Self, String> {
+        let model = source.config().init_sharded::<B>(0, team, device);
+        model
+            .map_err(|error| error.to_string())?
+            .with_weights(source)
     }
 
     /// The same model with parameters from elsewhere. Burn's ids of the parameters follow from their paths, so that they are
@@ -62,7 +91,15 @@ impl<B: Backend> Lm<B> {
     /// # Errors
     /// If a parameter cannot be read.
     pub fn with_weights(self, source: &dyn WeightSource) -> Result<Self, String> {
+        let spread = self
+            .moe_layers()
+            .filter(|layer| layer.expert_team().size() > 1);
+        let blocks = spread.flat_map(|layer| {
+            let experts = &layer.experts;
+            (experts.ids()).map(|id| (id, (experts.block(), experts.count())))
+        });
         let mut reader = Reader {
+            blocks: blocks.collect(),
             source,
             path: Path::default(),
             fault: None,
@@ -77,8 +114,14 @@ impl<B: Backend> Lm<B> {
     /// Gives all parameters away.
     ///
     /// # Errors
-    /// The first error of the sink.
+    /// The first error of the sink; if the experts are spread over several devices, so that not all are here.
     pub fn to_weights(&self, sink: &mut dyn WeightSink) -> Result<(), String> {
+        let devices = self.moe_layers().map(|layer| layer.expert_team().size());
+        if let Some(devices) = devices.max().filter(|&devices| devices > 1) {
+            return Err(format!(
+                "the experts of the model are spread over {devices} devices; write a checkpoint and load it on one"
+            ));
+        }
         sink.begin(&self.config(), &parameter_shapes(self))?;
         let mut writer = Writer {
             sink,
@@ -109,6 +152,8 @@ impl Path {
 }
 
 struct Reader<'a> {
+    /// Which experts of how many the matrices have that are a part.
+    blocks: HashMap<ParamId, (Range<usize>, usize)>,
     source: &'a dyn WeightSource,
     path: Path,
     fault: Option<String>,
@@ -128,7 +173,15 @@ impl<B: Backend> ModuleMapper<B> for Reader<'_> {
             return param;
         }
         let (path, shape) = (self.path.text(), param.dims());
-        let tensor = match self.source.read(&path, &shape) {
+        let read = match self.blocks.get(&param.id) {
+            Some((rows, experts)) => {
+                let mut whole = shape;
+                whole[0] = *experts;
+                self.source.read_rows(&path, &whole, rows.clone())
+            }
+            None => self.source.read(&path, &shape),
+        };
+        let tensor = match read {
             Ok(Some(values)) => Tensor::from_data(TensorData::new(values, shape), &param.device()),
             Ok(None) => param.val().detach(),
             Err(fault) => {

@@ -1,5 +1,7 @@
 //! Seeded initialisation of parameters, independent of backend, device and order of construction.
 
+use std::ops::Range;
+
 use burn::{
     module::Param,
     tensor::{Shape, Tensor, TensorData, backend::Backend},
@@ -31,13 +33,23 @@ impl Initializer {
         std: f32,
         device: &B::Device,
     ) -> Param<Tensor<B, D>> {
-        let mut rng = self.rng(name);
-        let values: Vec<f32> = (0..shape.iter().product())
-            .map(|_| {
-                let sample: f32 = StandardNormal.sample(&mut rng);
-                sample * std
-            })
-            .collect();
+        self.normal_rows(name, shape, std, 0..shape[0], device)
+    }
+
+    /// Some rows of [`normal`](Self::normal), of which `shape` is the whole. The others are drawn too, but never kept.
+    pub fn normal_rows<B: Backend, const D: usize>(
+        &self,
+        name: &str,
+        mut shape: [usize; D],
+        std: f32,
+        rows: Range<usize>,
+        device: &B::Device,
+    ) -> Param<Tensor<B, D>> {
+        let row: usize = shape.iter().skip(1).product();
+        shape[0] = rows.len();
+        let samples = Distribution::<f32>::sample_iter(StandardNormal, self.rng(name));
+        let samples = samples.skip(rows.start * row).take(rows.len() * row);
+        let values: Vec<f32> = samples.map(|sample| sample * std).collect();
         let data = TensorData::new(values, Shape::from(shape));
         Param::from_tensor(Tensor::from_data(data, device))
     }

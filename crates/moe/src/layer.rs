@@ -1,5 +1,7 @@
 //! The Mixture-of-Experts layer: router, experts, and where the experts come from.
 
+use std::ops::Range;
+
 use burn::{
     module::{Module, Param, ParamId},
     tensor::{Tensor, backend::Backend},
@@ -7,11 +9,12 @@ use burn::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use upcycle_kernels::{MoeBackend, Precision};
+use upcycle_team::Team;
 
 use crate::{
     balancing::BalancingConfig,
     expert_groups::ExpertGroups,
-    experts::Experts,
+    experts::{Experts, ShardError, check_blocks},
     feed_forward::SharedExpert,
     init::Initializer,
     lineage::Lineage,
@@ -144,6 +147,18 @@ impl MoeLayerConfig {
         initializer: &Initializer,
         device: &B::Device,
     ) -> MoeLayer<B> {
+        self.init_sharded(name, initializer, &Team::alone(), device)
+    }
+
+    /// The same layer with those experts alone that this member of a team of devices holds. The team's size divides the number
+    /// of experts.
+    pub fn init_sharded<B: Backend>(
+        &self,
+        name: &str,
+        initializer: &Initializer,
+        team: &Team,
+        device: &B::Device,
+    ) -> MoeLayer<B> {
         let shape = [self.router.experts, self.router.d_model, self.d_expert];
         let shared = |shared: SharedExpertConfig| {
             SharedExpert::init(
@@ -164,6 +179,7 @@ impl MoeLayerConfig {
                 shape,
                 self.residual_scale,
                 initializer,
+                team,
                 device,
             ),
             shared: self.shared.map(shared),
@@ -276,18 +292,51 @@ impl<B: Backend> MoeLayer<B> {
         }
     }
 
+    /// The devices that its experts are spread over; [alone](Team::alone) where all of them are here.
+    pub fn expert_team(&self) -> &Team {
+        &self.experts.team
+    }
+
+    /// Which experts of the layer are here, all or a block of them.
+    pub fn expert_block(&self) -> Range<usize> {
+        self.experts.block()
+    }
+
+    /// Spreads the experts over a team of devices, each of which has this layer: of its experts, this member keeps its own,
+    /// with the ids of their parameters.
+    ///
+    /// # Errors
+    /// If they are spread already, or there are not equally many for each device; nothing has been changed then.
+    pub fn shard(&mut self, team: Team) -> Result<(), ShardError> {
+        self.experts.check_shard(&team)?;
+        self.experts.shard(team);
+        Ok(())
+    }
+
+    /// Whether the layer can become what a state says.
+    pub(crate) fn check(&self, state: &GrowthState) -> Result<(), GrowthError> {
+        state.check(self.router.config.top_k)?;
+        let equal = check_blocks(state.experts(), &self.experts.team);
+        equal.map_err(|error| GrowthError(error.0))
+    }
+
     /// Takes on the growths of another layer of the same origin. Where the number or the width of experts changes, parameters get the
-    /// shape of the grown layer and the value 0, for a record to be loaded into.
+    /// shape of the grown layer and the value 0, for a record to be loaded into. Experts that are spread over a team of devices
+    /// stay spread over it, equally many on each.
     pub fn restore(&mut self, state: GrowthState, device: &B::Device) {
-        let [_, d, f] = self.experts.gate_edf.dims();
-        let (e, f) = (state.experts(), state.resized.d_expert.unwrap_or(f));
-        if [e, d, f] != self.experts.gate_edf.dims() {
+        let [own, d, f] = self.experts.gate_edf.dims();
+        let team = self.experts.team.clone();
+        let (e, new_f) = (state.experts(), state.resized.d_expert.unwrap_or(f));
+        let new_own = e / team.size();
+        if [new_own, new_f] != [own, f] {
             self.router.weight_ed = Param::from_tensor(Tensor::zeros([e, d], device));
             self.router.selection_bias_e = Initializer::state([e], device);
+            let zeros = |shape: [usize; 3]| Param::from_tensor(Tensor::zeros(shape, device));
             self.experts = Experts {
-                gate_edf: Param::from_tensor(Tensor::zeros([e, d, f], device)),
-                up_edf: Param::from_tensor(Tensor::zeros([e, d, f], device)),
-                down_efd: Param::from_tensor(Tensor::zeros([e, f, d], device)),
+                gate_edf: zeros([new_own, d, new_f]),
+                up_edf: zeros([new_own, d, new_f]),
+                down_efd: zeros([new_own, new_f, d]),
+                team,
             };
         }
         self.router.tie_breaks = (state.two_level.as_ref())
@@ -313,9 +362,7 @@ impl<B: Backend> MoeLayer<B> {
         let Some(boost) = self.boost else {
             return Vec::new();
         };
-        let experts = &self.experts;
-        let of_experts = [&experts.gate_edf, &experts.up_edf, &experts.down_efd];
-        let of_experts = of_experts.map(|weight| (weight.id, boost.experts));
+        let of_experts = self.experts.ids().map(|id| (id, boost.experts));
         let of_router = (self.router.weight_ed.id, boost.router);
         of_experts.into_iter().chain([of_router]).collect()
     }

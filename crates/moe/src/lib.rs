@@ -25,7 +25,7 @@ mod two_level;
 pub use balancing::BalancingConfig;
 pub use dense::DenseModel;
 pub use expert_groups::{ExpertGroups, GroupLimit, GroupStrength};
-pub use experts::{Experts, ExpertsRecord};
+pub use experts::{Experts, ExpertsRecord, ShardError, check_blocks};
 pub use feed_forward::{SharedExpert, SharedExpertRecord, SwiGlu, SwiGluRecord};
 pub use init::Initializer;
 pub use layer::{

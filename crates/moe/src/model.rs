@@ -5,9 +5,11 @@ use burn::{
     tensor::{Tensor, backend::Backend},
 };
 use upcycle_kernels::MoeBackend;
+use upcycle_team::Team;
 
 use crate::{
     balancing::BalancingConfig,
+    experts::ShardError,
     layer::{GrowthError, GrowthState, MoeLayer},
     router::Routing,
 };
@@ -61,7 +63,8 @@ pub trait MoeModel<B: MoeBackend> {
     /// Makes a new model fit for the record of a grown one, see [`MoeLayer::restore`].
     ///
     /// # Errors
-    /// If there are not as many states as layers, or one cannot be; the model is then as it was.
+    /// If there are not as many states as layers, or one cannot be; the model is then as it was. Experts that are spread over a
+    /// team of devices have to be equally many on each.
     fn restore(&mut self, states: Vec<GrowthState>, device: &B::Device) -> Result<(), GrowthError> {
         let layers = self.moe_layers_mut();
         if layers.len() != states.len() {
@@ -72,11 +75,27 @@ pub trait MoeModel<B: MoeBackend> {
             )));
         }
         for (index, (layer, state)) in layers.iter().zip(&states).enumerate() {
-            let checked = state.check(layer.router.config().top_k);
+            let checked = layer.check(state);
             checked.map_err(|error| GrowthError(format!("MoE layer {index}: {error}")))?;
         }
         for (layer, state) in layers.into_iter().zip(states) {
             layer.restore(state, device);
+        }
+        Ok(())
+    }
+
+    /// Spreads the experts of every layer over a team of devices, each of which has this model, see [`MoeLayer::shard`].
+    ///
+    /// # Errors
+    /// If those of a layer are spread already, or there are not equally many for each device; the model is then as it was.
+    fn shard(&mut self, team: &Team) -> Result<(), ShardError> {
+        let layers = self.moe_layers_mut();
+        for (index, layer) in layers.iter().enumerate() {
+            let checked = layer.experts.check_shard(team);
+            checked.map_err(|error| ShardError(format!("MoE layer {index}: {error}")))?;
+        }
+        for layer in layers {
+            layer.experts.shard(team.clone());
         }
         Ok(())
     }
