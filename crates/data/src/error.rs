@@ -7,7 +7,7 @@ use std::{
 
 use upcycle_files::FileError;
 
-use crate::Split;
+use crate::{RemoteError, Split};
 
 /// Why a dataset cannot be opened or a batch cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -193,6 +193,25 @@ pub enum DataError {
         line: usize,
         /// What is wrong with it.
         reason: String,
+    },
+    /// A data set of the hub cannot be had.
+    #[error("{0}")]
+    Remote(RemoteError),
+    /// A data set of the hub where there is none.
+    #[error(
+        "{path} is a data set of the Hugging Face hub, and the hub is not compiled in; build with `--features hub`, or download its files and name them"
+    )]
+    NoHub {
+        /// The path as configured.
+        path: PathBuf,
+    },
+    /// A data set of the hub among other paths.
+    #[error(
+        "{path} is a data set of the Hugging Face hub, which is fetched as far as needed and cannot stand among other paths; make it a source of a mixture, each path with a weight, as in {path}=0.5"
+    )]
+    RemoteBeside {
+        /// The path as configured.
+        path: PathBuf,
     },
     /// A folder without text files.
     #[error(

@@ -12,6 +12,8 @@ pub struct TextReport {
     pub share: Option<f64>,
     /// Files that were read.
     pub files: usize,
+    /// All files of the data set of the hub that they are a part of; none for files of one's own.
+    pub of_files: Option<usize>,
     /// Files that were not, as their names say nothing known of their contents.
     pub skipped: Vec<PathBuf>,
     /// Documents, without those that are blank.
@@ -31,10 +33,26 @@ impl TextReport {
         names.collect::<Vec<_>>().join(", ")
     }
 
+    /// How much is held of a data set of the hub, as a sentence; none for files of one's own.
+    pub fn part(&self) -> Option<String> {
+        let [pretrain, cpt, validation, test] = self.tokens;
+        let all = self.of_files?;
+        let rest = match all - self.files.min(all) {
+            0 => "",
+            _ => "; the others were not needed",
+        };
+        Some(format!(
+            "of {} {} of {all} files are held, with {} documents: {pretrain} tokens for pre-training, {cpt} for CPT, {validation} for validation and {test} for testing{rest}",
+            self.label(),
+            self.files,
+            self.documents
+        ))
+    }
+
     /// What a user should know before training, as sentences.
     pub fn notes(&self) -> Vec<String> {
         let label = self.label();
-        let mut notes = Vec::new();
+        let mut notes: Vec<String> = self.part().into_iter().collect();
         if self.has_changed {
             notes.push(format!(
                 "{label} has changed since it was packed; it is packed again, and counts as other data"
@@ -77,6 +95,7 @@ mod tests {
             paths: vec!["a".into()],
             share: None,
             files: 1,
+            of_files: None,
             skipped: Vec::new(),
             documents: 3,
             nulls: 0,
@@ -86,14 +105,16 @@ mod tests {
         assert!(plain.notes().is_empty());
         let report = TextReport {
             share: Some(0.25),
+            of_files: Some(41),
             skipped: vec!["a/x.md".into(), "a/y.md".into()],
             nulls: 2,
             has_changed: true,
             ..plain
         };
         let notes = report.notes();
-        assert_eq!(notes.len(), 4);
+        assert_eq!(notes.len(), 5);
         for (note, part) in notes.iter().zip([
+            "of a 1 of 41 files are held, with 3 documents: 500 tokens for pre-training",
             "a has changed since it was packed",
             "a/x.md and 1 more",
             "skipped in a: 2",

@@ -9,6 +9,7 @@ mod files;
 mod form_feeds;
 mod format;
 mod json_lines;
+mod limit;
 mod lines;
 mod mixture;
 mod packing;
@@ -26,14 +27,14 @@ use std::{
 };
 
 use self::{
-    cache::Packed, cut::Shares, mixture::Mixture, packing::Packing, rows::Rows, source::Source,
-    tokenizer::Recipe, windows::Windows,
+    cache::Packed, cut::Shares, documents::Documents, limit::Limit, mixture::Mixture,
+    packing::Packing, rows::Rows, source::Source, tokenizer::Recipe, windows::Windows,
 };
 pub use self::{
     codec::{TextStream, TextTokenizer},
     table::{TableRow, read_table},
 };
-use crate::{Batch, DataError, Split, TextConfig, TextReport};
+use crate::{Batch, DataError, FindRemote, Split, TextConfig, TextReport};
 
 /// The packed tokens of all splits and what they were made with.
 pub(crate) struct TextCorpus {
@@ -54,25 +55,36 @@ impl TextCorpus {
         config: &TextConfig,
         cache_dir: &Path,
         new_dir: &Path,
+        find: FindRemote<'_>,
     ) -> Result<TextCorpus, DataError> {
         config.check()?;
         let recipe = Recipe::read(&config.tokenizer)?;
-        let read =
-            |paths: &[PathBuf], shares| Source::read(paths, &config.text_column, shares, &recipe);
+        let read = |paths: &[PathBuf], shares, limit| {
+            let documents = Documents::find(paths, &config.text_column, find)?;
+            Source::read(documents, shares, limit, &recipe)
+        };
         let held_out = |paths: &[PathBuf], split| match paths {
             [] => Ok(None),
-            paths => read(paths, Shares::whole(split)).map(Some),
+            paths => {
+                let limit = Limit::of_held_out(config, split);
+                read(paths, Shares::whole(split), limit).map(Some)
+            }
         };
-        let sources = config
-            .sources()
+        let lists = config.sources();
+        let mixture = (lists.len() > 1).then(|| Mixture::new(&config.weights));
+        let share = |source| mixture.as_ref().map(|mixture| mixture.share(source));
+        let sources = lists
             .into_iter()
-            .map(|paths| read(paths, Shares::new(config)))
+            .enumerate()
+            .map(|(index, paths)| {
+                let limit = Limit::of_training(config, share(index).unwrap_or(1.0));
+                read(paths, Shares::new(config), limit)
+            })
             .collect::<Result<Vec<Source>, DataError>>()?;
         let validation = held_out(&config.validation, Split::Validation)?;
         let test = held_out(&config.test, Split::Test)?;
         check_apart(&sources, validation.as_ref(), test.as_ref())?;
 
-        let mixture = (sources.len() > 1).then(|| Mixture::new(&config.weights));
         let packing = Packing::new(cache_dir, &recipe, &sources).into_folder(new_dir);
         let fingerprint =
             packing.fingerprint(mixture.as_ref(), [validation.as_ref(), test.as_ref()]);
@@ -82,7 +94,6 @@ impl TextCorpus {
             reports.push(TextReport { share, ..report });
             Ok::<Packed, DataError>(packed)
         };
-        let share = |source| mixture.as_ref().map(|mixture| mixture.share(source));
         let mut packed = Vec::new();
         for (index, source) in sources.iter().enumerate() {
             packed.push(pack(source, share(index))?);

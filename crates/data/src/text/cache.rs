@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
@@ -11,6 +12,7 @@ use upcycle_digest::Digest;
 use upcycle_files::{FileError, Staged, remove_folder};
 
 use super::{
+    documents::Counts,
     source::Source,
     stream::{StreamWriter, TokenStream, Width},
     tokenizer::Tokenizer,
@@ -21,12 +23,14 @@ const META: &str = "meta.json";
 const TOKENIZER: &str = "tokenizer.json";
 
 /// Bytes of documents that are tokenized at once.
-const BATCH: usize = 1 << 22;
+const BATCH: u64 = 1 << 22;
 
 /// The packed streams of a corpus, checked and mapped.
 pub(super) struct Packed {
     pub(super) vocab: usize,
     pub(super) tokenizer_json: Option<String>,
+    /// What was read of a data set of the hub.
+    pub(super) read: Option<Counts>,
     /// In the order of [`Split::ALL`].
     streams: [TokenStream; 4],
 }
@@ -72,6 +76,9 @@ struct Meta {
     /// What was packed, so that people can be told that it has changed; older caches do not know.
     #[serde(default)]
     text: Option<TextMeta>,
+    /// What was read of a data set of the hub. Other text is read at every start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    read: Option<Counts>,
 }
 
 /// Where documents lay, and the hash of them alone.
@@ -121,6 +128,7 @@ impl Cache {
         Some(Packed {
             vocab: meta.vocab,
             tokenizer_json,
+            read: meta.read,
             streams: [
                 stream(Split::Pretrain, &meta.pretrain)?,
                 stream(Split::Cpt, &meta.cpt)?,
@@ -181,21 +189,26 @@ impl Cache {
         let mut digest = Digest::new("upcycle-data documents 1");
         let mut batch = Vec::new();
         let mut bytes = 0;
-        source.visit(|document| {
+        let mut missing = source.missing_bytes(packer.tokens());
+        let counts = source.visit(|document| {
             digest.bytes(document.as_bytes());
-            bytes += document.len();
+            bytes += document.len() as u64;
             batch.push(document);
-            if bytes >= BATCH {
+            if bytes >= BATCH.min(missing) {
                 self.pack(&mut packer, &batch)?;
                 batch.clear();
                 bytes = 0;
+                missing = source.missing_bytes(packer.tokens());
             }
-            Ok(())
+            Ok(match missing {
+                0 => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            })
         })?;
         self.pack(&mut packer, &batch)?;
         let streams = packer.finish().map_err(|reason| self.unusable(reason))?;
         let [pretrain, cpt, validation, test] = streams;
-        let files = source.documents.files();
+        let files = source.documents.files().take(counts.files);
         let meta = Meta {
             vocab: tokenizer.vocab_size(),
             pretrain,
@@ -209,6 +222,7 @@ impl Cache {
                 files: files.map(|file| file.display().to_string()).collect(),
                 blake3: digest.hex(),
             }),
+            read: source.documents.remote().map(|_| counts),
         };
         if let Some(json) = tokenizer.json() {
             upcycle_files::write(&folder.join(TOKENIZER), json.as_bytes())?;
@@ -259,6 +273,11 @@ impl<'a> Packer<'a> {
                 writer(Split::Test)?,
             ],
         })
+    }
+
+    /// Tokens that were written, in the order of [`Split::ALL`].
+    fn tokens(&self) -> [u64; 4] {
+        self.writers.each_ref().map(StreamWriter::tokens)
     }
 
     /// The tokens of each document's part of a split, on all cores.

@@ -2,27 +2,35 @@
 
 use std::{
     iter,
+    ops::ControlFlow,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
 use upcycle_digest::Digest;
 
 use super::{
     column::Column, files::Files, form_feeds::FormFeeds, format::Format, json_lines::JsonLines,
     lines::Lines,
 };
-use crate::DataError;
+use crate::{DataError, FindRemote, RemoteText, remote_name};
 
 /// Files and how to take them apart into documents, of which only some are in memory at once.
 pub(super) struct Documents {
     paths: Vec<PathBuf>,
     files: Files,
     column: String,
+    /// Where the files are to be fetched.
+    remote: Option<Arc<dyn RemoteText>>,
 }
 
-/// What reading all documents told.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// What reading documents told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Counts {
+    /// Files that were begun.
+    pub(super) files: usize,
     pub(super) documents: u64,
     /// Rows without a document.
     pub(super) nulls: u64,
@@ -34,12 +42,38 @@ type Rows = Box<dyn Iterator<Item = Result<Option<String>, DataError>> + Send>;
 impl Documents {
     /// Those of the files that `paths` stand for, in the field or column of this name where files
     /// have such.
-    pub(super) fn find(paths: &[PathBuf], column: &str) -> Result<Documents, DataError> {
+    pub(super) fn find(
+        paths: &[PathBuf],
+        column: &str,
+        find: FindRemote<'_>,
+    ) -> Result<Documents, DataError> {
+        let remote = match paths {
+            [path] => remote_name(path).map(find).transpose(),
+            _ => Ok(None),
+        };
+        let remote = remote.map_err(DataError::Remote)?;
+        let name = remote.as_ref().map(|remote| remote.name());
         Ok(Documents {
-            paths: paths.to_vec(),
-            files: Files::find(paths)?,
+            paths: match name {
+                Some(name) => vec![format!("hf:{name}").into()],
+                None => paths.to_vec(),
+            },
+            files: match &remote {
+                Some(remote) => Files::of_remote(remote.as_ref())?,
+                None => Files::find(paths)?,
+            },
             column: column.to_owned(),
+            remote,
         })
+    }
+
+    /// What determines the documents, if they are those of a data set of the hub.
+    pub(super) fn remote(&self) -> Option<&dyn RemoteText> {
+        self.remote.as_deref()
+    }
+
+    pub(super) fn column(&self) -> &str {
+        &self.column
     }
 
     pub(super) fn paths(&self) -> &[PathBuf] {
@@ -70,15 +104,32 @@ impl Documents {
 
     /// Reads all documents, of which there must be one, and adds them to a hash.
     pub(super) fn hash_into(&self, digest: &mut Digest) -> Result<Counts, DataError> {
+        self.visit(|document| {
+            digest.bytes(document.as_bytes());
+            Ok(ControlFlow::Continue(()))
+        })
+    }
+
+    /// Every document, of which there must be one, in order for `visit`, until it breaks off. No
+    /// file is touched before a document of it is wanted.
+    pub(super) fn visit(
+        &self,
+        mut visit: impl FnMut(String) -> Result<ControlFlow<()>, DataError>,
+    ) -> Result<Counts, DataError> {
         let mut counts = Counts::default();
-        for row in self.rows() {
-            match row? {
-                Some(text) if is_blank(&text) => {}
-                Some(text) => {
-                    counts.documents += 1;
-                    digest.bytes(text.as_bytes());
+        for file in 0..self.files.known.len() {
+            counts.files += 1;
+            for row in self.open(file)? {
+                match row? {
+                    Some(text) if is_blank(&text) => {}
+                    Some(text) => {
+                        counts.documents += 1;
+                        if visit(text)?.is_break() {
+                            return Ok(counts);
+                        }
+                    }
+                    None => counts.nulls += 1,
                 }
-                None => counts.nulls += 1,
             }
         }
         if counts.documents == 0 {
@@ -90,12 +141,20 @@ impl Documents {
     }
 
     fn rows(&self) -> impl Iterator<Item = Result<Option<String>, DataError>> + Send {
-        self.files.known.iter().flat_map(|(path, format)| {
-            open(path, *format, &self.column).unwrap_or_else(|error| -> Rows {
+        (0..self.files.known.len()).flat_map(move |file| {
+            self.open(file).unwrap_or_else(|error| -> Rows {
                 // The error takes the place of the rows.
                 Box::new(iter::once(Err(error)))
             })
         })
+    }
+
+    /// The rows of the file of this place in the list.
+    fn open(&self, file: usize) -> Result<Rows, DataError> {
+        let (path, format) = &self.files.known[file];
+        let fetched = self.remote.as_ref().map(|remote| remote.fetch(file));
+        let fetched = fetched.transpose().map_err(DataError::Remote)?;
+        open(fetched.as_deref().unwrap_or(path), *format, &self.column)
     }
 }
 
@@ -122,8 +181,12 @@ mod tests {
 
     use super::*;
 
+    fn find(paths: &[PathBuf]) -> Result<Documents, DataError> {
+        Documents::find(paths, "text", &|name: &str| Err(name.into()))
+    }
+
     fn read_documents(paths: &[PathBuf]) -> Result<Vec<String>, DataError> {
-        let documents = Documents::find(paths, "text")?;
+        let documents = find(paths)?;
         let counts = documents.hash_into(&mut Digest::new("test"))?;
         let all: Vec<String> = documents.iter().collect::<Result<_, _>>()?;
         assert_eq!(counts.documents, all.len() as u64);
@@ -144,7 +207,7 @@ mod tests {
         let paths = [folder.path().to_path_buf()];
         assert_eq!(read_documents(&paths).unwrap(), ["one", "two", "three"]);
 
-        let documents = Documents::find(&paths, "text").unwrap();
+        let documents = find(&paths).unwrap();
         let counts = documents.hash_into(&mut Digest::new("test")).unwrap();
         assert_eq!((counts.documents, counts.nulls), (3, 1));
         assert_eq!(documents.skipped(), [folder.path().join("a.md")]);

@@ -94,16 +94,20 @@ impl<'a> Packing<'a> {
             None => {
                 let new = Cache::new(self.new_dir, &name);
                 let packed = new.build(source, self.tokenizer()?)?;
-                (packed, new.has_other_text())
+                // Of a data set of the hub more or less is no change.
+                let is_of_hub = source.documents.remote().is_some();
+                (packed, !is_of_hub && new.has_other_text())
             }
         };
+        let counts = packed.read.or(source.counts).unwrap_or_default();
         let report = TextReport {
             paths: source.documents.paths().to_vec(),
             share: None,
-            files: source.documents.files().count(),
+            files: counts.files,
+            of_files: source.documents.remote().map(|remote| remote.files().len()),
             skipped: source.documents.skipped().to_vec(),
-            documents: source.counts.documents,
-            nulls: source.counts.nulls,
+            documents: counts.documents,
+            nulls: counts.nulls,
             tokens: packed.tokens(),
             has_changed,
         };

@@ -45,7 +45,8 @@ impl Bench {
     }
 
     fn open(&self) -> Result<TextCorpus, DataError> {
-        TextCorpus::open(&self.config, &self.cache_dir(), &self.cache_dir())
+        let cache = self.cache_dir();
+        TextCorpus::open(&self.config, &cache, &cache, &|name: &str| Err(name.into()))
     }
 }
 
@@ -350,7 +351,9 @@ fn other_settings_are_no_change_of_the_source() {
 fn text_that_changes_while_it_is_packed_is_an_error() {
     let bench = Bench::new(&[("a.txt", &counting(0..300))]);
     let shares = Shares::new(&bench.config);
-    let source = Source::read(&bench.config.paths, "text", shares, &Recipe::Bytes).unwrap();
+    let no_hub = |name: &str| Err(name.into());
+    let documents = Documents::find(&bench.config.paths, "text", &no_hub).unwrap();
+    let source = Source::read(documents, shares, None, &Recipe::Bytes).unwrap();
     fs::write(&bench.config.paths[0], counting(0..301)).unwrap();
     let (recipe, sources) = (Recipe::Bytes, [source]);
     let cache_dir = bench.cache_dir();
