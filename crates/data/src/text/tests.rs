@@ -351,8 +351,8 @@ fn other_settings_are_no_change_of_the_source() {
 fn text_that_changes_while_it_is_packed_is_an_error() {
     let bench = Bench::new(&[("a.txt", &counting(0..300))]);
     let shares = Shares::new(&bench.config);
-    let no_hub = |name: &str| Err(name.into());
-    let documents = Documents::find(&bench.config.paths, "text", &no_hub).unwrap();
+    let paths = &bench.config.paths;
+    let documents = Documents::find(paths, "text", &|name: &str| Err(name.into())).unwrap();
     let source = Source::read(documents, shares, None, &Recipe::Bytes).unwrap();
     fs::write(&bench.config.paths[0], counting(0..301)).unwrap();
     let (recipe, sources) = (Recipe::Bytes, [source]);
