@@ -12,6 +12,7 @@ pub mod evaluate;
 pub mod export;
 mod flags;
 pub mod generate;
+mod hub_data;
 pub mod inspect;
 mod interrupt;
 mod kernels;

@@ -18,10 +18,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use tempfile::TempDir;
-use upcycle_data::{Dataset, Split};
+use upcycle_data::{Dataset, Split, TextReport};
 use upcycle_lab::presets::Preset;
 use upcycle_lab::{
-    Calibration, CellPlan, Estimate, LabError, MemoryLimit, Runner, StageEstimate, Store,
+    Calibration, CellPlan, Estimate, LabError, MemoryLimit, Needs, Runner, StageEstimate, Store,
     SweepConfig, SweepPlan, SweepStages, collect, presets,
 };
 use upcycle_lm::CostModel;
@@ -30,7 +30,7 @@ use upcycle_train::Engine;
 
 use crate::{
     backend::{BackendKind, Machine, machine, machine_on},
-    data_args, evaluate,
+    data_args, evaluate, hub_data,
     interrupt::{self, Work},
     limits::{self, on_cpu, refusal, slow_precision},
     output, program,
@@ -87,7 +87,7 @@ impl SweepArgs {
         }
         self.ui.choice()?;
         self.threads.apply()?;
-        let config = self.sweep_config()?;
+        let mut config = self.sweep_config()?;
         config.validate()?;
         if self.devices.get() > 1 && self.jobs.is_some_and(|jobs| jobs.get() > 1) {
             bail!("--devices takes all devices for one stage at a time; leave --jobs out");
@@ -104,6 +104,8 @@ impl SweepArgs {
         if on_cluster && self.jobs.is_some() {
             bail!("--jobs is for this machine; how many jobs a cluster runs at a time is up to it");
         }
+        let needs = Needs::of_sweep(&config)?;
+        hub_data::settle(&mut config.data, None, needs)?;
         match self.launcher {
             Launcher::Local => self.run_here(config),
             Launcher::Slurm => self.run_on_cluster(config),
@@ -290,6 +292,8 @@ impl SweepArgs {
     ) -> Result<()> {
         let floor = data.entropy_rate();
         let mut results = collect(config, plan, store, device, floor, command_line())?;
+        let reports = data.text_reports().iter();
+        results.notes.extend(reports.filter_map(TextReport::part));
         results.tasks = tasks;
         results.baseline = self.baseline(plan)?.map(str::to_owned);
         results.environment.threads = threads::count();

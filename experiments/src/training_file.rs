@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use upcycle_data::{DataConfig, TokenizerConfig};
+use upcycle_data::{DataConfig, TokenizerConfig, remote_name};
 use upcycle_lab::Scale;
 
 const FILE: &str = "training.json";
@@ -68,6 +68,9 @@ pub fn in_full(data: &DataConfig) -> Result<DataConfig> {
 }
 
 fn whole(path: &Path) -> Result<PathBuf> {
+    if remote_name(path).is_some() {
+        return Ok(path.to_owned());
+    }
     absolute(path).with_context(|| path.display().to_string())
 }
 
@@ -85,7 +88,7 @@ mod tests {
         let checkpoint = run.path().join("checkpoints/step-00000007");
         assert_eq!(TrainingFile::of(&checkpoint), None);
         let data = DataConfig::Text(TextConfig {
-            paths: vec!["a.txt".into()],
+            paths: vec!["a.txt".into(), "hf:org/name".into()],
             ..TextConfig::default()
         });
         let file = TrainingFile {
@@ -101,5 +104,6 @@ mod tests {
             panic!("text became something else");
         };
         assert!(text.paths[0].is_absolute());
+        assert_eq!(text.paths[1], Path::new("hf:org/name"));
     }
 }

@@ -10,7 +10,7 @@ pub(crate) use args::{HEADING, SHARD_BYTES};
 use std::num::NonZeroUsize;
 
 use anyhow::{Context, Result, bail};
-use upcycle_lab::{available_memory, growth_memory};
+use upcycle_lab::{Needs, available_memory, growth_memory};
 use upcycle_operator::{LayerPlan, Upcycle};
 use upcycle_train::{
     BatchConfig, CheckpointInfo, UpcycleJob, UpcycleOutcome, UpcycleSpec, check_growth, grown_shape,
@@ -19,6 +19,7 @@ use upcycle_train::{
 use crate::{
     backend::engine,
     data_args::{self, check_vocabulary},
+    hub_data,
     inspect::checkpoint_of,
     interrupt::{self, Work},
     limits::{on_cpu, too_large},
@@ -91,7 +92,16 @@ impl UpcycleArgs {
         let grown = grown_shape(&operator, &info.model)?;
         let training = TrainingFile::of(&from);
         let before = training.as_ref().map(|training| &training.data);
-        let config = (self.data).config_after(before, &from, self.other_data)?;
+        let rows = self.rows.map_or(EVIDENCE_ROWS, NonZeroUsize::get);
+        let batches = self.batches.map_or(EVIDENCE_BATCHES, NonZeroUsize::get);
+        let mut config = (self.data).config_after(before, &from, self.other_data)?;
+        let needs = Needs {
+            training: batches
+                .saturating_mul(rows)
+                .saturating_mul(info.model.context) as u64,
+            evaluation: (EVALUATION_ROWS * info.model.context) as u64,
+        };
+        hub_data::settle(&mut config, before, needs)?;
         let data = data_args::open(&config, &self.data_cache)?;
         let model = format!("the model in {}", from.display());
         check_vocabulary(&data, &model, info.model.vocab)?;
@@ -100,12 +110,11 @@ impl UpcycleArgs {
             checked.with_context(|| from.display().to_string())?;
         }
         data.check_shape(info.model.context)?;
-        let rows = self.rows.map_or(EVIDENCE_ROWS, NonZeroUsize::get);
         let spec = UpcycleSpec {
             recipe: operator.recipe,
             target_experts,
             seed: self.seed,
-            evidence_batches: self.batches.map_or(EVIDENCE_BATCHES, NonZeroUsize::get),
+            evidence_batches: batches,
             data_seed: self.seed,
             batch: BatchConfig {
                 rows,

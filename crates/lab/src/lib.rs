@@ -36,7 +36,7 @@ pub use estimate::{Estimate, Price, StageEstimate};
 pub use graph::{Stage, StageGraph};
 pub use memory::{MemoryLimit, growth_memory, on_cpu, peak_memory, step_memory};
 pub use meter::{Meter, StepTimes, Workload};
-pub use plan::{CellPlan, SweepPlan};
+pub use plan::{CellPlan, Needs, SweepPlan};
 pub use runner::{Observer, RunEvent, Runner};
 pub use scale::{Scale, TrainingScale};
 pub use slurm::{Jobs, Queue, Slurm};

@@ -9,7 +9,9 @@ use upcycle_lab::{StageSpec, Store, SweepConfig, SweepPlan};
 use upcycle_operator::Recipe;
 
 use super::{SweepArgs, command_line};
-use crate::{backend::BackendKind, kernels::KernelsArg, limits::MemoryArgs, threads::ThreadsArg};
+use crate::{
+    backend::BackendKind, hub_data, kernels::KernelsArg, limits::MemoryArgs, threads::ThreadsArg,
+};
 
 const FILE: &str = "sweep.toml";
 
@@ -160,7 +162,8 @@ impl Started {
         threads.apply()?;
         let folder = folder.canonicalize()?;
         let out = folder.parent().unwrap_or(&folder);
-        let data = Dataset::open(&file.sweep.data, &out.join("data"))?;
+        let cache = out.join("data");
+        let data = Dataset::open_apart(&file.sweep.data, &cache, &cache, &hub_data::find)?;
         let plan = SweepPlan::new(&file.sweep, &data, file.backend.name())?;
         let store =
             Store::existing(out).with_context(|| format!("{} holds no stages", out.display()))?;
