@@ -27,7 +27,7 @@ impl Limit {
             _ => config.validation_share,
         };
         let tokens = enough(config.hub_tokens?, share / config.cpt_share);
-        let of = |other| if other == split { tokens } else { 0 };
+        let of = |other: Split| if other == split { tokens } else { 0 };
         Some(Limit(Split::ALL.map(of)))
     }
 
