@@ -3,8 +3,8 @@
 use std::{fmt, path::Path};
 
 use crate::{
-    Batch, DataConfig, DataError, Question, Split, TextReport, skill::SkillCorpus,
-    synthetic::SyntheticCorpus, text::TextCorpus,
+    Batch, DataConfig, DataError, Question, Split, TextObserver, TextReport, skill::SkillCorpus,
+    synthetic::SyntheticCorpus, text::TextCorpus, watch::Watch,
 };
 
 /// An opened corpus.
@@ -37,19 +37,30 @@ impl Dataset {
     /// If a field of the configuration is out of range, a file cannot be read or is not what it
     /// should be, there is no text, or the cache cannot be written.
     pub fn open(config: &DataConfig, cache_dir: &Path) -> Result<Dataset, DataError> {
-        Self::open_apart(config, cache_dir, cache_dir)
+        Self::open_with(config, cache_dir, cache_dir, &Watch::silent())
     }
 
-    /// [`open`](Self::open), which leaves the cache as it is: text that is not there is packed in
-    /// `new_dir`, which is needed as long as the dataset is.
+    /// [`open`](Self::open), with an observer of how far text is read, from several threads, who
+    /// may end it; and text that is not in the cache is packed in `new_dir`, which is needed as
+    /// long as the dataset is.
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open).
-    pub fn open_apart(
+    /// As [`open`](Self::open), or if the observer wanted an end.
+    pub fn open_observed(
         config: &DataConfig,
         cache_dir: &Path,
         new_dir: &Path,
+        observer: &TextObserver<'_>,
+    ) -> Result<Dataset, DataError> {
+        Self::open_with(config, cache_dir, new_dir, &Watch::new(observer))
+    }
+
+    fn open_with(
+        config: &DataConfig,
+        cache_dir: &Path,
+        new_dir: &Path,
+        watch: &Watch<'_>,
     ) -> Result<Dataset, DataError> {
         Ok(match config {
             DataConfig::Synthetic(config) => Dataset {
@@ -58,7 +69,7 @@ impl Dataset {
                 source: Source::Synthetic(SyntheticCorpus::new(config)?),
             },
             DataConfig::Text(config) => {
-                let corpus = TextCorpus::open(config, cache_dir, new_dir)?;
+                let corpus = TextCorpus::open(config, cache_dir, new_dir, watch)?;
                 let names: Vec<String> = config.paths.iter().filter_map(|it| name(it)).collect();
                 Dataset {
                     label: names.join("+"),

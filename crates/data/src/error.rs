@@ -202,6 +202,11 @@ pub enum DataError {
         /// The folder.
         folder: PathBuf,
     },
+    /// The observer wanted an end.
+    #[error(
+        "stopped while text was being read; nothing half-packed is kept, and the same command begins with it again"
+    )]
+    Interrupted,
     /// Files without text.
     #[error("there is no text in {files}: every document is empty; add text or name other files")]
     NoText {

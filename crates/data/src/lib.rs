@@ -39,6 +39,7 @@ mod split;
 mod spread;
 mod synthetic;
 mod text;
+mod watch;
 
 pub use batch::Batch;
 pub use config::{DataConfig, SyntheticConfig, TextConfig, TokenizerConfig};
@@ -49,3 +50,4 @@ pub use skill::Question;
 pub use skill_config::{ArithmeticConfig, KnowledgeConfig, LookupConfig};
 pub use split::Split;
 pub use text::{TableRow, TextStream, TextTokenizer, read_table};
+pub use watch::{TextObserver, TextProgress, TextWork};

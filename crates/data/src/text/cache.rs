@@ -8,14 +8,14 @@ use std::{
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use upcycle_digest::Digest;
-use upcycle_files::{FileError, Staged, remove_folder};
+use upcycle_files::{FileError, Staged, remove_abandoned, remove_folder};
 
 use super::{
     source::Source,
     stream::{StreamWriter, TokenStream, Width},
     tokenizer::Tokenizer,
 };
-use crate::{DataError, Split};
+use crate::{DataError, Split, watch::Watch};
 
 const META: &str = "meta.json";
 const TOKENIZER: &str = "tokenizer.json";
@@ -135,9 +135,11 @@ impl Cache {
         &self,
         source: &Source,
         tokenizer: &Tokenizer,
+        watch: &Watch<'_>,
     ) -> Result<Packed, DataError> {
-        let mut staged = Staged::new(&self.folder)?;
-        self.fill(staged.path(), source, tokenizer)?;
+        remove_abandoned(&self.folder);
+        let mut staged = Staged::locked(&self.folder)?;
+        self.fill(staged.path(), source, tokenizer, watch)?;
         if staged.publish().is_err() {
             // Another process was faster, and its streams serve as well; or what is there is
             // damaged.
@@ -176,12 +178,19 @@ impl Cache {
         !packed.is_empty() && packed.iter().all(|text| *text != own)
     }
 
-    fn fill(&self, folder: &Path, source: &Source, tokenizer: &Tokenizer) -> Result<(), DataError> {
-        let mut packer = Packer::new(folder, source, tokenizer).map_err(|it| self.unusable(it))?;
+    fn fill(
+        &self,
+        folder: &Path,
+        source: &Source,
+        tokenizer: &Tokenizer,
+        watch: &Watch<'_>,
+    ) -> Result<(), DataError> {
+        let packer = Packer::new(folder, source, tokenizer, watch);
+        let mut packer = packer.map_err(|it| self.unusable(it))?;
         let mut digest = Digest::new("upcycle-data documents 1");
         let mut batch = Vec::new();
         let mut bytes = 0;
-        source.visit(|document| {
+        source.visit(watch, |document| {
             digest.bytes(document.as_bytes());
             bytes += document.len();
             batch.push(document);
@@ -241,17 +250,24 @@ fn stream_path(folder: &Path, split: Split) -> PathBuf {
 struct Packer<'a> {
     source: &'a Source,
     tokenizer: &'a Tokenizer,
+    watch: &'a Watch<'a>,
     /// In the order of [`Split::ALL`].
     writers: [StreamWriter; 4],
 }
 
 impl<'a> Packer<'a> {
-    fn new(folder: &Path, source: &'a Source, tokenizer: &'a Tokenizer) -> io::Result<Packer<'a>> {
+    fn new(
+        folder: &Path,
+        source: &'a Source,
+        tokenizer: &'a Tokenizer,
+        watch: &'a Watch<'a>,
+    ) -> io::Result<Packer<'a>> {
         let width = Width::of(tokenizer.vocab_size());
         let writer = |split| StreamWriter::create(&stream_path(folder, split), width);
         Ok(Packer {
             source,
             tokenizer,
+            watch,
             writers: [
                 writer(Split::Pretrain)?,
                 writer(Split::Cpt)?,
@@ -268,6 +284,7 @@ impl<'a> Packer<'a> {
             .map(|document| self.source.shares.part(split, document))
             .filter(|part| !part.is_empty())
             .map(|part| -> Result<Vec<u32>, DataError> {
+                self.watch.check()?;
                 let mut ids = self.tokenizer.encode(part)?;
                 ids.extend(self.tokenizer.separator());
                 Ok(ids)
@@ -282,7 +299,10 @@ impl<'a> Packer<'a> {
             Split::Validation => &mut self.writers[2],
             Split::Test => &mut self.writers[3],
         };
-        encoded.iter().try_for_each(|ids| writer.append(ids))
+        encoded.iter().try_for_each(|ids| writer.append(ids))?;
+        let tokens = encoded.iter().map(|ids| ids.len() as u64);
+        self.watch.packed(tokens.sum());
+        Ok(())
     }
 
     /// Closes the streams; tells what they hold.

@@ -1,7 +1,7 @@
 //! The documents of files.
 
 use std::{
-    iter,
+    fs, iter,
     path::{Path, PathBuf},
 };
 
@@ -11,7 +11,7 @@ use super::{
     column::Column, files::Files, form_feeds::FormFeeds, format::Format, json_lines::JsonLines,
     lines::Lines,
 };
-use crate::DataError;
+use crate::{DataError, watch::Watch};
 
 /// Files and how to take them apart into documents, of which only some are in memory at once.
 pub(super) struct Documents {
@@ -29,7 +29,7 @@ pub(super) struct Counts {
 }
 
 /// The rows of a file, documents or null.
-type Rows = Box<dyn Iterator<Item = Result<Option<String>, DataError>> + Send>;
+type Rows<'a> = Box<dyn Iterator<Item = Result<Option<String>, DataError>> + Send + 'a>;
 
 impl Documents {
     /// Those of the files that `paths` stand for, in the field or column of this name where files
@@ -60,18 +60,32 @@ impl Documents {
         &self.files.skipped
     }
 
+    /// Bytes of all files.
+    pub(super) fn bytes(&self) -> u64 {
+        // What cannot be read is told when it is opened.
+        let sizes = self.files().filter_map(|file| fs::metadata(file).ok());
+        sizes.map(|file| file.len()).sum()
+    }
+
     /// Every document, in order, without the blank ones.
-    pub(super) fn iter(&self) -> impl Iterator<Item = Result<String, DataError>> + Send {
-        self.rows().filter_map(|row| {
+    pub(super) fn iter<'a>(
+        &'a self,
+        watch: &'a Watch<'a>,
+    ) -> impl Iterator<Item = Result<String, DataError>> + Send {
+        self.rows(watch).filter_map(|row| {
             row.map(|text| text.filter(|text| !is_blank(text)))
                 .transpose()
         })
     }
 
     /// Reads all documents, of which there must be one, and adds them to a hash.
-    pub(super) fn hash_into(&self, digest: &mut Digest) -> Result<Counts, DataError> {
+    pub(super) fn hash_into(
+        &self,
+        digest: &mut Digest,
+        watch: &Watch<'_>,
+    ) -> Result<Counts, DataError> {
         let mut counts = Counts::default();
-        for row in self.rows() {
+        for row in self.rows(watch) {
             match row? {
                 Some(text) if is_blank(&text) => {}
                 Some(text) => {
@@ -89,9 +103,12 @@ impl Documents {
         Ok(counts)
     }
 
-    fn rows(&self) -> impl Iterator<Item = Result<Option<String>, DataError>> + Send {
-        self.files.known.iter().flat_map(|(path, format)| {
-            open(path, *format, &self.column).unwrap_or_else(|error| -> Rows {
+    fn rows<'a>(
+        &'a self,
+        watch: &'a Watch<'a>,
+    ) -> impl Iterator<Item = Result<Option<String>, DataError>> + Send {
+        self.files.known.iter().flat_map(move |(path, format)| {
+            open(path, *format, &self.column, watch).unwrap_or_else(|error| -> Rows<'a> {
                 // The error takes the place of the rows.
                 Box::new(iter::once(Err(error)))
             })
@@ -99,13 +116,17 @@ impl Documents {
     }
 }
 
-fn open(path: &Path, format: Format, column: &str) -> Result<Rows, DataError> {
-    let rows: Rows = match format {
-        Format::Text(compression) => Box::new(FormFeeds::new(Lines::open(path, compression)?)),
-        Format::JsonLines(compression) => {
-            Box::new(JsonLines::new(Lines::open(path, compression)?, column))
-        }
-        Format::Parquet => Box::new(Column::open(path, column)?),
+fn open<'a>(
+    path: &Path,
+    format: Format,
+    column: &str,
+    watch: &'a Watch<'a>,
+) -> Result<Rows<'a>, DataError> {
+    let lines = |compression| Lines::open(path, compression, watch);
+    let rows: Rows<'a> = match format {
+        Format::Text(compression) => Box::new(FormFeeds::new(lines(compression)?)),
+        Format::JsonLines(compression) => Box::new(JsonLines::new(lines(compression)?, column)),
+        Format::Parquet => Box::new(Column::open(path, column, watch)?),
     };
     Ok(rows)
 }
@@ -124,8 +145,9 @@ mod tests {
 
     fn read_documents(paths: &[PathBuf]) -> Result<Vec<String>, DataError> {
         let documents = Documents::find(paths, "text")?;
-        let counts = documents.hash_into(&mut Digest::new("test"))?;
-        let all: Vec<String> = documents.iter().collect::<Result<_, _>>()?;
+        let watch = Watch::silent();
+        let counts = documents.hash_into(&mut Digest::new("test"), &watch)?;
+        let all: Vec<String> = documents.iter(&watch).collect::<Result<_, _>>()?;
         assert_eq!(counts.documents, all.len() as u64);
         Ok(all)
     }
@@ -145,7 +167,8 @@ mod tests {
         assert_eq!(read_documents(&paths).unwrap(), ["one", "two", "three"]);
 
         let documents = Documents::find(&paths, "text").unwrap();
-        let counts = documents.hash_into(&mut Digest::new("test")).unwrap();
+        let counts = documents.hash_into(&mut Digest::new("test"), &Watch::silent());
+        let counts = counts.unwrap();
         assert_eq!((counts.documents, counts.nulls), (3, 1));
         assert_eq!(documents.skipped(), [folder.path().join("a.md")]);
     }

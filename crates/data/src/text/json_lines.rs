@@ -8,13 +8,13 @@ use super::lines::{Lines, without_break};
 use crate::DataError;
 
 /// One field of every line that is not blank; none where it is null.
-pub(super) struct JsonLines {
-    lines: Lines,
+pub(super) struct JsonLines<'a> {
+    lines: Lines<'a>,
     field: String,
 }
 
-impl JsonLines {
-    pub(super) fn new(lines: Lines, field: &str) -> JsonLines {
+impl<'a> JsonLines<'a> {
+    pub(super) fn new(lines: Lines<'a>, field: &str) -> JsonLines<'a> {
         JsonLines {
             lines,
             field: field.to_owned(),
@@ -31,7 +31,7 @@ impl JsonLines {
     }
 }
 
-impl Iterator for JsonLines {
+impl Iterator for JsonLines<'_> {
     type Item = Result<Option<String>, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {

@@ -1,7 +1,5 @@
 //! Text that is packed together.
 
-use std::path::PathBuf;
-
 use upcycle_digest::Digest;
 
 use super::{
@@ -9,7 +7,7 @@ use super::{
     documents::{Counts, Documents},
     tokenizer::Recipe,
 };
-use crate::{DataError, Split};
+use crate::{DataError, Split, watch::Watch};
 
 /// Documents, how they are cut, and what they are to be known by.
 pub(super) struct Source {
@@ -24,17 +22,16 @@ pub(super) struct Source {
 impl Source {
     /// Reads all documents once, to know them.
     pub(super) fn read(
-        paths: &[PathBuf],
-        column: &str,
+        documents: Documents,
         shares: Shares,
         recipe: &Recipe,
+        watch: &Watch<'_>,
     ) -> Result<Source, DataError> {
-        let documents = Documents::find(paths, column)?;
         let mut begun = Digest::new("upcycle-data text corpus 2");
         shares.hash_into(&mut begun);
         recipe.hash_into(&mut begun);
         let mut digest = begun.clone();
-        let counts = documents.hash_into(&mut digest)?;
+        let counts = documents.hash_into(&mut digest, watch)?;
         Ok(Source {
             documents,
             shares,
@@ -57,10 +54,11 @@ impl Source {
     /// Those of `visit`, or if the documents are not those that were read at first.
     pub(super) fn visit(
         &self,
+        watch: &Watch<'_>,
         mut visit: impl FnMut(String) -> Result<(), DataError>,
     ) -> Result<(), DataError> {
         let mut digest = self.begun.clone();
-        for document in self.documents.iter() {
+        for document in self.documents.iter(watch) {
             let document = document?;
             digest.bytes(document.as_bytes());
             visit(document)?;
@@ -74,10 +72,11 @@ impl Source {
     }
 
     /// What a trained tokenizer may see of the documents.
-    pub(super) fn pretraining_texts(
-        &self,
+    pub(super) fn pretraining_texts<'a>(
+        &'a self,
+        watch: &'a Watch<'a>,
     ) -> impl Iterator<Item = Result<String, DataError>> + Send {
-        self.documents.iter().map(move |document| {
+        self.documents.iter(watch).map(move |document| {
             document.map(|document| self.shares.part(Split::Pretrain, &document).to_owned())
         })
     }

@@ -2,14 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{collections::HashSet, fs, path::PathBuf};
+use std::{collections::HashSet, fs, io::Write, ops::ControlFlow, path::PathBuf, sync::Mutex};
 
+use flate2::write::GzEncoder;
 use parquet::basic::Compression;
 use tempfile::TempDir;
 use upcycle_digest::Digest;
 
 use super::{column::tests::write as write_parquet, *};
-use crate::TokenizerConfig;
+use crate::{TextProgress, TokenizerConfig};
 
 /// A folder of text and a cache beside it.
 struct Bench {
@@ -45,7 +46,11 @@ impl Bench {
     }
 
     fn open(&self) -> Result<TextCorpus, DataError> {
-        TextCorpus::open(&self.config, &self.cache_dir(), &self.cache_dir())
+        self.open_watched(&Watch::silent())
+    }
+
+    fn open_watched(&self, watch: &Watch<'_>) -> Result<TextCorpus, DataError> {
+        TextCorpus::open(&self.config, &self.cache_dir(), &self.cache_dir(), watch)
     }
 }
 
@@ -350,17 +355,72 @@ fn other_settings_are_no_change_of_the_source() {
 fn text_that_changes_while_it_is_packed_is_an_error() {
     let bench = Bench::new(&[("a.txt", &counting(0..300))]);
     let shares = Shares::new(&bench.config);
-    let source = Source::read(&bench.config.paths, "text", shares, &Recipe::Bytes).unwrap();
+    let watch = Watch::silent();
+    let documents = Documents::find(&bench.config.paths, "text").unwrap();
+    let source = Source::read(documents, shares, &Recipe::Bytes, &watch).unwrap();
     fs::write(&bench.config.paths[0], counting(0..301)).unwrap();
     let (recipe, sources) = (Recipe::Bytes, [source]);
     let cache_dir = bench.cache_dir();
-    let packing = Packing::new(&cache_dir, &recipe, &sources);
-    let message = packing.pack(&sources[0]).err().unwrap().to_string();
+    let packing = Packing::new(&cache_dir, &recipe, &sources, &watch);
+    let message = packing.pack(&[&sources[0]]).err().unwrap().to_string();
     assert!(
         message.contains("a.txt changed while it was read"),
         "{message}"
     );
     assert_eq!(fs::read_dir(&cache_dir).unwrap().count(), 0);
+}
+
+#[test]
+fn reading_is_told_byte_by_byte_and_packing_by_tokens() {
+    let mut bench = Bench::new(&[("a.jsonl.gz", ""), ("b.parquet", "")]).bpe(270);
+    let text = counting(0..300);
+    let line = format!("{{\"text\": \"{text}\"}}\n");
+    let mut gzip = GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(line.as_bytes()).unwrap();
+    fs::write(&bench.config.paths[0], gzip.finish().unwrap()).unwrap();
+    write_parquet(&bench.config.paths[1], &[Some(&text)], Compression::SNAPPY);
+    bench.config.weights = vec![1.0, 1.0];
+    let sizes = bench.config.paths.iter();
+    let total: u64 = sizes.map(|path| fs::metadata(path).unwrap().len()).sum();
+    let told = Mutex::new(Vec::new());
+    let observer = |progress: TextProgress| {
+        told.lock().unwrap().push(progress);
+        ControlFlow::Continue(())
+    };
+    let corpus = bench.open_watched(&Watch::new(&observer)).unwrap();
+    let told = told.lock().unwrap();
+    for work in [TextWork::Reading, TextWork::Learning, TextWork::Packing] {
+        let first = told.iter().find(|progress| progress.work == work).unwrap();
+        assert_eq!((first.bytes, first.total), (0, total), "{work:?}");
+    }
+    let last = told.last().unwrap();
+    let tokens: u64 = corpus.sources.iter().flat_map(Packed::tokens).sum();
+    assert_eq!((last.bytes, last.tokens), (total, tokens));
+}
+
+#[test]
+fn a_stop_leaves_nothing_half_packed() {
+    let bench = Bench::new(&[("a.txt", &counting(0..300))]);
+    for last in [TextWork::Reading, TextWork::Packing] {
+        let observer = |progress: TextProgress| match progress.work == last {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
+        let message = bench.open_watched(&Watch::new(&observer)).err().unwrap();
+        assert!(matches!(message, DataError::Interrupted), "{message}");
+        let left = fs::read_dir(bench.cache_dir()).map_or(0, Iterator::count);
+        assert_eq!(left, 0);
+    }
+}
+
+#[test]
+fn what_a_killed_packing_left_is_removed() {
+    let bench = Bench::new(&[("a.txt", &counting(0..300))]);
+    let left = bench.cache_dir().join(".killed.tmp");
+    fs::create_dir_all(&left).unwrap();
+    fs::write(left.join("lock"), "").unwrap();
+    bench.open().unwrap();
+    assert_eq!(fs::read_dir(bench.cache_dir()).unwrap().count(), 1);
 }
 
 #[test]
