@@ -932,6 +932,13 @@ fn a_run_that_is_interrupted_writes_a_checkpoint_and_goes_on() {
     for signal in ["-INT", "-TERM"] {
         interrupt(signal);
     }
+    // Whoever ignores HUP, as under `nohup`, has programs that ignore it, too.
+    let hangs_up = Command::new("sh")
+        .args(["-c", "kill -HUP $$; echo ignored"])
+        .output();
+    if hangs_up.unwrap().stdout.is_empty() {
+        interrupt("-HUP");
+    }
 }
 
 #[cfg(unix)]

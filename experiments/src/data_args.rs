@@ -9,7 +9,7 @@ use clap::{
 };
 use upcycle_data::{DataConfig, Dataset, TextConfig, TokenizerConfig};
 
-use crate::output;
+use crate::{output, packing, ui::Ui};
 
 /// Which data; the built-in synthetic corpus without flags.
 #[derive(Debug, Clone, Args)]
@@ -161,16 +161,21 @@ impl DataArgs {
 ///
 /// # Errors
 /// If it cannot be opened.
-pub fn open(config: &DataConfig, cache_dir: &Path) -> Result<Dataset> {
-    open_apart(config, cache_dir, cache_dir)
+pub fn open(config: &DataConfig, cache_dir: &Path, ui: Ui) -> Result<Dataset> {
+    open_apart(config, cache_dir, cache_dir, ui)
 }
 
 /// [`open`], which leaves the cache as it is and packs text that is not there in `new_dir`.
 ///
 /// # Errors
 /// If it cannot be opened.
-pub fn open_apart(config: &DataConfig, cache_dir: &Path, new_dir: &Path) -> Result<Dataset> {
-    let data = Dataset::open_apart(config, cache_dir, new_dir)?;
+pub fn open_apart(
+    config: &DataConfig,
+    cache_dir: &Path,
+    new_dir: &Path,
+    ui: Ui,
+) -> Result<Dataset> {
+    let data = packing::open(config, cache_dir, new_dir, ui)?;
     for note in data.text_reports().iter().flat_map(|report| report.notes()) {
         output::note!("note: {note}");
     }

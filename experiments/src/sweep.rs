@@ -276,7 +276,7 @@ impl SweepArgs {
     fn data(&self, config: &SweepConfig, scratch: Option<&TempDir>) -> Result<Dataset> {
         let cache = self.out.join("data");
         let new = scratch.map_or(cache.as_path(), TempDir::path);
-        data_args::open_apart(&config.data, &cache, new)
+        data_args::open_apart(&config.data, &cache, new, self.ui.choice()?)
     }
 
     fn report(

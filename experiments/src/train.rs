@@ -209,7 +209,7 @@ impl TrainArgs {
     /// With a sentence on what is wrong and what to do.
     pub fn run(self) -> Result<()> {
         // Said before models are loaded.
-        self.ui.choice()?;
+        let ui = self.ui.choice()?;
         self.threads.apply()?;
         let init = self.import()?;
         let like = export::sample(self.export_like.as_deref())?;
@@ -229,7 +229,7 @@ impl TrainArgs {
             }
             (None, None) => self.data.config()?.unwrap_or_default(),
         };
-        let data = data_args::open(&config, &self.data_cache)?;
+        let data = data_args::open(&config, &self.data_cache, ui)?;
         let mut scale = self.scale(&data, before)?;
         if let Some(parent) = &parent {
             scale.model = parent.info.model.clone();

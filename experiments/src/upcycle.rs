@@ -24,6 +24,7 @@ use crate::{
     limits::{on_cpu, too_large},
     output, sources,
     training_file::TrainingFile,
+    ui::Ui,
 };
 
 /// Batches for evidence, and sequences of each.
@@ -92,7 +93,7 @@ impl UpcycleArgs {
         let training = TrainingFile::of(&from);
         let before = training.as_ref().map(|training| &training.data);
         let config = (self.data).config_after(before, &from, self.other_data)?;
-        let data = data_args::open(&config, &self.data_cache)?;
+        let data = data_args::open(&config, &self.data_cache, Ui::fitting())?;
         let model = format!("the model in {}", from.display());
         check_vocabulary(&data, &model, info.model.vocab)?;
         if !self.other_data {

@@ -36,6 +36,7 @@ use crate::{
     output,
     progress::style,
     recipe_args::in_words,
+    ui::Ui,
 };
 
 /// Tokens of a sequence, and sequences, on which logits are compared.
@@ -307,7 +308,7 @@ impl UpcycleArgs {
         let before = self.import(from)?;
         let config = before.config();
         let data = match self.data.config_with(from)? {
-            Some(data) => Some(data_args::open(&data, &self.data_cache)?),
+            Some(data) => Some(data_args::open(&data, &self.data_cache, Ui::fitting())?),
             None => None,
         };
         if let Some(data) = &data {
