@@ -7,7 +7,7 @@ use clap::{
     Args,
     builder::{PathBufValueParser, TypedValueParser},
 };
-use upcycle_data::{DataConfig, Dataset, TextConfig, TokenizerConfig};
+use upcycle_data::{DataConfig, Dataset, SplitDocuments, TextConfig, TokenizerConfig};
 
 use crate::{output, packing, ui::Ui};
 
@@ -20,10 +20,13 @@ pub struct DataArgs {
     /// Field of JSON lines and column of Parquet files that holds the text. [default: text]
     #[arg(long, value_name = "NAME", requires = "data", help_heading = "Data")]
     pub text_column: Option<String>,
-    /// Text for validation, in place of a share of each document of --data; may be repeated.
+    /// Whether documents stay whole: `auto` (unless there are few, which are cut into a part for every split), `whole` or `cut`. [default: auto]
+    #[arg(long, value_name = "HOW", requires = "data", value_parser = split_documents, help_heading = "Data")]
+    pub split_documents: Option<SplitDocuments>,
+    /// Text for validation, in place of a share of --data; may be repeated.
     #[arg(long, value_name = "PATH", requires = "data", help_heading = "Data")]
     pub validation: Vec<PathBuf>,
-    /// Text for testing, in place of a share of each document of --data; may be repeated.
+    /// Text for testing, in place of a share of --data; may be repeated.
     #[arg(long, value_name = "PATH", requires = "data", help_heading = "Data")]
     pub test: Vec<PathBuf>,
     /// Tokenizer of text: `bytes`, `bpe:SIZE` (trained on the text), or a tokenizer.json. [default: bytes]
@@ -80,6 +83,7 @@ impl DataArgs {
         Ok(Some(DataConfig::Text(TextConfig {
             paths: self.data.iter().map(|data| data.path.clone()).collect(),
             weights,
+            split_documents: self.split_documents.unwrap_or_default(),
             text_column: self.text_column.clone().unwrap_or(defaults.text_column),
             validation: self.validation.clone(),
             test: self.test.clone(),
@@ -122,7 +126,9 @@ impl DataArgs {
             let Some(config) = DataConfig::skill(name)? else {
                 continue;
             };
-            let is_of_text = self.text_column.is_some() || self.tokenizer.is_some();
+            let is_of_text = self.text_column.is_some()
+                || self.split_documents.is_some()
+                || self.tokenizer.is_some();
             let is_held_out = !self.validation.is_empty() || !self.test.is_empty();
             if self.data.len() > 1 || data.weight.is_some() || is_of_text || is_held_out {
                 bail!(
@@ -196,6 +202,15 @@ pub fn check_vocabulary(data: &Dataset, model: &str, vocab: usize) -> Result<()>
     Ok(())
 }
 
+fn split_documents(text: &str) -> Result<SplitDocuments, String> {
+    match text {
+        "auto" => Ok(SplitDocuments::Auto),
+        "whole" => Ok(SplitDocuments::Whole),
+        "cut" => Ok(SplitDocuments::Cut),
+        _ => Err("use `auto`, `whole` or `cut`".into()),
+    }
+}
+
 fn tokenizer(text: &str) -> Result<TokenizerConfig, String> {
     if text == "bytes" {
         return Ok(TokenizerConfig::Bytes);
@@ -252,6 +267,8 @@ mod tests {
             "year=2024=3",
             "--text-column",
             "body",
+            "--split-documents",
+            "whole",
             "--validation",
             "v.txt",
             "--test",
@@ -262,6 +279,7 @@ mod tests {
         let all = TextConfig {
             paths: vec!["a.parquet".into(), "year=2024".into()],
             weights: vec![0.7, 3.0],
+            split_documents: SplitDocuments::Whole,
             text_column: "body".into(),
             validation: vec!["v.txt".into()],
             test: vec!["t.txt".into(), "u/".into()],

@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use tempfile::TempDir;
-use upcycle_data::{Dataset, Split};
+use upcycle_data::{Dataset, Split, TextReport};
 use upcycle_lab::presets::Preset;
 use upcycle_lab::{
     Calibration, CellPlan, Estimate, LabError, MemoryLimit, Runner, StageEstimate, Store,
@@ -291,6 +291,10 @@ impl SweepArgs {
         let floor = data.entropy_rate();
         let mut results = collect(config, plan, store, device, floor, command_line())?;
         results.tasks = tasks;
+        let cut = data.text_reports().iter();
+        results
+            .notes
+            .extend(cut.filter_map(TextReport::cut_documents));
         results.baseline = self.baseline(plan)?.map(str::to_owned);
         results.environment.threads = threads::count();
         results.environment.commit = program::COMMIT.map(str::to_owned);

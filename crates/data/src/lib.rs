@@ -42,10 +42,10 @@ mod text;
 mod watch;
 
 pub use batch::Batch;
-pub use config::{DataConfig, SyntheticConfig, TextConfig, TokenizerConfig};
+pub use config::{DataConfig, SplitDocuments, SyntheticConfig, TextConfig, TokenizerConfig};
 pub use dataset::Dataset;
 pub use error::DataError;
-pub use report::TextReport;
+pub use report::{Splitting, TextReport};
 pub use skill::Question;
 pub use skill_config::{ArithmeticConfig, KnowledgeConfig, LookupConfig};
 pub use split::Split;

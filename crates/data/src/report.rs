@@ -2,6 +2,21 @@
 
 use std::path::PathBuf;
 
+/// How the documents of a source are shared among the splits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Splitting {
+    /// All of them are one split's.
+    HeldOut,
+    /// Each is cut into a part for every split, as was asked for.
+    Cut,
+    /// Each is cut, as there are too few.
+    TooFew,
+    /// Each is one split's.
+    Whole,
+    /// Each is one split's but for those of more bytes than this, which are cut.
+    WholeUpTo(u64),
+}
+
 /// What was found in the files of a source of text.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -18,6 +33,8 @@ pub struct TextReport {
     pub documents: u64,
     /// Rows that are null, which are skipped.
     pub nulls: u64,
+    /// How documents are shared among the splits.
+    pub splitting: Splitting,
     /// Tokens of each split, in the order of [`Split::ALL`](crate::Split::ALL).
     pub tokens: [u64; 4],
     /// Whether the same files were packed before with other contents.
@@ -29,6 +46,24 @@ impl TextReport {
     pub fn label(&self) -> String {
         let names = self.paths.iter().map(|path| path.display().to_string());
         names.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Which documents are cut, with parts in several splits; none if all are whole.
+    pub fn cut_documents(&self) -> Option<String> {
+        let label = self.label();
+        match self.splitting {
+            Splitting::HeldOut | Splitting::Whole => None,
+            Splitting::Cut => Some(format!(
+                "each document of {label} is cut into a part for every split, as was asked for"
+            )),
+            Splitting::TooFew => Some(format!(
+                "the documents of {label} ({}) are too few to stay whole: each is cut into a part for every split",
+                self.documents
+            )),
+            Splitting::WholeUpTo(bytes) => Some(format!(
+                "documents of {label} with more than {bytes} bytes, as many as the smallest split has, are cut into a part for every split"
+            )),
+        }
     }
 
     /// What a user should know before training, as sentences.
@@ -56,6 +91,9 @@ impl TextReport {
                 self.nulls
             ));
         }
+        // What was asked for is known.
+        let is_news = self.splitting != Splitting::Cut;
+        notes.extend(self.cut_documents().filter(|_| is_news));
         if let Some(share) = self.share {
             let [pretrain, cpt, ..] = self.tokens.map(|tokens| tokens as f64 / share);
             notes.push(format!(
@@ -80,6 +118,7 @@ mod tests {
             skipped: Vec::new(),
             documents: 3,
             nulls: 0,
+            splitting: Splitting::Whole,
             tokens: [500, 400, 50, 50],
             has_changed: false,
         };
@@ -88,15 +127,17 @@ mod tests {
             share: Some(0.25),
             skipped: vec!["a/x.md".into(), "a/y.md".into()],
             nulls: 2,
+            splitting: Splitting::WholeUpTo(20),
             has_changed: true,
             ..plain
         };
         let notes = report.notes();
-        assert_eq!(notes.len(), 4);
+        assert_eq!(notes.len(), 5);
         for (note, part) in notes.iter().zip([
             "a has changed since it was packed",
             "a/x.md and 1 more",
             "skipped in a: 2",
+            "with more than 20 bytes",
             "25.00 % of the tokens are from a; it is used up after 2000 tokens of pre-training and 1600 of CPT",
         ]) {
             assert!(note.contains(part), "no {part:?} in {note:?}");

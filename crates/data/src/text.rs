@@ -4,6 +4,7 @@ mod cache;
 mod codec;
 mod column;
 mod cut;
+mod deal;
 mod documents;
 mod files;
 mod form_feeds;
@@ -73,7 +74,8 @@ impl TextCorpus {
 
         let all = sources.iter().chain(&validation).chain(&test);
         watch.begin(TextWork::Reading, all.map(Documents::bytes).sum());
-        let read = |documents, shares| Source::read(documents, shares, &recipe, watch);
+        let asked = config.split_documents;
+        let read = |documents, shares| Source::read(documents, shares, asked, &recipe, watch);
         let sources = sources
             .into_iter()
             .map(|documents| read(documents, Shares::new(config)))

@@ -11,6 +11,7 @@ use upcycle_digest::Digest;
 use upcycle_files::{FileError, Staged, remove_abandoned, remove_folder};
 
 use super::{
+    deal::Fate,
     source::Source,
     stream::{StreamWriter, TokenStream, Width},
     tokenizer::Tokenizer,
@@ -190,10 +191,10 @@ impl Cache {
         let mut digest = Digest::new("upcycle-data documents 1");
         let mut batch = Vec::new();
         let mut bytes = 0;
-        source.visit(watch, |document| {
+        source.visit(watch, |document, fate| {
             digest.bytes(document.as_bytes());
             bytes += document.len();
-            batch.push(document);
+            batch.push((document, fate));
             if bytes >= BATCH {
                 self.pack(&mut packer, &batch)?;
                 batch.clear();
@@ -227,7 +228,7 @@ impl Cache {
         Ok(upcycle_files::write(&folder.join(META), &json)?)
     }
 
-    fn pack(&self, packer: &mut Packer<'_>, documents: &[String]) -> Result<(), DataError> {
+    fn pack(&self, packer: &mut Packer<'_>, documents: &[(String, Fate)]) -> Result<(), DataError> {
         for split in Split::ALL {
             let encoded = packer.encode(split, documents)?;
             packer
@@ -278,10 +279,14 @@ impl<'a> Packer<'a> {
     }
 
     /// The tokens of each document's part of a split, on all cores.
-    fn encode(&self, split: Split, documents: &[String]) -> Result<Vec<Vec<u32>>, DataError> {
+    fn encode(
+        &self,
+        split: Split,
+        documents: &[(String, Fate)],
+    ) -> Result<Vec<Vec<u32>>, DataError> {
         documents
             .par_iter()
-            .map(|document| self.source.shares.part(split, document))
+            .map(|(document, fate)| self.source.part(split, document, *fate))
             .filter(|part| !part.is_empty())
             .map(|part| -> Result<Vec<u32>, DataError> {
                 self.watch.check()?;

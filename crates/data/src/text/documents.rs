@@ -26,6 +26,9 @@ pub(super) struct Counts {
     pub(super) documents: u64,
     /// Rows without a document.
     pub(super) nulls: u64,
+    /// Bytes of all documents, and of the longest.
+    pub(super) bytes: u64,
+    pub(super) longest: u64,
 }
 
 /// The rows of a file, documents or null.
@@ -90,6 +93,8 @@ impl Documents {
                 Some(text) if is_blank(&text) => {}
                 Some(text) => {
                     counts.documents += 1;
+                    counts.bytes += text.len() as u64;
+                    counts.longest = counts.longest.max(text.len() as u64);
                     digest.bytes(text.as_bytes());
                 }
                 None => counts.nulls += 1,

@@ -148,6 +148,7 @@ fn report(source: &Source, packed: &Packed, has_changed: bool) -> TextReport {
         skipped: source.documents.skipped().to_vec(),
         documents: source.counts.documents,
         nulls: source.counts.nulls,
+        splitting: source.splitting,
         tokens: packed.tokens(),
         has_changed,
     }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use upcycle_digest::Digest;
 
 use super::{column::tests::write as write_parquet, *};
-use crate::{TextProgress, TokenizerConfig};
+use crate::{SplitDocuments, Splitting, TextProgress, TokenizerConfig};
 
 /// A folder of text and a cache beside it.
 struct Bench {
@@ -96,6 +96,36 @@ fn splits_are_disjoint_parts_and_together_the_whole_text() {
         ]
     );
     assert_eq!(corpus.vocab_size(), 257);
+}
+
+#[test]
+fn many_documents_stay_whole() {
+    let documents: Vec<String> = (0..500).map(|i| format!("<{}>", i * i)).collect();
+    let mut bench = Bench::new(&[("a.txt", &documents.join("\n\u{c}\n"))]);
+    let corpus = bench.open().unwrap();
+    assert_eq!(corpus.reports()[0].splitting, Splitting::Whole);
+    let mut found: Vec<String> = Vec::new();
+    for (split, share) in Split::ALL.into_iter().zip([0.475, 0.475, 0.025, 0.025]) {
+        let ids = all(&corpus, split);
+        let text: String = ids
+            .iter()
+            .map(|&id| u8::try_from(id).map_or('\n', char::from))
+            .collect();
+        let own: Vec<String> = text.lines().map(str::to_owned).collect();
+        assert!(
+            (own.len() as f64 / 500.0 - share).abs() < 0.02,
+            "{split}: {}",
+            own.len()
+        );
+        found.extend(own);
+    }
+    found.sort_unstable();
+    let mut expected = documents;
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+
+    bench.config.split_documents = SplitDocuments::Cut;
+    assert_ne!(bench.open().unwrap().fingerprint(), corpus.fingerprint());
 }
 
 #[test]
@@ -357,7 +387,8 @@ fn text_that_changes_while_it_is_packed_is_an_error() {
     let shares = Shares::new(&bench.config);
     let watch = Watch::silent();
     let documents = Documents::find(&bench.config.paths, "text").unwrap();
-    let source = Source::read(documents, shares, &Recipe::Bytes, &watch).unwrap();
+    let asked = SplitDocuments::Auto;
+    let source = Source::read(documents, shares, asked, &Recipe::Bytes, &watch).unwrap();
     fs::write(&bench.config.paths[0], counting(0..301)).unwrap();
     let (recipe, sources) = (Recipe::Bytes, [source]);
     let cache_dir = bench.cache_dir();
