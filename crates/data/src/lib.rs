@@ -45,7 +45,7 @@ pub use batch::Batch;
 pub use config::{DataConfig, SplitDocuments, SyntheticConfig, TextConfig, TokenizerConfig};
 pub use dataset::Dataset;
 pub use error::DataError;
-pub use report::{Splitting, TextReport};
+pub use report::{Splitting, TextChange, TextReport};
 pub use skill::Question;
 pub use skill_config::{ArithmeticConfig, KnowledgeConfig, LookupConfig};
 pub use split::Split;

@@ -37,8 +37,22 @@ pub struct TextReport {
     pub splitting: Splitting,
     /// Tokens of each split, in the order of [`Split::ALL`](crate::Split::ALL).
     pub tokens: [u64; 4],
-    /// Whether the same files were packed before with other contents.
-    pub has_changed: bool,
+    /// What has changed since the same files were packed before.
+    pub change: Option<TextChange>,
+}
+
+/// Why files that were packed before are packed again, as other data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TextChange {
+    /// Their contents are others.
+    Contents,
+    /// Their text was read from another field or column.
+    Column {
+        /// That it was read from before.
+        before: String,
+        /// That it is read from now.
+        now: String,
+    },
 }
 
 impl TextReport {
@@ -70,10 +84,14 @@ impl TextReport {
     pub fn notes(&self) -> Vec<String> {
         let label = self.label();
         let mut notes = Vec::new();
-        if self.has_changed {
-            notes.push(format!(
+        match &self.change {
+            Some(TextChange::Contents) => notes.push(format!(
                 "{label} has changed since it was packed; it is packed again, and counts as other data"
-            ));
+            )),
+            Some(TextChange::Column { before, now }) => notes.push(format!(
+                "{label} was packed with the text of \"{before}\" before, and is packed with that of \"{now}\", which counts as other data"
+            )),
+            None => {}
         }
         if let Some(first) = self.skipped.first() {
             let others = match self.skipped.len() - 1 {
@@ -120,7 +138,7 @@ mod tests {
             nulls: 0,
             splitting: Splitting::Whole,
             tokens: [500, 400, 50, 50],
-            has_changed: false,
+            change: None,
         };
         assert!(plain.notes().is_empty());
         let report = TextReport {
@@ -128,7 +146,7 @@ mod tests {
             skipped: vec!["a/x.md".into(), "a/y.md".into()],
             nulls: 2,
             splitting: Splitting::WholeUpTo(20),
-            has_changed: true,
+            change: Some(TextChange::Contents),
             ..plain
         };
         let notes = report.notes();
@@ -142,5 +160,14 @@ mod tests {
         ]) {
             assert!(note.contains(part), "no {part:?} in {note:?}");
         }
+        let columns = TextReport {
+            change: Some(TextChange::Column {
+                before: "text".into(),
+                now: "body".into(),
+            }),
+            ..report
+        };
+        let note = columns.notes().remove(0);
+        assert!(note.contains("\"text\" before"), "{note}");
     }
 }

@@ -16,7 +16,7 @@ use super::{
     stream::{StreamWriter, TokenStream, Width},
     tokenizer::Tokenizer,
 };
-use crate::{DataError, Split, watch::Watch};
+use crate::{DataError, Split, TextChange, watch::Watch};
 
 const META: &str = "meta.json";
 const TOKENIZER: &str = "tokenizer.json";
@@ -76,10 +76,13 @@ struct Meta {
 }
 
 /// Where documents lay, and the hash of them alone.
-#[derive(PartialEq, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TextMeta {
     files: Vec<String>,
+    /// The field or column, where files have such; older caches do not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    column: Option<String>,
     blake3: String,
 }
 
@@ -159,16 +162,14 @@ impl Cache {
         })
     }
 
-    /// Whether the same files were packed before, but with other documents and never with those
-    /// of today.
-    pub(super) fn has_other_text(&self) -> bool {
+    /// What has changed since the same files were packed; none if they never were, or if they were
+    /// packed with these documents, too.
+    pub(super) fn change(&self) -> Option<TextChange> {
         let text_in = |folder: &Path| {
             let meta = fs::read(folder.join(META)).ok()?;
             serde_json::from_slice::<Meta>(&meta).ok()?.text
         };
-        let Some(own) = text_in(&self.folder) else {
-            return false;
-        };
+        let own = text_in(&self.folder)?;
         let folders = self.folder.parent().and_then(|all| fs::read_dir(all).ok());
         let entries = folders.into_iter().flatten().flatten();
         let packed: Vec<TextMeta> = entries
@@ -176,7 +177,20 @@ impl Cache {
             .filter_map(|entry| text_in(&entry.path()))
             .filter(|text| text.files == own.files)
             .collect();
-        !packed.is_empty() && packed.iter().all(|text| *text != own)
+        if packed.iter().any(|text| text.blake3 == own.blake3) {
+            return None;
+        }
+        let other_column = |text: &TextMeta| {
+            let before = text.column.clone()?;
+            (before != *own.column.as_ref()?).then_some(before)
+        };
+        match packed.iter().map(other_column).collect::<Option<Vec<_>>>() {
+            Some(columns) => Some(TextChange::Column {
+                before: columns.into_iter().next()?,
+                now: own.column?,
+            }),
+            None => Some(TextChange::Contents),
+        }
     }
 
     fn fill(
@@ -217,6 +231,7 @@ impl Cache {
                 .map(|json| blake3::hash(json.as_bytes()).to_string()),
             text: Some(TextMeta {
                 files: files.map(|file| file.display().to_string()).collect(),
+                column: source.documents.column().map(str::to_owned),
                 blake3: digest.hex(),
             }),
         };

@@ -59,6 +59,16 @@ impl Documents {
         self.files.known.iter().map(|(path, _)| path.as_path())
     }
 
+    /// The field or column that the text is read from; none where no file has such.
+    pub(super) fn column(&self) -> Option<&str> {
+        let has_columns = |(_, format): &(PathBuf, Format)| !matches!(format, Format::Text(_));
+        let known = &self.files.known;
+        known
+            .iter()
+            .any(has_columns)
+            .then_some(self.column.as_str())
+    }
+
     pub(super) fn skipped(&self) -> &[PathBuf] {
         &self.files.skipped
     }

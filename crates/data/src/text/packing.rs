@@ -11,7 +11,7 @@ use super::{
     tokenizer::{Recipe, Tokenizer},
 };
 use crate::{
-    DataError, TextReport,
+    DataError, TextChange, TextReport,
     watch::{TextWork, Watch},
 };
 
@@ -102,11 +102,11 @@ impl<'a> Packing<'a> {
             self.watch.begin(TextWork::Packing, missing);
         }
         let packed = sources.iter().zip(kept).map(|(source, kept)| {
-            let (packed, has_changed) = match kept {
-                Some(packed) => (packed, false),
+            let (packed, change) = match kept {
+                Some(packed) => (packed, None),
                 None => self.make(source)?,
             };
-            let report = report(source, &packed, has_changed);
+            let report = report(source, &packed, change);
             Ok::<_, DataError>((packed, report))
         });
         packed.collect()
@@ -117,11 +117,11 @@ impl<'a> Packing<'a> {
         Cache::new(self.cache_dir, &self.name(source)).load()
     }
 
-    /// Packs a source; tells whether the same files were packed before with other contents.
-    fn make(&self, source: &Source) -> Result<(Packed, bool), DataError> {
+    /// Packs a source; tells what has changed since the same files were packed before.
+    fn make(&self, source: &Source) -> Result<(Packed, Option<TextChange>), DataError> {
         let new = Cache::new(self.new_dir, &self.name(source));
         let packed = new.build(source, self.tokenizer()?, self.watch)?;
-        Ok((packed, new.has_other_text()))
+        Ok((packed, new.change()))
     }
 
     fn tokenizer(&self) -> Result<&Tokenizer, DataError> {
@@ -140,7 +140,7 @@ impl<'a> Packing<'a> {
     }
 }
 
-fn report(source: &Source, packed: &Packed, has_changed: bool) -> TextReport {
+fn report(source: &Source, packed: &Packed, change: Option<TextChange>) -> TextReport {
     TextReport {
         paths: source.documents.paths().to_vec(),
         share: None,
@@ -150,6 +150,6 @@ fn report(source: &Source, packed: &Packed, has_changed: bool) -> TextReport {
         nulls: source.counts.nulls,
         splitting: source.splitting,
         tokens: packed.tokens(),
-        has_changed,
+        change,
     }
 }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use upcycle_digest::Digest;
 
 use super::{column::tests::write as write_parquet, *};
-use crate::{SplitDocuments, Splitting, TextProgress, TokenizerConfig};
+use crate::{SplitDocuments, Splitting, TextChange, TextProgress, TokenizerConfig};
 
 /// A folder of text and a cache beside it.
 struct Bench {
@@ -361,15 +361,15 @@ fn how_text_is_stored_makes_no_difference() {
 fn a_changed_source_is_packed_anew_and_told() {
     let bench = Bench::new(&[("a.txt", &counting(0..300))]);
     let first = bench.open().unwrap();
-    assert!(!first.reports()[0].has_changed);
+    assert_eq!(first.reports()[0].change, None);
     fs::write(&bench.config.paths[0], counting(0..301)).unwrap();
     let second = bench.open().unwrap();
-    assert!(second.reports()[0].has_changed);
+    assert_eq!(second.reports()[0].change, Some(TextChange::Contents));
     assert_ne!(first.fingerprint(), second.fingerprint());
     // As it was at first: those tokens are still there.
     fs::write(&bench.config.paths[0], counting(0..300)).unwrap();
     let third = bench.open().unwrap();
-    assert!(!third.reports()[0].has_changed);
+    assert_eq!(third.reports()[0].change, None);
     assert_eq!(first.fingerprint(), third.fingerprint());
 }
 
@@ -378,7 +378,24 @@ fn other_settings_are_no_change_of_the_source() {
     let mut bench = Bench::new(&[("a.txt", &counting(0..300))]);
     bench.open().unwrap();
     bench.config.cpt_share = 0.4;
-    assert!(!bench.open().unwrap().reports()[0].has_changed);
+    assert_eq!(bench.open().unwrap().reports()[0].change, None);
+}
+
+#[test]
+fn another_column_is_no_change_of_the_contents() {
+    let line = "{\"text\": \"some text\", \"body\": \"another one\"}\n";
+    let mut bench = Bench::new(&[("a.jsonl", line)]);
+    bench.open().unwrap();
+    bench.config.text_column = "body".into();
+    let change = TextChange::Column {
+        before: "text".into(),
+        now: "body".into(),
+    };
+    assert_eq!(bench.open().unwrap().reports()[0].change, Some(change));
+    // It is packed both ways, but for new contents.
+    fs::write(&bench.config.paths[0], line.replace("one", "two")).unwrap();
+    let changed = bench.open().unwrap();
+    assert_eq!(changed.reports()[0].change, Some(TextChange::Contents));
 }
 
 #[test]
