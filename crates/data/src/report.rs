@@ -39,6 +39,8 @@ pub struct TextReport {
     pub tokens: [u64; 4],
     /// What has changed since the same files were packed before.
     pub change: Option<TextChange>,
+    /// The tokens that a tokenizer was to be trained to and those that it has, where the text gave no more.
+    pub vocab: Option<[usize; 2]>,
 }
 
 /// Why files that were packed before are packed again, as other data.
@@ -93,6 +95,11 @@ impl TextReport {
             )),
             None => {}
         }
+        if let Some([asked, found]) = self.vocab {
+            notes.push(format!(
+                "the text gives a tokenizer of {found} tokens and not the {asked} that were asked for: no other pair of tokens occurs twice"
+            ));
+        }
         if let Some(first) = self.skipped.first() {
             let others = match self.skipped.len() - 1 {
                 0 => String::new(),
@@ -139,6 +146,7 @@ mod tests {
             splitting: Splitting::Whole,
             tokens: [500, 400, 50, 50],
             change: None,
+            vocab: None,
         };
         assert!(plain.notes().is_empty());
         let report = TextReport {
@@ -147,12 +155,14 @@ mod tests {
             nulls: 2,
             splitting: Splitting::WholeUpTo(20),
             change: Some(TextChange::Contents),
+            vocab: Some([4096, 300]),
             ..plain
         };
         let notes = report.notes();
-        assert_eq!(notes.len(), 5);
+        assert_eq!(notes.len(), 6);
         for (note, part) in notes.iter().zip([
             "a has changed since it was packed",
+            "300 tokens and not the 4096",
             "a/x.md and 1 more",
             "skipped in a: 2",
             "with more than 20 bytes",

@@ -106,7 +106,7 @@ impl<'a> Packing<'a> {
                 Some(packed) => (packed, None),
                 None => self.make(source)?,
             };
-            let report = report(source, &packed, change);
+            let report = self.report(source, &packed, change);
             Ok::<_, DataError>((packed, report))
         });
         packed.collect()
@@ -138,18 +138,28 @@ impl<'a> Packing<'a> {
         let tokenizer = Tokenizer::make(self.recipe, texts)?;
         Ok(self.tokenizer.get_or_init(|| tokenizer))
     }
-}
 
-fn report(source: &Source, packed: &Packed, change: Option<TextChange>) -> TextReport {
-    TextReport {
-        paths: source.documents.paths().to_vec(),
-        share: None,
-        files: source.documents.files().count(),
-        skipped: source.documents.skipped().to_vec(),
-        documents: source.counts.documents,
-        nulls: source.counts.nulls,
-        splitting: source.splitting,
-        tokens: packed.tokens(),
-        change,
+    fn report(&self, source: &Source, packed: &Packed, change: Option<TextChange>) -> TextReport {
+        // All sources share a tokenizer, of which the first one tells.
+        let is_first = self
+            .sources
+            .first()
+            .is_some_and(|it| std::ptr::eq(it, source));
+        let vocab = match self.recipe {
+            Recipe::Bpe { vocab } if is_first => Some([*vocab, packed.vocab]),
+            _ => None,
+        };
+        TextReport {
+            paths: source.documents.paths().to_vec(),
+            share: None,
+            files: source.documents.files().count(),
+            skipped: source.documents.skipped().to_vec(),
+            documents: source.counts.documents,
+            nulls: source.counts.nulls,
+            splitting: source.splitting,
+            tokens: packed.tokens(),
+            change,
+            vocab: vocab.filter(|[asked, found]| found < asked),
+        }
     }
 }

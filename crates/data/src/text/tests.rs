@@ -559,6 +559,20 @@ fn a_mixture_shares_one_trained_tokenizer() {
 }
 
 #[test]
+fn a_text_too_small_for_the_vocabulary_is_told_once() {
+    let mut bench = mixed().bpe(4096);
+    for _ in 0..2 {
+        let corpus = bench.open().unwrap();
+        let vocabs = corpus.reports().iter().filter_map(|report| report.vocab);
+        let vocabs: Vec<[usize; 2]> = vocabs.collect();
+        assert_eq!(vocabs, [[4096, corpus.vocab_size()]]);
+    }
+    bench.config.tokenizer = TokenizerConfig::Bpe { vocab: 257 };
+    let corpus = bench.open().unwrap();
+    assert!(corpus.reports().iter().all(|report| report.vocab.is_none()));
+}
+
+#[test]
 fn a_small_source_of_a_mixture_is_named() {
     let mut bench = mixed();
     fs::write(&bench.config.paths[1], "b".repeat(400)).unwrap();
