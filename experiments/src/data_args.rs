@@ -17,7 +17,7 @@ pub struct DataArgs {
     /// Text to train on: .txt, .jsonl (also .gz, .zst) or .parquet files, folders of them, or patterns in quotes; may be repeated. With weights a mixture: a.parquet=0.7 gives seven tenths of the tokens. Or a built-in corpus that teaches one thing: knowledge[:PERSONS], arithmetic[:MODULUS], lookup[:HOPS]. [default: the built-in corpus of chains]
     #[arg(long, value_name = "PATH[=WEIGHT]", value_parser = PathBufValueParser::new().map(Weighted::of), help_heading = "Data")]
     pub data: Vec<Weighted>,
-    /// Field of JSON lines and column of Parquet files that holds the text. [default: text]
+    /// Field of JSON lines and column of Parquet files that holds the text; outer.inner is inside of another one. [default: text]
     #[arg(long, value_name = "NAME", requires = "data", help_heading = "Data")]
     pub text_column: Option<String>,
     /// Whether documents stay whole: `auto` (unless there are few, which are cut into a part for every split), `whole` or `cut`. [default: auto]

@@ -74,7 +74,8 @@ pub struct TextConfig {
     /// Whether documents stay whole. Default [`SplitDocuments::Auto`].
     #[serde(skip_serializing_if = "is_auto")]
     pub split_documents: SplitDocuments,
-    /// The field of JSON lines and the column of Parquet files that holds the text. Default `text`.
+    /// The field of JSON lines and the column of Parquet files that holds the text; `outer.inner` is
+    /// inside of another one. Default `text`.
     #[serde(skip_serializing_if = "is_default_column")]
     pub text_column: String,
     /// Text for validation, instead of a share of the documents. Default empty.
