@@ -435,7 +435,7 @@ impl TrainArgs {
         }
         let path = checkpoint_of(from);
         let info = CheckpointInfo::read(&path)?;
-        let training = TrainingFile::of(&path);
+        let training = TrainingFile::of(&path)?;
         if training.is_none() && self.scale.is_none() {
             bail!(
                 "{} does not say how it was trained (it has no training.json); give the --scale that it was trained with, for batch, schedule and balancing",

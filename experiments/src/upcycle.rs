@@ -90,7 +90,7 @@ impl UpcycleArgs {
         let operator = Upcycle::new(recipe, target_experts).at_step(info.step);
         check_growth(&operator, &info.model, &info.growths)?;
         let grown = grown_shape(&operator, &info.model)?;
-        let training = TrainingFile::of(&from);
+        let training = TrainingFile::of(&from)?;
         let before = training.as_ref().map(|training| &training.data);
         let config = (self.data).config_after(before, &from, self.other_data)?;
         let data = data_args::open(&config, &self.data_cache, Ui::fitting())?;
