@@ -862,8 +862,24 @@ fn runs_are_listed_and_cleaned_and_sweeps_still_grow() {
             .sum()
     };
     assert!(bytes(&after) < bytes(&before));
+    let alone = ["--out", "runs/alone", "--scale", "micro.toml"];
+    lab.ok("train", &alone);
     let nothing = lab.run("runs", &["clean", "--yes"]);
     assert!(String::from_utf8_lossy(&nothing.stderr).contains("nothing can be freed"));
+    let listed = usage();
+    let run = &listed["runs"][0];
+    assert_eq!(
+        (&run["name"], &run["state"]),
+        (&"alone".into(), &"finished".into())
+    );
+    assert!(
+        run["step"].is_number() && run["step"] == run["end"],
+        "{run}"
+    );
+    let unknown = lab.fails("runs", &["clean", "--run", "nobody"]);
+    assert!(unknown.contains("called nobody"), "{unknown}");
+    lab.ok("runs", &["clean", "--yes", "--run", "alone"]);
+    assert!(!lab.path("runs/alone").exists());
 
     // Nothing is lost for the sweep, and what it goes on from is computed again.
     let same = lab.ok("sweep", &[&flags("0.5")[..], &["--dry-run"]].concat());
