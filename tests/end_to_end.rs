@@ -862,8 +862,24 @@ fn runs_are_listed_and_cleaned_and_sweeps_still_grow() {
             .sum()
     };
     assert!(bytes(&after) < bytes(&before));
+    let alone = ["--out", "runs/alone", "--scale", "micro.toml"];
+    lab.ok("train", &alone);
     let nothing = lab.run("runs", &["clean", "--yes"]);
     assert!(String::from_utf8_lossy(&nothing.stderr).contains("nothing can be freed"));
+    let listed = usage();
+    let run = &listed["runs"][0];
+    assert_eq!(
+        (&run["name"], &run["state"]),
+        (&"alone".into(), &"finished".into())
+    );
+    assert!(
+        run["step"].is_number() && run["step"] == run["end"],
+        "{run}"
+    );
+    let unknown = lab.fails("runs", &["clean", "--run", "nobody"]);
+    assert!(unknown.contains("called nobody"), "{unknown}");
+    lab.ok("runs", &["clean", "--yes", "--run", "alone"]);
+    assert!(!lab.path("runs/alone").exists());
 
     // Nothing is lost for the sweep, and what it goes on from is computed again.
     let same = lab.ok("sweep", &[&flags("0.5")[..], &["--dry-run"]].concat());
@@ -931,6 +947,13 @@ fn shells_and_manuals_know_the_program() {
 fn a_run_that_is_interrupted_writes_a_checkpoint_and_goes_on() {
     for signal in ["-INT", "-TERM"] {
         interrupt(signal);
+    }
+    // Whoever ignores HUP, as under `nohup`, has programs that ignore it, too.
+    let hangs_up = Command::new("sh")
+        .args(["-c", "kill -HUP $$; echo ignored"])
+        .output();
+    if hangs_up.unwrap().stdout.is_empty() {
+        interrupt("-HUP");
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 use upcycle_data::{DataConfig, RemoteError, RemoteText, remote_name};
 use upcycle_lab::Needs;
 
-/// Finds a data set, for [`upcycle_data::Dataset::open_apart`].
+/// Finds a data set, for [`upcycle_data::Dataset::open_observed`].
 ///
 /// # Errors
 /// If there is none of this name, or no network.

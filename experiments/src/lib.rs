@@ -19,6 +19,7 @@ mod kernels;
 mod limits;
 pub mod manual;
 mod output;
+mod packing;
 mod program;
 mod progress;
 mod recipe_args;

@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use tempfile::TempDir;
-use upcycle_data::{Dataset, Split, TextReport};
+use upcycle_data::{Dataset, Split};
 use upcycle_lab::presets::Preset;
 use upcycle_lab::{
     Calibration, CellPlan, Estimate, LabError, MemoryLimit, Needs, Runner, StageEstimate, Store,
@@ -278,7 +278,7 @@ impl SweepArgs {
     fn data(&self, config: &SweepConfig, scratch: Option<&TempDir>) -> Result<Dataset> {
         let cache = self.out.join("data");
         let new = scratch.map_or(cache.as_path(), TempDir::path);
-        data_args::open_apart(&config.data, &cache, new)
+        data_args::open_apart(&config.data, &cache, new, self.ui.choice()?)
     }
 
     fn report(
@@ -292,8 +292,10 @@ impl SweepArgs {
     ) -> Result<()> {
         let floor = data.entropy_rate();
         let mut results = collect(config, plan, store, device, floor, command_line())?;
-        let reports = data.text_reports().iter();
-        results.notes.extend(reports.filter_map(TextReport::part));
+        for text in data.text_reports() {
+            results.notes.extend(text.part());
+            results.notes.extend(text.cut_documents());
+        }
         results.tasks = tasks;
         results.baseline = self.baseline(plan)?.map(str::to_owned);
         results.environment.threads = threads::count();

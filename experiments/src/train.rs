@@ -210,7 +210,7 @@ impl TrainArgs {
     /// With a sentence on what is wrong and what to do.
     pub fn run(self) -> Result<()> {
         // Said before models are loaded.
-        self.ui.choice()?;
+        let ui = self.ui.choice()?;
         self.threads.apply()?;
         let init = self.import()?;
         let like = export::sample(self.export_like.as_deref())?;
@@ -243,7 +243,7 @@ impl TrainArgs {
         }
         let before_data = before.map(|before| &before.data);
         hub_data::settle(&mut config, before_data, Needs::of_scale(&scale))?;
-        let data = data_args::open(&config, &self.data_cache)?;
+        let data = data_args::open(&config, &self.data_cache, ui)?;
         if scale.model.vocab == 0 {
             scale.model.vocab = data.vocab_size();
         }
@@ -441,7 +441,7 @@ impl TrainArgs {
         }
         let path = checkpoint_of(from);
         let info = CheckpointInfo::read(&path)?;
-        let training = TrainingFile::of(&path);
+        let training = TrainingFile::of(&path)?;
         if training.is_none() && self.scale.is_none() {
             bail!(
                 "{} does not say how it was trained (it has no training.json); give the --scale that it was trained with, for batch, schedule and balancing",

@@ -25,6 +25,7 @@ use crate::{
     limits::{on_cpu, too_large},
     output, sources,
     training_file::TrainingFile,
+    ui::Ui,
 };
 
 /// Batches for evidence, and sequences of each.
@@ -90,7 +91,7 @@ impl UpcycleArgs {
         let operator = Upcycle::new(recipe, target_experts).at_step(info.step);
         check_growth(&operator, &info.model, &info.growths)?;
         let grown = grown_shape(&operator, &info.model)?;
-        let training = TrainingFile::of(&from);
+        let training = TrainingFile::of(&from)?;
         let before = training.as_ref().map(|training| &training.data);
         let rows = self.rows.map_or(EVIDENCE_ROWS, NonZeroUsize::get);
         let batches = self.batches.map_or(EVIDENCE_BATCHES, NonZeroUsize::get);
@@ -102,7 +103,7 @@ impl UpcycleArgs {
             evaluation: (EVALUATION_ROWS * info.model.context) as u64,
         };
         hub_data::settle(&mut config, before, needs)?;
-        let data = data_args::open(&config, &self.data_cache)?;
+        let data = data_args::open(&config, &self.data_cache, Ui::fitting())?;
         let model = format!("the model in {}", from.display());
         check_vocabulary(&data, &model, info.model.vocab)?;
         if !self.other_data {

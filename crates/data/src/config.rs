@@ -53,9 +53,11 @@ pub struct SyntheticConfig {
 /// A corpus of text files.
 ///
 /// A document is what lies between lines of a single form feed in a `.txt` file, a field of a line
-/// of a `.jsonl` file, or a row of a `.parquet` file. Each document is cut into a part for
-/// pre-training, one for CPT, one for validation and one for testing, in this order, so that every
-/// split sees every domain; what is held out in files of its own is not cut.
+/// of a `.jsonl` file, or a row of a `.parquet` file. Each document goes to one split, wherever in
+/// the text it stands. Where there are few it is cut instead, into a part for pre-training, one for
+/// CPT, one for validation and one for testing, in this order, so that every split sees every
+/// domain; see [`split_documents`](Self::split_documents). What is held out in files of its own is
+/// not cut.
 ///
 /// With [`weights`](Self::weights) the paths are a mixture: each gives its share of the tokens of
 /// every split, in an order that is always the same. A path whose text is used up comes again in
@@ -73,13 +75,17 @@ pub struct TextConfig {
     /// Default empty: the text of all paths one after the other.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub weights: Vec<f64>,
-    /// The field of JSON lines and the column of Parquet files that holds the text. Default `text`.
+    /// Whether documents stay whole. Default [`SplitDocuments::Auto`].
+    #[serde(skip_serializing_if = "is_auto")]
+    pub split_documents: SplitDocuments,
+    /// The field of JSON lines and the column of Parquet files that holds the text; `outer.inner` is
+    /// inside of another one. Default `text`.
     #[serde(skip_serializing_if = "is_default_column")]
     pub text_column: String,
-    /// Text for validation, instead of a share of each document. Default empty.
+    /// Text for validation, instead of a share of the documents. Default empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub validation: Vec<PathBuf>,
-    /// Text for testing, instead of a share of each document. Default empty.
+    /// Text for testing, instead of a share of the documents. Default empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub test: Vec<PathBuf>,
     /// Tokens that data sets of the hub are to give to pre-training, and as many to CPT; in a
@@ -90,11 +96,11 @@ pub struct TextConfig {
     /// How text becomes tokens. Default [`TokenizerConfig::Bytes`]. Byte pair encoding is trained
     /// on the beginning of a data set of the hub, as many bytes as tokens are wanted.
     pub tokenizer: TokenizerConfig,
-    /// The share of each document's bytes that continued pre-training sees. Default 0.475.
+    /// The share of the documents' bytes that continued pre-training sees. Default 0.475.
     pub cpt_share: f64,
-    /// The share of each document's bytes kept for validation. Default 0.025.
+    /// The share of the documents' bytes kept for validation. Default 0.025.
     pub validation_share: f64,
-    /// The share of each document's bytes kept for testing. Default 0.025. What the three shares
+    /// The share of the documents' bytes kept for testing. Default 0.025. What the three shares
     /// leave is for pre-training.
     pub test_share: f64,
 }
@@ -103,6 +109,24 @@ const DEFAULT_COLUMN: &str = "text";
 
 fn is_default_column(column: &str) -> bool {
     column == DEFAULT_COLUMN
+}
+
+fn is_auto(split_documents: &SplitDocuments) -> bool {
+    *split_documents == SplitDocuments::Auto
+}
+
+/// Whether documents are cut for the splits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SplitDocuments {
+    /// Whole, unless there are fewer than ten for the smallest split, on average: then all are cut. A
+    /// document that is longer than the smallest split is cut all the same.
+    #[default]
+    Auto,
+    /// All stay whole; one that is longer than the smallest split is an error.
+    Whole,
+    /// All are cut.
+    Cut,
 }
 
 /// How text becomes tokens.
@@ -202,6 +226,7 @@ impl Default for TextConfig {
         TextConfig {
             paths: Vec::new(),
             weights: Vec::new(),
+            split_documents: SplitDocuments::default(),
             text_column: DEFAULT_COLUMN.to_owned(),
             validation: Vec::new(),
             test: Vec::new(),
@@ -408,6 +433,7 @@ mod tests {
             DataConfig::Text(TextConfig {
                 paths: vec!["a".into(), "b".into()],
                 weights: vec![0.7, 0.3],
+                split_documents: SplitDocuments::Whole,
                 text_column: "body".into(),
                 validation: vec!["v".into()],
                 test: vec!["t".into()],

@@ -3,8 +3,9 @@
 use std::{fmt, path::Path, sync::Arc};
 
 use crate::{
-    Batch, DataConfig, DataError, FindRemote, Question, RemoteError, RemoteText, Split, TextReport,
-    remote_name, skill::SkillCorpus, synthetic::SyntheticCorpus, text::TextCorpus,
+    Batch, DataConfig, DataError, FindRemote, Question, RemoteError, RemoteText, Split,
+    TextObserver, TextReport, remote_name, skill::SkillCorpus, synthetic::SyntheticCorpus,
+    text::TextCorpus, watch::Watch,
 };
 
 /// An opened corpus.
@@ -30,29 +31,42 @@ impl Dataset {
     /// again if they are damaged. Each source of a mixture and each text of a split of its own has
     /// its folder, so that other weights need no tokenizing. Files are read at every opening, so
     /// that a changed one counts as what it is: other text. A synthetic corpus leaves `cache_dir`
-    /// alone. For data sets of the hub there is [`open_apart`](Self::open_apart).
+    /// alone. For data sets of the hub there is
+    /// [`open_observed`](Self::open_observed).
     ///
     /// # Errors
     ///
     /// If a field of the configuration is out of range, a file cannot be read or is not what it
     /// should be, there is no text, or the cache cannot be written.
     pub fn open(config: &DataConfig, cache_dir: &Path) -> Result<Dataset, DataError> {
-        Self::open_apart(config, cache_dir, cache_dir, &no_hub)
+        Self::open_with(config, cache_dir, cache_dir, &no_hub, &Watch::silent())
     }
 
-    /// [`open`](Self::open), which leaves the cache as it is: text that is not there is packed in
-    /// `new_dir`, which is needed as long as the dataset is. `find` finds data sets of the hub,
-    /// whose files are fetched only to be packed, one after the other until
-    /// [`hub_tokens`](crate::TextConfig::hub_tokens) are there.
+    /// [`open`](Self::open), with an observer of how far text is read, from several threads, who
+    /// may end it; and text that is not in the cache is packed in `new_dir`, which is needed as
+    /// long as the dataset is. `find` finds data sets of the hub, whose files are fetched only to
+    /// be packed, one after the other until [`hub_tokens`](crate::TextConfig::hub_tokens) are
+    /// there.
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open), and those of `find`.
-    pub fn open_apart(
+    /// As [`open`](Self::open), those of `find`, or if the observer wanted an end.
+    pub fn open_observed(
         config: &DataConfig,
         cache_dir: &Path,
         new_dir: &Path,
         find: FindRemote<'_>,
+        observer: &TextObserver<'_>,
+    ) -> Result<Dataset, DataError> {
+        Self::open_with(config, cache_dir, new_dir, find, &Watch::new(observer))
+    }
+
+    fn open_with(
+        config: &DataConfig,
+        cache_dir: &Path,
+        new_dir: &Path,
+        find: FindRemote<'_>,
+        watch: &Watch<'_>,
     ) -> Result<Dataset, DataError> {
         Ok(match config {
             DataConfig::Synthetic(config) => Dataset {
@@ -61,7 +75,7 @@ impl Dataset {
                 source: Source::Synthetic(SyntheticCorpus::new(config)?),
             },
             DataConfig::Text(config) => {
-                let corpus = TextCorpus::open(config, cache_dir, new_dir, find)?;
+                let corpus = TextCorpus::open(config, cache_dir, new_dir, find, watch)?;
                 let names: Vec<String> = config.paths.iter().filter_map(|it| name(it)).collect();
                 Dataset {
                     label: names.join("+"),

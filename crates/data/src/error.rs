@@ -156,6 +156,18 @@ pub enum DataError {
         /// Another one.
         second: &'static str,
     },
+    /// A document that is to stay whole does not fit a split.
+    #[error(
+        "a document of {bytes} bytes in {paths} is longer than the smallest split, of {limit} bytes; leave `split_documents` at auto, so that it is cut, add text, or give text of its own for validation and test"
+    )]
+    LongDocument {
+        /// The paths that it is in, separated by commas.
+        paths: String,
+        /// Its bytes.
+        bytes: u64,
+        /// The smallest split's share of all bytes.
+        limit: u64,
+    },
     /// Something is wrong with one source of a mixture.
     #[error("{paths}: {error}")]
     OfSource {
@@ -221,6 +233,11 @@ pub enum DataError {
         /// The folder.
         folder: PathBuf,
     },
+    /// The observer wanted an end.
+    #[error(
+        "stopped while text was being read; nothing half-packed is kept, and the same command begins with it again"
+    )]
+    Interrupted,
     /// Files without text.
     #[error("there is no text in {files}: every document is empty; add text or name other files")]
     NoText {

@@ -40,14 +40,16 @@ mod split;
 mod spread;
 mod synthetic;
 mod text;
+mod watch;
 
 pub use batch::Batch;
-pub use config::{DataConfig, SyntheticConfig, TextConfig, TokenizerConfig};
+pub use config::{DataConfig, SplitDocuments, SyntheticConfig, TextConfig, TokenizerConfig};
 pub use dataset::Dataset;
 pub use error::DataError;
 pub use remote::{FindRemote, RemoteError, RemoteText, remote_name};
-pub use report::TextReport;
+pub use report::{Splitting, TextChange, TextReport};
 pub use skill::Question;
 pub use skill_config::{ArithmeticConfig, KnowledgeConfig, LookupConfig};
 pub use split::Split;
 pub use text::{TableRow, TextStream, TextTokenizer, read_table};
+pub use watch::{TextObserver, TextProgress, TextWork};

@@ -25,6 +25,7 @@ mod stage;
 mod store;
 mod sweep;
 mod sweep_stages;
+mod trained;
 mod usage;
 
 pub use calibrate::{Calibration, training_seconds};
@@ -44,4 +45,5 @@ pub use stage::{Origin, StageKey, StageSpec};
 pub use store::{StageResult, Store};
 pub use sweep::{Growth, Protocol, SweepConfig};
 pub use sweep_stages::{SweepStage, SweepStages};
+pub use trained::{RunState, TrainedRun};
 pub use usage::{Cleaning, Freeable, StageState, StageUsage, SweepUsage, Usage};

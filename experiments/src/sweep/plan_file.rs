@@ -10,7 +10,8 @@ use upcycle_operator::Recipe;
 
 use super::{SweepArgs, command_line};
 use crate::{
-    backend::BackendKind, hub_data, kernels::KernelsArg, limits::MemoryArgs, threads::ThreadsArg,
+    backend::BackendKind, kernels::KernelsArg, limits::MemoryArgs, packing, threads::ThreadsArg,
+    ui::Ui,
 };
 
 const FILE: &str = "sweep.toml";
@@ -144,7 +145,7 @@ impl PlanFile {
 
 impl Started {
     /// The sweep in a folder such as `runs/quick`.
-    pub fn open(folder: &Path) -> Result<Self> {
+    pub fn open(folder: &Path, ui: Ui) -> Result<Self> {
         let path = folder.join(FILE);
         if !path.is_file() {
             bail!(
@@ -163,7 +164,7 @@ impl Started {
         let folder = folder.canonicalize()?;
         let out = folder.parent().unwrap_or(&folder);
         let cache = out.join("data");
-        let data = Dataset::open_apart(&file.sweep.data, &cache, &cache, &hub_data::find)?;
+        let data = packing::open(&file.sweep.data, &cache, &cache, ui)?;
         let plan = SweepPlan::new(&file.sweep, &data, file.backend.name())?;
         let store =
             Store::existing(out).with_context(|| format!("{} holds no stages", out.display()))?;

@@ -38,6 +38,7 @@ use crate::{
     output,
     progress::style,
     recipe_args::in_words,
+    ui::Ui,
 };
 
 /// Tokens of a sequence, and sequences, on which logits are compared.
@@ -316,7 +317,7 @@ impl UpcycleArgs {
                     evaluation: tokens,
                 };
                 hub_data::settle(&mut data, None, needs)?;
-                Some(data_args::open(&data, &self.data_cache)?)
+                Some(data_args::open(&data, &self.data_cache, Ui::fitting())?)
             }
             None => None,
         };

@@ -37,14 +37,14 @@ impl Shares {
         }
     }
 
-    /// The share of a document's bytes that belongs to a split.
-    pub(super) fn share(&self, split: Split) -> f64 {
-        match split {
-            Split::Pretrain => self.cpt_start,
-            Split::Cpt => self.validation_start - self.cpt_start,
-            Split::Validation => self.test_start - self.validation_start,
-            Split::Test => 1.0 - self.test_start,
-        }
+    /// In the order of [`Split::ALL`].
+    pub(super) fn of_splits(&self) -> [f64; 4] {
+        [
+            self.cpt_start,
+            self.validation_start - self.cpt_start,
+            self.test_start - self.validation_start,
+            1.0 - self.test_start,
+        ]
     }
 
     pub(super) fn hash_into(&self, digest: &mut Digest) {

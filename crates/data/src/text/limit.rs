@@ -4,7 +4,7 @@ use super::cut::Shares;
 use crate::{Split, TextConfig};
 
 /// Tokens that a split must hold in any case: validation is cut from the same documents, and is a small part of them.
-const LEAST: u64 = 1 << 18;
+pub(super) const LEAST: u64 = 1 << 18;
 
 /// Beyond what was asked for, as the sources of a mixture end with a row that is not full.
 const SPARE: u64 = 1 << 14;
@@ -38,12 +38,12 @@ impl Limit {
     /// Bytes of documents that must follow before splits that hold so many tokens hold enough, as a token is a byte at
     /// least; 0 if they do.
     pub(super) fn missing_bytes(&self, held: [u64; 4], shares: &Shares) -> u64 {
-        let splits = Split::ALL.into_iter().zip(self.0.into_iter().zip(held));
-        let missing = splits.map(|(split, (wanted, held))| {
+        let splits = shares.of_splits().into_iter().zip(self.0).zip(held);
+        let missing = splits.map(|((share, wanted), held)| {
             let tokens = wanted.saturating_sub(held);
             match tokens {
                 0 => 0,
-                tokens => ((tokens as f64 / shares.share(split)) as u64).max(1),
+                tokens => ((tokens as f64 / share) as u64).max(1),
             }
         });
         missing.max().unwrap_or(0)
