@@ -862,8 +862,24 @@ fn runs_are_listed_and_cleaned_and_sweeps_still_grow() {
             .sum()
     };
     assert!(bytes(&after) < bytes(&before));
+    let alone = ["--out", "runs/alone", "--scale", "micro.toml"];
+    lab.ok("train", &alone);
     let nothing = lab.run("runs", &["clean", "--yes"]);
     assert!(String::from_utf8_lossy(&nothing.stderr).contains("nothing can be freed"));
+    let listed = usage();
+    let run = &listed["runs"][0];
+    assert_eq!(
+        (&run["name"], &run["state"]),
+        (&"alone".into(), &"finished".into())
+    );
+    assert!(
+        run["step"].is_number() && run["step"] == run["end"],
+        "{run}"
+    );
+    let unknown = lab.fails("runs", &["clean", "--run", "nobody"]);
+    assert!(unknown.contains("called nobody"), "{unknown}");
+    lab.ok("runs", &["clean", "--yes", "--run", "alone"]);
+    assert!(!lab.path("runs/alone").exists());
 
     // Nothing is lost for the sweep, and what it goes on from is computed again.
     let same = lab.ok("sweep", &[&flags("0.5")[..], &["--dry-run"]].concat());
@@ -931,6 +947,13 @@ fn shells_and_manuals_know_the_program() {
 fn a_run_that_is_interrupted_writes_a_checkpoint_and_goes_on() {
     for signal in ["-INT", "-TERM"] {
         interrupt(signal);
+    }
+    // Whoever ignores HUP, as under `nohup`, has programs that ignore it, too.
+    let hangs_up = Command::new("sh")
+        .args(["-c", "kill -HUP $$; echo ignored"])
+        .output();
+    if hangs_up.unwrap().stdout.is_empty() {
+        interrupt("-HUP");
     }
 }
 
@@ -1586,7 +1609,11 @@ fn prompts_that_cannot_be_continued_are_named() {
     }
 }
 
-/// Serves the files of `dir` as the hub does, on this machine, until the process ends.
+/// The commit of all that is served.
+const COMMIT: &str = "c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00";
+
+/// Serves the files of `dir` as those of a model and of a data set `org/tiny`, as the hub does, on this machine, until the process
+/// ends.
 fn serve(dir: PathBuf) -> String {
     serve_counted(dir, true).0
 }
@@ -1606,6 +1633,22 @@ fn serve_counted(dir: PathBuf, parts: bool) -> (String, Arc<AtomicUsize>) {
     (address, sent)
 }
 
+/// Names of all files in a folder and the folders in it.
+fn names_below(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    entries
+        .flat_map(|entry| {
+            let name = entry.file_name().into_string().unwrap();
+            match entry.path().is_dir() {
+                true => (names_below(&entry.path()).into_iter())
+                    .map(|below| format!("{name}/{below}"))
+                    .collect(),
+                false => vec![name],
+            }
+        })
+        .collect()
+}
+
 fn answer(mut stream: std::net::TcpStream, dir: &Path, parts: bool, sent: &AtomicUsize) {
     let mut request = BufReader::new(stream.try_clone().unwrap()).lines();
     let first = request.next().unwrap().unwrap();
@@ -1614,16 +1657,14 @@ fn answer(mut stream: std::net::TcpStream, dir: &Path, parts: bool, sent: &Atomi
         .take_while(|line| !line.is_empty())
         .collect();
     let path = first.split(' ').nth(1).unwrap().to_owned();
-    let (status, more, body) = if path.contains("/api/models/org/tiny/revision/main") {
-        let names = fs::read_dir(dir)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let files: Vec<_> = names
+    let (status, more, body) = if path.ends_with("/org/tiny/revision/main") {
+        let names = names_below(dir);
+        let files: Vec<_> = (names.iter())
             .map(|name| serde_json::json!({"rfilename": name}))
             .collect();
-        let info = serde_json::json!({"sha": "c0ffee", "siblings": files});
+        let info = serde_json::json!({"sha": COMMIT, "siblings": files});
         ("200 OK", String::new(), info.to_string().into_bytes())
-    } else if let Some(name) = path.strip_prefix("/org/tiny/resolve/c0ffee/") {
+    } else if let Some((_, name)) = path.split_once(&format!("/org/tiny/resolve/{COMMIT}/")) {
         let all = fs::read(dir.join(name)).unwrap();
         let range = headers.iter().find_map(|line| {
             let (start, end) = line
@@ -1640,8 +1681,9 @@ fn answer(mut stream: std::net::TcpStream, dir: &Path, parts: bool, sent: &Atomi
         });
         let (start, end) = range.unwrap_or((0, all.len() - 1));
         let more = format!(
-            "content-range: bytes {start}-{end}/{}\r\nx-repo-commit: c0ffee\r\netag: \"{name}\"\r\n",
-            all.len()
+            "content-range: bytes {start}-{end}/{}\r\nx-repo-commit: {COMMIT}\r\netag: \"{}\"\r\n",
+            all.len(),
+            name.replace('/', "-")
         );
         // The client that downloads whole files asks for their first byte to learn how long they are.
         match parts || end == 0 || !name.ends_with(".safetensors") {
@@ -1762,6 +1804,85 @@ fn a_model_of_the_hub_is_downloaded_once() {
         errors.contains("hf:org/absent cannot be downloaded"),
         "{errors}"
     );
+}
+
+#[test]
+fn a_data_set_of_the_hub_is_downloaded_as_far_as_needed() {
+    let lab = Lab::new();
+    for (folder, files) in [("en", 4), ("fr", 1)] {
+        fs::create_dir_all(lab.path("hub").join(folder)).unwrap();
+        for file in 0..files {
+            let documents = (0..300).map(|document| {
+                let text = format!("le chat {file} {document} ").repeat(100);
+                format!("{{\"body\": \"{}\"}}\n", &text[..1000])
+            });
+            let name = format!("hub/{folder}/train-{file:05}-of-{files:05}.jsonl");
+            fs::write(lab.path(&name), documents.collect::<String>()).unwrap();
+        }
+    }
+    let server = serve(lab.path("hub"));
+    let address = server.as_str();
+    let nowhere = "http://127.0.0.1:9";
+    let run = |command: &str, args: &str, endpoint: &str| {
+        let args: Vec<&str> = args.split(' ').collect();
+        let mut command = lab.command(command, &args);
+        command.env("HF_ENDPOINT", endpoint);
+        command.env("HF_HOME", lab.path("cache"));
+        let output = command.output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), errors)
+    };
+    let train = "--scale micro.toml --data hf:org/tiny:en --text-column body --out small";
+    let (code, told) = run("train", train, address);
+    assert_eq!(code, Some(0), "{told}");
+    let download = format!("downloading file 2 of 4 of hf:org/tiny@{COMMIT}:en/train");
+    for part in [&*download, "2 of 4 files are held"] {
+        assert!(told.contains(part), "no {part:?} in {told}");
+    }
+    let folder = lab.path("cache/hub/datasets--org--tiny/snapshots");
+    let mut there = names_below(&folder.join(COMMIT));
+    there.sort();
+    let expected = [0, 1].map(|file| format!("en/train-{file:05}-of-00004.jsonl"));
+    assert_eq!(there, expected);
+
+    // Without the hub, what is in the cache; a checkpoint knows the commit of its data and how much of them it saw.
+    fs::write(lab.path("own.txt"), "le petit chat dort ".repeat(600)).unwrap();
+    for (command, args, part) in [
+        ("train", train, "finished already"),
+        ("upcycle", "--from small --dry-run", "2 of 4 files are held"),
+        (
+            "sweep",
+            "--scales micro.toml --data hf:org/tiny:en=0.5 --data own.txt=0.5 --text-column body --dry-run",
+            "50.00 % of the tokens are from hf:org/tiny@",
+        ),
+    ] {
+        let (code, told) = run(command, args, nowhere);
+        assert_eq!(code, Some(0), "{command}: {told}");
+        assert!(told.contains(part), "no {part:?} in {told}");
+    }
+
+    for (data, endpoint, expected) in [
+        (
+            "hf:org/tiny",
+            address,
+            "en, fr: choose one, as in hf:org/tiny:en",
+        ),
+        ("hf:org/tiny:en/test", address, "it has train: choose one"),
+        (
+            "hf:org/absent",
+            address,
+            "no data set org/absent on the hub",
+        ),
+        ("hf:org/absent", nowhere, "check the network"),
+        ("hf:org/tiny:fr", nowhere, "check the network"),
+        ("hf:tiny", nowhere, "should be hf:ORG/NAME"),
+    ] {
+        let args = format!("--scale micro.toml --text-column body --out wrong --data {data}");
+        let (code, told) = run("train", &args, endpoint);
+        assert_eq!(code, Some(2), "{data}: {told}");
+        assert!(told.contains(expected), "no {expected:?} in {told}");
+        assert!(!lab.path("wrong").exists());
+    }
 }
 
 #[test]

@@ -7,25 +7,31 @@ use clap::{
     Args,
     builder::{PathBufValueParser, TypedValueParser},
 };
-use upcycle_data::{DataConfig, Dataset, TextConfig, TokenizerConfig};
+use upcycle_data::{DataConfig, Dataset, SplitDocuments, TextConfig, TokenizerConfig, remote_name};
 
-use crate::output;
+use crate::{amount, output, packing, ui::Ui};
 
 /// Which data; the built-in synthetic corpus without flags.
 #[derive(Debug, Clone, Args)]
 pub struct DataArgs {
-    /// Text to train on: .txt, .jsonl (also .gz, .zst) or .parquet files, folders of them, or patterns in quotes; may be repeated. With weights a mixture: a.parquet=0.7 gives seven tenths of the tokens. Or a built-in corpus that teaches one thing: knowledge[:PERSONS], arithmetic[:MODULUS], lookup[:HOPS]. [default: the built-in corpus of chains]
-    #[arg(long, value_name = "PATH[=WEIGHT]", value_parser = PathBufValueParser::new().map(Weighted::of), help_heading = "Data")]
+    /// Text to train on: .txt, .jsonl (also .gz, .zst) or .parquet files, folders of them, or patterns in quotes; may be repeated. Or hf:ORG/NAME[@REVISION][:CONFIG][/SPLIT], a data set of the Hugging Face hub, of which as many files are downloaded as the run needs. With weights a mixture: a.parquet=0.7 gives seven tenths of the tokens. Or a built-in corpus that teaches one thing: knowledge[:PERSONS], arithmetic[:MODULUS], lookup[:HOPS]. [default: the built-in corpus of chains]
+    #[arg(long, value_name = "PATH|hf:ORG/NAME[=WEIGHT]", value_parser = PathBufValueParser::new().map(Weighted::of), help_heading = "Data")]
     pub data: Vec<Weighted>,
-    /// Field of JSON lines and column of Parquet files that holds the text. [default: text]
+    /// Field of JSON lines and column of Parquet files that holds the text; outer.inner is inside of another one. [default: text]
     #[arg(long, value_name = "NAME", requires = "data", help_heading = "Data")]
     pub text_column: Option<String>,
-    /// Text for validation, in place of a share of each document of --data; may be repeated.
+    /// Whether documents stay whole: `auto` (unless there are few, which are cut into a part for every split), `whole` or `cut`. [default: auto]
+    #[arg(long, value_name = "HOW", requires = "data", value_parser = split_documents, help_heading = "Data")]
+    pub split_documents: Option<SplitDocuments>,
+    /// Text for validation, in place of a share of --data; may be repeated.
     #[arg(long, value_name = "PATH", requires = "data", help_heading = "Data")]
     pub validation: Vec<PathBuf>,
-    /// Text for testing, in place of a share of each document of --data; may be repeated.
+    /// Text for testing, in place of a share of --data; may be repeated.
     #[arg(long, value_name = "PATH", requires = "data", help_heading = "Data")]
     pub test: Vec<PathBuf>,
+    /// Tokens that data sets of the hub (--data hf:ORG/NAME) hold for pre-training, and as many for CPT. Data with another number are other data: give more than is needed yet to train longer later. [default: as many as the run reads]
+    #[arg(long, value_name = "TOKENS", requires = "data", value_parser = amount::parse, help_heading = "Data")]
+    pub hub_tokens: Option<u64>,
     /// Tokenizer of text: `bytes`, `bpe:SIZE` (trained on the text), or a tokenizer.json. [default: bytes]
     #[arg(long, value_name = "TOKENIZER", requires = "data", value_parser = tokenizer, help_heading = "Data")]
     pub tokenizer: Option<TokenizerConfig>,
@@ -76,13 +82,22 @@ impl DataArgs {
                 "--data {path} has no weight, and others have; give one to each, as in --data {path}=0.5, or to none"
             );
         }
+        let held_out = self.validation.iter().chain(&self.test);
+        let mut paths = self.data.iter().map(|data| &data.path).chain(held_out);
+        if self.hub_tokens.is_some() && !paths.any(|path| remote_name(path).is_some()) {
+            bail!(
+                "--hub-tokens is for data sets of the Hugging Face hub, as in --data hf:ORG/NAME; leave it out"
+            );
+        }
         let defaults = TextConfig::default();
         Ok(Some(DataConfig::Text(TextConfig {
             paths: self.data.iter().map(|data| data.path.clone()).collect(),
             weights,
+            split_documents: self.split_documents.unwrap_or_default(),
             text_column: self.text_column.clone().unwrap_or(defaults.text_column),
             validation: self.validation.clone(),
             test: self.test.clone(),
+            hub_tokens: self.hub_tokens,
             tokenizer: self.tokenizer.clone().unwrap_or_default(),
             ..TextConfig::default()
         })))
@@ -122,7 +137,10 @@ impl DataArgs {
             let Some(config) = DataConfig::skill(name)? else {
                 continue;
             };
-            let is_of_text = self.text_column.is_some() || self.tokenizer.is_some();
+            let is_of_text = self.text_column.is_some()
+                || self.split_documents.is_some()
+                || self.hub_tokens.is_some()
+                || self.tokenizer.is_some();
             let is_held_out = !self.validation.is_empty() || !self.test.is_empty();
             if self.data.len() > 1 || data.weight.is_some() || is_of_text || is_held_out {
                 bail!(
@@ -161,16 +179,21 @@ impl DataArgs {
 ///
 /// # Errors
 /// If it cannot be opened.
-pub fn open(config: &DataConfig, cache_dir: &Path) -> Result<Dataset> {
-    open_apart(config, cache_dir, cache_dir)
+pub fn open(config: &DataConfig, cache_dir: &Path, ui: Ui) -> Result<Dataset> {
+    open_apart(config, cache_dir, cache_dir, ui)
 }
 
 /// [`open`], which leaves the cache as it is and packs text that is not there in `new_dir`.
 ///
 /// # Errors
 /// If it cannot be opened.
-pub fn open_apart(config: &DataConfig, cache_dir: &Path, new_dir: &Path) -> Result<Dataset> {
-    let data = Dataset::open_apart(config, cache_dir, new_dir)?;
+pub fn open_apart(
+    config: &DataConfig,
+    cache_dir: &Path,
+    new_dir: &Path,
+    ui: Ui,
+) -> Result<Dataset> {
+    let data = packing::open(config, cache_dir, new_dir, ui)?;
     for note in data.text_reports().iter().flat_map(|report| report.notes()) {
         output::note!("note: {note}");
     }
@@ -189,6 +212,15 @@ pub fn check_vocabulary(data: &Dataset, model: &str, vocab: usize) -> Result<()>
         );
     }
     Ok(())
+}
+
+fn split_documents(text: &str) -> Result<SplitDocuments, String> {
+    match text {
+        "auto" => Ok(SplitDocuments::Auto),
+        "whole" => Ok(SplitDocuments::Whole),
+        "cut" => Ok(SplitDocuments::Cut),
+        _ => Err("use `auto`, `whole` or `cut`".into()),
+    }
 }
 
 fn tokenizer(text: &str) -> Result<TokenizerConfig, String> {
@@ -247,6 +279,8 @@ mod tests {
             "year=2024=3",
             "--text-column",
             "body",
+            "--split-documents",
+            "whole",
             "--validation",
             "v.txt",
             "--test",
@@ -257,6 +291,7 @@ mod tests {
         let all = TextConfig {
             paths: vec!["a.parquet".into(), "year=2024".into()],
             weights: vec![0.7, 3.0],
+            split_documents: SplitDocuments::Whole,
             text_column: "body".into(),
             validation: vec!["v.txt".into()],
             test: vec!["t.txt".into(), "u/".into()],
@@ -282,6 +317,27 @@ mod tests {
         let error = config(&["--data", "a=1", "--data", "b"]).unwrap_err();
         assert!(error.to_string().contains("--data b=0.5"), "{error}");
         assert!(config(&["--validation", "v.txt"]).is_err());
+    }
+
+    #[test]
+    fn data_sets_of_the_hub_stand_where_paths_do() {
+        let args = [
+            "--data",
+            "hf:org/name@v1:en/train=0.7",
+            "--data",
+            "b/=0.3",
+            "--hub-tokens",
+            "5M",
+        ];
+        let expected = TextConfig {
+            paths: vec!["hf:org/name@v1:en/train".into(), "b/".into()],
+            weights: vec![0.7, 0.3],
+            hub_tokens: Some(5_000_000),
+            ..TextConfig::default()
+        };
+        assert_eq!(text(&args), expected);
+        let error = config(&["--data", "a.txt", "--hub-tokens", "5M"]).unwrap_err();
+        assert!(error.to_string().contains("--data hf:ORG/NAME"), "{error}");
     }
 
     #[test]

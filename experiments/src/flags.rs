@@ -1,7 +1,7 @@
 //! Flags that set the fields which errors of the libraries name.
 
 /// Fields, or the beginnings of their names, and the flags that set them.
-const FLAGS: [(&str, &str); 38] = [
+const FLAGS: [(&str, &str); 39] = [
     ("selection.", "selection"),
     ("experts.kind", "expert-init"),
     ("experts.", "expert-init"),
@@ -33,6 +33,7 @@ const FLAGS: [(&str, &str); 38] = [
     ("precision", "precision"),
     ("other_data", "other-data"),
     ("text_column", "text-column"),
+    ("split_documents", "split-documents"),
     ("paths", "data"),
     ("persons", "data"),
     ("modulus", "data"),

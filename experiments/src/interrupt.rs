@@ -1,11 +1,15 @@
-//! Ctrl-C and TERM: a run ends after its step, with a checkpoint.
+//! Ctrl-C, TERM and HUP: a run ends after its step, with a checkpoint.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use anyhow::{Context, Result};
+use upcycle_data::DataError;
 use upcycle_hf::HfError;
 use upcycle_lab::LabError;
 use upcycle_report::number;
@@ -17,7 +21,8 @@ use crate::output;
 pub const EXIT_CODE: u8 = 130;
 
 static STOP: AtomicBool = AtomicBool::new(false);
-static RUNNING: AtomicBool = AtomicBool::new(false);
+/// What is being done; none in between.
+static WORK: Mutex<Option<Work>> = Mutex::new(None);
 
 /// What the first of two signals asks for, and what the second one throws away.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +36,8 @@ pub enum Work {
     Growing,
     /// Files that are written one after the other.
     Copying,
+    /// Text that is read, and kept when all of it is packed.
+    Packing,
 }
 
 impl Work {
@@ -39,6 +46,7 @@ impl Work {
             Self::Training { .. } => "stopping after this step, with a checkpoint",
             Self::Growing => "stopping, unless the grown model is being written already",
             Self::Copying => "stopping after this piece; what is copied can be gone on with",
+            Self::Packing => "stopping, with nothing half-packed",
         }
     }
 
@@ -53,6 +61,10 @@ impl Work {
                 "the file that was being written is lost; --resume goes on with those before it"
                     .into()
             }
+            Self::Packing => {
+                "text was only in part packed; the same command removes that and begins again"
+                    .into()
+            }
         }
     }
 }
@@ -62,25 +74,38 @@ pub fn flag() -> &'static AtomicBool {
     &STOP
 }
 
-/// Does a run, which the first Ctrl-C or TERM asks to end. A second one ends the process at once, and so does the first after
-/// the run.
+/// Does a run, which the first Ctrl-C, TERM or HUP asks to end. A second Ctrl-C or TERM ends the process at once, and so does the
+/// first one between runs.
 ///
 /// # Errors
 /// If the system does not let them be listened to.
 pub fn during<T>(work: Work, run: impl FnOnce() -> T) -> Result<T> {
-    RUNNING.store(true, Ordering::Relaxed);
-    ctrlc::set_handler(move || told(work)).context("Ctrl-C cannot be listened to")?;
-    listen_to_term(work).context("TERM cannot be listened to")?;
+    listen()?;
+    let begin = |work| *WORK.lock().unwrap_or_else(PoisonError::into_inner) = work;
+    begin(Some(work));
     let outcome = run();
-    RUNNING.store(false, Ordering::Relaxed);
+    begin(None);
     Ok(outcome)
 }
 
-/// Somebody wants the process to end.
-fn told(work: Work) {
-    if !RUNNING.load(Ordering::Relaxed) {
-        std::process::exit(EXIT_CODE.into());
+/// Listens to signals from the first call on.
+fn listen() -> Result<()> {
+    static IS_LISTENING: Mutex<bool> = Mutex::new(false);
+
+    let mut is_listening = IS_LISTENING.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*is_listening {
+        ctrlc::set_handler(told).context("Ctrl-C cannot be listened to")?;
+        listen_to_others().context("TERM and HUP cannot be listened to")?;
+        *is_listening = true;
     }
+    Ok(())
+}
+
+/// Somebody wants the process to end.
+fn told() {
+    let Some(work) = *WORK.lock().unwrap_or_else(PoisonError::into_inner) else {
+        std::process::exit(EXIT_CODE.into());
+    };
     if STOP.swap(true, Ordering::Relaxed) {
         output::note!("\nended at once: {}", work.loss());
         std::process::exit(EXIT_CODE.into());
@@ -89,16 +114,41 @@ fn told(work: Work) {
 }
 
 #[cfg(unix)]
-fn listen_to_term(work: Work) -> std::io::Result<()> {
-    use signal_hook::{consts::SIGTERM, iterator::Signals};
+fn listen_to_others() -> std::io::Result<()> {
+    use signal_hook::{
+        consts::{SIGHUP, SIGTERM},
+        iterator::Signals,
+    };
 
-    let mut signals = Signals::new([SIGTERM])?;
-    std::thread::spawn(move || signals.forever().for_each(|_| told(work)));
+    let mut wanted = vec![SIGTERM];
+    if !is_ignored(SIGHUP) {
+        wanted.push(SIGHUP);
+    }
+    let mut signals = Signals::new(wanted)?;
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            // A terminal that goes away and its shell both say so, and mean one end.
+            if signal != SIGHUP || !STOP.load(Ordering::Relaxed) {
+                told();
+            }
+        }
+    });
     Ok(())
 }
 
+/// Whether the process was started with a signal ignored, as `nohup` does.
+#[cfg(unix)]
+fn is_ignored(signal: std::ffi::c_int) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: without a new action `sigaction` changes nothing and only writes the present one, of which all zeros are one.
+    unsafe {
+        libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) == 0
+            && action.assume_init().sa_sigaction == libc::SIG_IGN
+    }
+}
+
 #[cfg(not(unix))]
-fn listen_to_term(_work: Work) -> std::io::Result<()> {
+fn listen_to_others() -> std::io::Result<()> {
     Ok(())
 }
 
@@ -108,10 +158,12 @@ pub fn is_one(error: &anyhow::Error) -> bool {
         let trained = cause.downcast_ref::<TrainError>();
         let swept = cause.downcast_ref::<LabError>();
         let copied = cause.downcast_ref::<HfError>();
+        let packed = cause.downcast_ref::<DataError>();
         matches!(
             trained,
             Some(TrainError::Interrupted { .. } | TrainError::InterruptedGrowth)
         ) || matches!(swept, Some(LabError::Interrupted))
             || matches!(copied, Some(HfError::Interrupted { .. }))
+            || matches!(packed, Some(DataError::Interrupted))
     })
 }

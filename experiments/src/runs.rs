@@ -7,12 +7,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use upcycle_lab::{Cleaning, Freeable, StageState, Store, Usage};
+use upcycle_lab::{Cleaning, Freeable, RunState, StageState, Store, Usage};
 use upcycle_report::number;
 
 use crate::{output, program};
 
-/// List sweeps and stages with their size, age and state, and free what finished sweeps do not need.
+/// List sweeps, their stages, and runs of `train` with their size, age and state, and free what finished sweeps do not need.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct RunsCommand {
@@ -40,7 +40,8 @@ struct ListArgs {
 /// Free what finished sweeps do not need: checkpoints that were only gone on from, and stages of no sweep.
 ///
 /// Results, metrics, reports and the checkpoints of the models that sweeps compare are kept, and what is being computed is left
-/// alone. A sweep that gets more budgets afterwards computes again what it goes on from.
+/// alone, and so are runs of `train` that are not named. A sweep that gets more budgets afterwards computes again what it goes
+/// on from.
 #[derive(Debug, Args)]
 struct CleanArgs {
     /// Folder of runs.
@@ -49,6 +50,9 @@ struct CleanArgs {
     /// Also free the checkpoints of the models that finished sweeps compare.
     #[arg(long)]
     checkpoints: bool,
+    /// Also free this run of `train`, with its checkpoints and all else in its folder; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    run: Vec<String>,
     /// Also free packed text; the next start packs it again.
     #[arg(long)]
     data: bool,
@@ -77,9 +81,9 @@ impl RunsCommand {
 }
 
 fn store(dir: &Path) -> Result<Store> {
-    Store::existing(dir).with_context(|| {
+    Store::of_runs(dir).with_context(|| {
         format!(
-            "{} holds no stages of sweeps; give the folder that sweeps were run in (--out of `{}`). A run of `train` is a folder of its own",
+            "{} holds no stages of sweeps and no folders of `train`; give the folder that sweeps were run in (--out of `{}`), or the one above the folders of `train`",
             dir.display(),
             program::call("sweep")
         )
@@ -92,55 +96,97 @@ impl ListArgs {
         if self.json {
             return Ok(output::line(serde_json::to_string_pretty(&usage)?)?);
         }
-        output::line(format!(
-            "{:<24} {:>12} {:>12}  stages",
-            "sweep", "size", "age"
-        ))?;
-        for sweep in &usage.sweeps {
-            let stages = match sweep.stages {
-                Some([all, finished]) if all == finished => format!("all {all} finished"),
-                Some([all, finished]) => format!("{finished} of {all} finished"),
-                None => "not listed; start it again to have them listed".into(),
-            };
-            output::line(format!(
-                "{:<24} {:>12} {:>12}  {stages}",
-                sweep.name,
-                number::bytes(sweep.bytes),
-                number::duration(sweep.age_seconds as f64),
-            ))?;
+        if !usage.sweeps.is_empty() || !usage.stages.is_empty() {
+            print_sweeps(&usage)?;
         }
-        output::line(format!(
-            "\n{:<20} {:>12} {:>12} {:>12}  {:<12} needed by",
-            "stage", "size", "checkpoints", "age", "state"
-        ))?;
-        for stage in &usage.stages {
-            let state = match &stage.state {
-                StageState::Finished => "finished".to_owned(),
-                StageState::Running { host, pid } => format!("running on {host}, process {pid}"),
-                StageState::Interrupted => "interrupted".to_owned(),
-            };
-            let sweeps = match stage.sweeps.is_empty() {
-                true => "no sweep that lists its stages".to_owned(),
-                false => stage.sweeps.join(", "),
-            };
-            let label = stage.label.as_deref().unwrap_or_default();
-            output::line(format!(
-                "{:<20} {:>12} {:>12} {:>12}  {state:<12} {sweeps}  {label}",
-                stage.key.to_string(),
-                number::bytes(stage.bytes),
-                number::bytes(stage.checkpoint_bytes),
-                number::duration(stage.age_seconds as f64),
-            ))?;
+        if !usage.runs.is_empty() {
+            print_runs(&usage)?;
         }
-        let stages = usage.stages.iter();
+        let stages: u64 = usage.stages.iter().map(|stage| stage.bytes).sum();
+        let runs: u64 = usage.runs.iter().map(|run| run.bytes).sum();
         output::line(format!(
-            "\n{} of stages, {} of packed text; `{}` frees what is not needed",
-            number::bytes(stages.map(|stage| stage.bytes).sum()),
+            "{} of stages, {} of runs of `train`, {} of packed text; `{}` frees what finished sweeps do not need",
+            number::bytes(stages),
+            number::bytes(runs),
             number::bytes(usage.data_bytes),
             program::call(&format!("runs clean {}", self.dir.display()))
         ))?;
         Ok(())
     }
+}
+
+/// Runs of `train`, a line each.
+fn print_runs(usage: &Usage) -> Result<()> {
+    output::line(format!(
+        "{:<24} {:>12} {:>12}  {:<12} last checkpoint",
+        "run of train", "size", "age", "state"
+    ))?;
+    for run in &usage.runs {
+        let state = match run.state {
+            RunState::Finished => "finished",
+            RunState::Running => "running",
+            RunState::Interrupted => "interrupted",
+        };
+        let end = run.end.map(|end| format!(" of {end}")).unwrap_or_default();
+        let step = match run.step {
+            Some(step) => format!("step {step}{end}"),
+            None => "none".into(),
+        };
+        output::line(format!(
+            "{:<24} {:>12} {:>12}  {state:<12} {step}",
+            run.name,
+            number::bytes(run.bytes),
+            number::duration(run.age_seconds as f64),
+        ))?;
+    }
+    output::line("")?;
+    Ok(())
+}
+
+/// Sweeps, then stages, a line each.
+fn print_sweeps(usage: &Usage) -> Result<()> {
+    output::line(format!(
+        "{:<24} {:>12} {:>12}  stages",
+        "sweep", "size", "age"
+    ))?;
+    for sweep in &usage.sweeps {
+        let stages = match sweep.stages {
+            Some([all, finished]) if all == finished => format!("all {all} finished"),
+            Some([all, finished]) => format!("{finished} of {all} finished"),
+            None => "not listed; start it again to have them listed".into(),
+        };
+        output::line(format!(
+            "{:<24} {:>12} {:>12}  {stages}",
+            sweep.name,
+            number::bytes(sweep.bytes),
+            number::duration(sweep.age_seconds as f64),
+        ))?;
+    }
+    output::line(format!(
+        "\n{:<20} {:>12} {:>12} {:>12}  {:<12} needed by",
+        "stage", "size", "checkpoints", "age", "state"
+    ))?;
+    for stage in &usage.stages {
+        let state = match &stage.state {
+            StageState::Finished => "finished".to_owned(),
+            StageState::Running { host, pid } => format!("running on {host}, process {pid}"),
+            StageState::Interrupted => "interrupted".to_owned(),
+        };
+        let sweeps = match stage.sweeps.is_empty() {
+            true => "no sweep that lists its stages".to_owned(),
+            false => stage.sweeps.join(", "),
+        };
+        let label = stage.label.as_deref().unwrap_or_default();
+        output::line(format!(
+            "{:<20} {:>12} {:>12} {:>12}  {state:<12} {sweeps}  {label}",
+            stage.key.to_string(),
+            number::bytes(stage.bytes),
+            number::bytes(stage.checkpoint_bytes),
+            number::duration(stage.age_seconds as f64),
+        ))?;
+    }
+    output::line("")?;
+    Ok(())
 }
 
 impl CleanArgs {
@@ -151,7 +197,19 @@ impl CleanArgs {
             checkpoints: self.checkpoints,
             data: self.data,
         };
-        let freeable = usage.freeable(cleaning);
+        let mut freeable = usage.freeable(cleaning);
+        for name in &self.run {
+            let run = usage.freeable_run(name).with_context(|| {
+                format!(
+                    "{} holds no run of `train` called {name} that nobody trains; `{}` lists them",
+                    self.dir.display(),
+                    program::call(&format!("runs {}", self.dir.display()))
+                )
+            })?;
+            if !freeable.contains(&run) {
+                freeable.push(run);
+            }
+        }
         for sweep in usage.sweeps.iter().filter(|sweep| sweep.stages.is_none()) {
             output::note!(
                 "note: {} does not list its stages, so that no stage is freed, which it may need; start the sweep again to have them listed",
@@ -182,7 +240,8 @@ impl CleanArgs {
         let mut freed = 0;
         for what in &freeable {
             // A sweep may have been started meanwhile.
-            let still = Usage::of(&store).freeable(cleaning).contains(what);
+            let still = matches!(what, Freeable::Run { .. })
+                || Usage::of(&store).freeable(cleaning).contains(what);
             match still && store.free(what)? {
                 true => freed += what.bytes(),
                 false => output::note!(
@@ -214,11 +273,15 @@ fn said(usage: &Usage, what: &Freeable) -> String {
     let (kind, key) = match what {
         Freeable::Checkpoints { key, .. } => ("checkpoints", Some(key)),
         Freeable::Stage { key, .. } => ("stage", Some(key)),
+        Freeable::Run { .. } => ("run", None),
         Freeable::Data { .. } => ("packed text", None),
     };
     let stage = key.and_then(|key| usage.stages.iter().find(|stage| stage.key == *key));
     let label = stage.and_then(|stage| stage.label.as_deref());
-    let key = key.map_or(String::new(), ToString::to_string);
+    let key = match what {
+        Freeable::Run { name, .. } => name.clone(),
+        _ => key.map_or(String::new(), ToString::to_string),
+    };
     let line = format!(
         "{kind:<12} {:>12}  {key:<20}  {}",
         number::bytes(what.bytes()),

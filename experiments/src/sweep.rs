@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use upcycle_data::{Dataset, Split};
 use upcycle_lab::presets::Preset;
 use upcycle_lab::{
-    Calibration, CellPlan, Estimate, LabError, MemoryLimit, Runner, StageEstimate, Store,
+    Calibration, CellPlan, Estimate, LabError, MemoryLimit, Needs, Runner, StageEstimate, Store,
     SweepConfig, SweepPlan, SweepStages, collect, presets,
 };
 use upcycle_lm::CostModel;
@@ -30,7 +30,7 @@ use upcycle_train::Engine;
 
 use crate::{
     backend::{BackendKind, Machine, machine, machine_on},
-    data_args, evaluate,
+    data_args, evaluate, hub_data,
     interrupt::{self, Work},
     limits::{self, on_cpu, refusal, slow_precision},
     output, program,
@@ -87,7 +87,7 @@ impl SweepArgs {
         }
         self.ui.choice()?;
         self.threads.apply()?;
-        let config = self.sweep_config()?;
+        let mut config = self.sweep_config()?;
         config.validate()?;
         if self.devices.get() > 1 && self.jobs.is_some_and(|jobs| jobs.get() > 1) {
             bail!("--devices takes all devices for one stage at a time; leave --jobs out");
@@ -104,6 +104,8 @@ impl SweepArgs {
         if on_cluster && self.jobs.is_some() {
             bail!("--jobs is for this machine; how many jobs a cluster runs at a time is up to it");
         }
+        let needs = Needs::of_sweep(&config)?;
+        hub_data::settle(&mut config.data, None, needs)?;
         match self.launcher {
             Launcher::Local => self.run_here(config),
             Launcher::Slurm => self.run_on_cluster(config),
@@ -276,7 +278,7 @@ impl SweepArgs {
     fn data(&self, config: &SweepConfig, scratch: Option<&TempDir>) -> Result<Dataset> {
         let cache = self.out.join("data");
         let new = scratch.map_or(cache.as_path(), TempDir::path);
-        data_args::open_apart(&config.data, &cache, new)
+        data_args::open_apart(&config.data, &cache, new, self.ui.choice()?)
     }
 
     fn report(
@@ -290,6 +292,10 @@ impl SweepArgs {
     ) -> Result<()> {
         let floor = data.entropy_rate();
         let mut results = collect(config, plan, store, device, floor, command_line())?;
+        for text in data.text_reports() {
+            results.notes.extend(text.part());
+            results.notes.extend(text.cut_documents());
+        }
         results.tasks = tasks;
         results.baseline = self.baseline(plan)?.map(str::to_owned);
         results.environment.threads = threads::count();

@@ -15,7 +15,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use upcycle_data::Dataset;
 use upcycle_hf::{Fit, HfCheckpoint, Import};
-use upcycle_lab::{Scale, peak_memory, presets, training_seconds};
+use upcycle_lab::{Needs, Scale, peak_memory, presets, training_seconds};
 use upcycle_lm::{CostModel, LmConfig, WeightSource};
 use upcycle_moe::GrowthState;
 use upcycle_report::number;
@@ -32,6 +32,7 @@ use crate::{
     data_args::{self, DataArgs, check_vocabulary},
     export::{self, ExportTypeArg, Exporter},
     generate::sample,
+    hub_data,
     inspect::checkpoint_of,
     interrupt::{self, Work},
     kernels::KernelsArg,
@@ -209,7 +210,7 @@ impl TrainArgs {
     /// With a sentence on what is wrong and what to do.
     pub fn run(self) -> Result<()> {
         // Said before models are loaded.
-        self.ui.choice()?;
+        let ui = self.ui.choice()?;
         self.threads.apply()?;
         let init = self.import()?;
         let like = export::sample(self.export_like.as_deref())?;
@@ -217,7 +218,7 @@ impl TrainArgs {
         let exporter = self.exporter(like);
         let parent = self.parent()?;
         let before = parent.as_ref().and_then(|parent| parent.training.as_ref());
-        let config = match (&init, &parent) {
+        let mut config = match (&init, &parent) {
             (Some(init), _) => {
                 let config = self.data.config_with(&init.checkpoint().dir)?;
                 config.context("--init needs text to train on; give it with --data")?
@@ -229,14 +230,22 @@ impl TrainArgs {
             }
             (None, None) => self.data.config()?.unwrap_or_default(),
         };
-        let data = data_args::open(&config, &self.data_cache)?;
-        let mut scale = self.scale(&data, before)?;
+        let mut scale = self.scale(before)?;
         if let Some(parent) = &parent {
             scale.model = parent.info.model.clone();
         }
         if let Some(init) = &init {
             scale.model = init.config().clone();
             scale.training.peak_lr = INIT_PEAK_LR;
+        }
+        if let Some(tokens) = self.tokens {
+            scale = scale.with_pretrain_tokens(tokens);
+        }
+        let before_data = before.map(|before| &before.data);
+        hub_data::settle(&mut config, before_data, Needs::of_scale(&scale))?;
+        let data = data_args::open(&config, &self.data_cache, ui)?;
+        if scale.model.vocab == 0 {
+            scale.model.vocab = data.vocab_size();
         }
         scale.model.validate()?;
         // A public model is balanced as its family is: by selection biases, or by a loss where it has none.
@@ -247,9 +256,6 @@ impl TrainArgs {
         {
             scale.balancing.bias_rate = 0.0;
             scale.balancing.auxiliary_loss = weight;
-        }
-        if let Some(tokens) = self.tokens {
-            scale = scale.with_pretrain_tokens(tokens);
         }
         if let Some(peak_lr) = self.peak_lr {
             scale.training.peak_lr = peak_lr;
@@ -435,7 +441,7 @@ impl TrainArgs {
         }
         let path = checkpoint_of(from);
         let info = CheckpointInfo::read(&path)?;
-        let training = TrainingFile::of(&path);
+        let training = TrainingFile::of(&path)?;
         if training.is_none() && self.scale.is_none() {
             bail!(
                 "{} does not say how it was trained (it has no training.json); give the --scale that it was trained with, for batch, schedule and balancing",
@@ -486,7 +492,7 @@ impl TrainArgs {
     }
 
     /// The scale that was asked for, but for what a model that was trained before keeps.
-    fn scale(&self, data: &Dataset, before: Option<&TrainingFile>) -> Result<Scale> {
+    fn scale(&self, before: Option<&TrainingFile>) -> Result<Scale> {
         let before = before.map(|before| &before.scale);
         let mut scale = match (&self.scale, before) {
             (Some(name), _) => presets::scale(name)?,
@@ -502,9 +508,6 @@ impl TrainArgs {
         }
         if let Some(top_k) = self.top_k {
             scale.model.top_k = top_k;
-        }
-        if scale.model.vocab == 0 {
-            scale.model.vocab = data.vocab_size();
         }
         Ok(scale)
     }

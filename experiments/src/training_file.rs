@@ -1,13 +1,13 @@
 //! How a model was trained, for those who train it on: a file beside its checkpoints.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf, absolute},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
-use upcycle_data::{DataConfig, TokenizerConfig};
+use upcycle_data::{DataConfig, TokenizerConfig, remote_name};
 use upcycle_lab::Scale;
 
 const FILE: &str = "training.json";
@@ -27,16 +27,30 @@ pub struct TrainingFile {
 
 impl TrainingFile {
     /// That of a checkpoint, or of the run whose checkpoint it is; none where nothing is told.
-    pub fn of(checkpoint: &Path) -> Option<Self> {
+    ///
+    /// # Errors
+    /// If what is told cannot be read.
+    pub fn of(checkpoint: &Path) -> Result<Option<Self>> {
         // The checkpoints of a run are two folders below it.
         let above = checkpoint.parent();
         let above = above.filter(|folder| folder.ends_with("checkpoints"));
         let run = above.and_then(Path::parent);
-        let mut folders = [Some(checkpoint), run].into_iter().flatten();
-        folders.find_map(|folder| {
-            let text = fs::read_to_string(folder.join(FILE)).ok()?;
-            serde_json::from_str(&text).ok()
-        })
+        for folder in [Some(checkpoint), run].into_iter().flatten() {
+            let path = folder.join(FILE);
+            let problem = match fs::read_to_string(&path) {
+                Ok(text) => match serde_json::from_str(&text) {
+                    Ok(file) => return Ok(Some(file)),
+                    Err(error) => error.to_string(),
+                },
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => error.to_string(),
+            };
+            bail!(
+                "{} cannot be read ({problem}); restore it, or remove it and say with flags how the model was trained (--scale, --data)",
+                path.display()
+            );
+        }
+        Ok(None)
     }
 
     /// Writes the file into a folder.
@@ -68,6 +82,9 @@ pub fn in_full(data: &DataConfig) -> Result<DataConfig> {
 }
 
 fn whole(path: &Path) -> Result<PathBuf> {
+    if remote_name(path).is_some() {
+        return Ok(path.to_owned());
+    }
     absolute(path).with_context(|| path.display().to_string())
 }
 
@@ -83,9 +100,9 @@ mod tests {
     fn a_checkpoint_knows_what_its_run_says() {
         let run = tempfile::tempdir().unwrap();
         let checkpoint = run.path().join("checkpoints/step-00000007");
-        assert_eq!(TrainingFile::of(&checkpoint), None);
+        assert_eq!(TrainingFile::of(&checkpoint).unwrap(), None);
         let data = DataConfig::Text(TextConfig {
-            paths: vec!["a.txt".into()],
+            paths: vec!["a.txt".into(), "hf:org/name".into()],
             ..TextConfig::default()
         });
         let file = TrainingFile {
@@ -95,11 +112,19 @@ mod tests {
             cpt_from: Some(5),
         };
         file.write(run.path()).unwrap();
-        assert_eq!(TrainingFile::of(run.path()), Some(file.clone()));
-        assert_eq!(TrainingFile::of(&checkpoint), Some(file.clone()));
+        let of = TrainingFile::of;
+        assert_eq!(of(run.path()).unwrap(), Some(file.clone()));
+        assert_eq!(of(&checkpoint).unwrap(), Some(file.clone()));
+        fs::write(run.path().join(FILE), "{\"scale\": ").unwrap();
+        let error = of(&checkpoint).unwrap_err().to_string();
+        assert!(
+            error.contains(FILE) && error.contains("restore it"),
+            "{error}"
+        );
         let DataConfig::Text(text) = file.data else {
             panic!("text became something else");
         };
         assert!(text.paths[0].is_absolute());
+        assert_eq!(text.paths[1], Path::new("hf:org/name"));
     }
 }

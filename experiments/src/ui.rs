@@ -18,6 +18,16 @@ pub enum Ui {
     None,
 }
 
+impl Ui {
+    /// Bars on a terminal, else plain.
+    pub fn fitting() -> Self {
+        match std::io::stderr().is_terminal() {
+            true => Self::Bars,
+            false => Self::Plain,
+        }
+    }
+}
+
 /// The flag that chooses it.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct UiArg {
@@ -42,8 +52,7 @@ impl UiArg {
                 bail!("--ui tui needs a terminal; use --ui plain")
             }
             Some(ui) => Ok(ui),
-            None if std::io::stderr().is_terminal() => Ok(Ui::Bars),
-            None => Ok(Ui::Plain),
+            None => Ok(Ui::fitting()),
         }
     }
 }

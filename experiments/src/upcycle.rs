@@ -10,7 +10,7 @@ pub(crate) use args::{HEADING, SHARD_BYTES};
 use std::num::NonZeroUsize;
 
 use anyhow::{Context, Result, bail};
-use upcycle_lab::{available_memory, growth_memory};
+use upcycle_lab::{Needs, available_memory, growth_memory};
 use upcycle_operator::{LayerPlan, Upcycle};
 use upcycle_train::{
     BatchConfig, CheckpointInfo, UpcycleJob, UpcycleOutcome, UpcycleSpec, check_growth, grown_shape,
@@ -19,11 +19,13 @@ use upcycle_train::{
 use crate::{
     backend::engine,
     data_args::{self, check_vocabulary},
+    hub_data,
     inspect::checkpoint_of,
     interrupt::{self, Work},
     limits::{on_cpu, too_large},
     output, sources,
     training_file::TrainingFile,
+    ui::Ui,
 };
 
 /// Batches for evidence, and sequences of each.
@@ -89,10 +91,19 @@ impl UpcycleArgs {
         let operator = Upcycle::new(recipe, target_experts).at_step(info.step);
         check_growth(&operator, &info.model, &info.growths)?;
         let grown = grown_shape(&operator, &info.model)?;
-        let training = TrainingFile::of(&from);
+        let training = TrainingFile::of(&from)?;
         let before = training.as_ref().map(|training| &training.data);
-        let config = (self.data).config_after(before, &from, self.other_data)?;
-        let data = data_args::open(&config, &self.data_cache)?;
+        let rows = self.rows.map_or(EVIDENCE_ROWS, NonZeroUsize::get);
+        let batches = self.batches.map_or(EVIDENCE_BATCHES, NonZeroUsize::get);
+        let mut config = (self.data).config_after(before, &from, self.other_data)?;
+        let needs = Needs {
+            training: batches
+                .saturating_mul(rows)
+                .saturating_mul(info.model.context) as u64,
+            evaluation: (EVALUATION_ROWS * info.model.context) as u64,
+        };
+        hub_data::settle(&mut config, before, needs)?;
+        let data = data_args::open(&config, &self.data_cache, Ui::fitting())?;
         let model = format!("the model in {}", from.display());
         check_vocabulary(&data, &model, info.model.vocab)?;
         if !self.other_data {
@@ -100,12 +111,11 @@ impl UpcycleArgs {
             checked.with_context(|| from.display().to_string())?;
         }
         data.check_shape(info.model.context)?;
-        let rows = self.rows.map_or(EVIDENCE_ROWS, NonZeroUsize::get);
         let spec = UpcycleSpec {
             recipe: operator.recipe,
             target_experts,
             seed: self.seed,
-            evidence_batches: self.batches.map_or(EVIDENCE_BATCHES, NonZeroUsize::get),
+            evidence_batches: batches,
             data_seed: self.seed,
             batch: BatchConfig {
                 rows,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     DataError,
+    remote::remote_name,
     require::require,
     skill_config::{ArithmeticConfig, KnowledgeConfig, LookupConfig},
 };
@@ -52,9 +53,11 @@ pub struct SyntheticConfig {
 /// A corpus of text files.
 ///
 /// A document is what lies between lines of a single form feed in a `.txt` file, a field of a line
-/// of a `.jsonl` file, or a row of a `.parquet` file. Each document is cut into a part for
-/// pre-training, one for CPT, one for validation and one for testing, in this order, so that every
-/// split sees every domain; what is held out in files of its own is not cut.
+/// of a `.jsonl` file, or a row of a `.parquet` file. Each document goes to one split, wherever in
+/// the text it stands. Where there are few it is cut instead, into a part for pre-training, one for
+/// CPT, one for validation and one for testing, in this order, so that every split sees every
+/// domain; see [`split_documents`](Self::split_documents). What is held out in files of its own is
+/// not cut.
 ///
 /// With [`weights`](Self::weights) the paths are a mixture: each gives its share of the tokens of
 /// every split, in an order that is always the same. A path whose text is used up comes again in
@@ -63,28 +66,41 @@ pub struct SyntheticConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct TextConfig {
     /// `.txt`, `.jsonl` and `.parquet` files, the first two also as `.gz` or `.zst`; folders that
-    /// are searched for them; or patterns such as `dir/**/*.parquet`. In this order.
+    /// are searched for them; or patterns such as `dir/**/*.parquet`. In this order. Or
+    /// `hf:ORG/NAME[@REVISION][:CONFIG][/SPLIT]`, a data set of the Hugging Face hub, alone or as a
+    /// source of a mixture; its fingerprint is of the name that [`RemoteText`](crate::RemoteText)
+    /// gives, and not of what is in it.
     pub paths: Vec<PathBuf>,
     /// The weight of each path in a mixture, in any unit: 0.7 and 0.3 are the same as 7 and 3.
     /// Default empty: the text of all paths one after the other.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub weights: Vec<f64>,
-    /// The field of JSON lines and the column of Parquet files that holds the text. Default `text`.
+    /// Whether documents stay whole. Default [`SplitDocuments::Auto`].
+    #[serde(skip_serializing_if = "is_auto")]
+    pub split_documents: SplitDocuments,
+    /// The field of JSON lines and the column of Parquet files that holds the text; `outer.inner` is
+    /// inside of another one. Default `text`.
     #[serde(skip_serializing_if = "is_default_column")]
     pub text_column: String,
-    /// Text for validation, instead of a share of each document. Default empty.
+    /// Text for validation, instead of a share of the documents. Default empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub validation: Vec<PathBuf>,
-    /// Text for testing, instead of a share of each document. Default empty.
+    /// Text for testing, instead of a share of the documents. Default empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub test: Vec<PathBuf>,
-    /// How text becomes tokens. Default [`TokenizerConfig::Bytes`].
+    /// Tokens that data sets of the hub are to give to pre-training, and as many to CPT; in a
+    /// mixture all sources together. Their files are fetched one after the other until they do.
+    /// Default none: all files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hub_tokens: Option<u64>,
+    /// How text becomes tokens. Default [`TokenizerConfig::Bytes`]. Byte pair encoding is trained
+    /// on the beginning of a data set of the hub, as many bytes as tokens are wanted.
     pub tokenizer: TokenizerConfig,
-    /// The share of each document's bytes that continued pre-training sees. Default 0.475.
+    /// The share of the documents' bytes that continued pre-training sees. Default 0.475.
     pub cpt_share: f64,
-    /// The share of each document's bytes kept for validation. Default 0.025.
+    /// The share of the documents' bytes kept for validation. Default 0.025.
     pub validation_share: f64,
-    /// The share of each document's bytes kept for testing. Default 0.025. What the three shares
+    /// The share of the documents' bytes kept for testing. Default 0.025. What the three shares
     /// leave is for pre-training.
     pub test_share: f64,
 }
@@ -93,6 +109,24 @@ const DEFAULT_COLUMN: &str = "text";
 
 fn is_default_column(column: &str) -> bool {
     column == DEFAULT_COLUMN
+}
+
+fn is_auto(split_documents: &SplitDocuments) -> bool {
+    *split_documents == SplitDocuments::Auto
+}
+
+/// Whether documents are cut for the splits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SplitDocuments {
+    /// Whole, unless there are fewer than ten for the smallest split, on average: then all are cut. A
+    /// document that is longer than the smallest split is cut all the same.
+    #[default]
+    Auto,
+    /// All stay whole; one that is longer than the smallest split is an error.
+    Whole,
+    /// All are cut.
+    Cut,
 }
 
 /// How text becomes tokens.
@@ -192,9 +226,11 @@ impl Default for TextConfig {
         TextConfig {
             paths: Vec::new(),
             weights: Vec::new(),
+            split_documents: SplitDocuments::default(),
             text_column: DEFAULT_COLUMN.to_owned(),
             validation: Vec::new(),
             test: Vec::new(),
+            hub_tokens: None,
             tokenizer: TokenizerConfig::default(),
             cpt_share: 0.475,
             validation_share: 0.025,
@@ -254,6 +290,7 @@ impl TextConfig {
             return Err(DataError::NoPaths);
         }
         self.check_weights()?;
+        self.check_remote()?;
         require(
             !self.text_column.is_empty(),
             "text_column",
@@ -282,6 +319,30 @@ impl TextConfig {
                 vocab,
                 "at least 257 (the bytes and the document separator) and at most 2^20",
             )?;
+        }
+        Ok(())
+    }
+
+    /// The tokens of training, as for [`hub_tokens`](Self::hub_tokens), beside which splits for
+    /// evaluation that are cut from the same documents hold this many.
+    pub fn training_tokens_beside(&self, evaluation: u64) -> u64 {
+        let cut = [
+            (&self.validation, self.validation_share),
+            (&self.test, self.test_share),
+        ];
+        let shares = cut.into_iter().filter(|(own, _)| own.is_empty());
+        let least = shares.map(|(_, share)| share).fold(f64::INFINITY, f64::min);
+        (evaluation as f64 * self.cpt_share / least).ceil() as u64
+    }
+
+    /// Data sets of the hub are read as far as needed, which has no meaning among other paths.
+    fn check_remote(&self) -> Result<(), DataError> {
+        let held_out = [self.validation.as_slice(), self.test.as_slice()];
+        let sources = self.sources().into_iter().chain(held_out);
+        for paths in sources.filter(|paths| paths.len() > 1) {
+            if let Some(path) = paths.iter().find(|path| remote_name(path).is_some()) {
+                return Err(DataError::RemoteBeside { path: path.clone() });
+            }
         }
         Ok(())
     }
@@ -372,6 +433,7 @@ mod tests {
             DataConfig::Text(TextConfig {
                 paths: vec!["a".into(), "b".into()],
                 weights: vec![0.7, 0.3],
+                split_documents: SplitDocuments::Whole,
                 text_column: "body".into(),
                 validation: vec!["v".into()],
                 test: vec!["t".into()],
@@ -438,8 +500,22 @@ mod tests {
             };
             rejects(config.check(), "weights");
         }
+        check(|c| c.paths = vec!["hf:a/b".into()]).unwrap();
+        let beside = check(|c| c.paths.push("hf:a/b".into())).unwrap_err();
+        assert!(beside.to_string().contains("hf:a/b=0.5"), "{beside}");
         let error = check(|c| c.paths.clear()).unwrap_err();
         assert!(error.to_string().contains("`paths` is empty"), "{error}");
+    }
+
+    #[test]
+    fn training_text_is_enough_for_what_is_cut_from_it() {
+        let mut config = TextConfig::default();
+        assert_eq!(config.training_tokens_beside(1000), 19_000);
+        config.validation = vec!["v.txt".into()];
+        config.test_share = 0.05;
+        assert_eq!(config.training_tokens_beside(1000), 9_500);
+        config.test = vec!["t.txt".into()];
+        assert_eq!(config.training_tokens_beside(1000), 0);
     }
 
     #[test]

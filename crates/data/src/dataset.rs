@@ -1,10 +1,11 @@
 //! The one door to all kinds of data.
 
-use std::{fmt, path::Path};
+use std::{fmt, path::Path, sync::Arc};
 
 use crate::{
-    Batch, DataConfig, DataError, Question, Split, TextReport, skill::SkillCorpus,
-    synthetic::SyntheticCorpus, text::TextCorpus,
+    Batch, DataConfig, DataError, FindRemote, Question, RemoteError, RemoteText, Split,
+    TextObserver, TextReport, remote_name, skill::SkillCorpus, synthetic::SyntheticCorpus,
+    text::TextCorpus, watch::Watch,
 };
 
 /// An opened corpus.
@@ -30,26 +31,42 @@ impl Dataset {
     /// again if they are damaged. Each source of a mixture and each text of a split of its own has
     /// its folder, so that other weights need no tokenizing. Files are read at every opening, so
     /// that a changed one counts as what it is: other text. A synthetic corpus leaves `cache_dir`
-    /// alone.
+    /// alone. For data sets of the hub there is
+    /// [`open_observed`](Self::open_observed).
     ///
     /// # Errors
     ///
     /// If a field of the configuration is out of range, a file cannot be read or is not what it
     /// should be, there is no text, or the cache cannot be written.
     pub fn open(config: &DataConfig, cache_dir: &Path) -> Result<Dataset, DataError> {
-        Self::open_apart(config, cache_dir, cache_dir)
+        Self::open_with(config, cache_dir, cache_dir, &no_hub, &Watch::silent())
     }
 
-    /// [`open`](Self::open), which leaves the cache as it is: text that is not there is packed in
-    /// `new_dir`, which is needed as long as the dataset is.
+    /// [`open`](Self::open), with an observer of how far text is read, from several threads, who
+    /// may end it; and text that is not in the cache is packed in `new_dir`, which is needed as
+    /// long as the dataset is. `find` finds data sets of the hub, whose files are fetched only to
+    /// be packed, one after the other until [`hub_tokens`](crate::TextConfig::hub_tokens) are
+    /// there.
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open).
-    pub fn open_apart(
+    /// As [`open`](Self::open), those of `find`, or if the observer wanted an end.
+    pub fn open_observed(
         config: &DataConfig,
         cache_dir: &Path,
         new_dir: &Path,
+        find: FindRemote<'_>,
+        observer: &TextObserver<'_>,
+    ) -> Result<Dataset, DataError> {
+        Self::open_with(config, cache_dir, new_dir, find, &Watch::new(observer))
+    }
+
+    fn open_with(
+        config: &DataConfig,
+        cache_dir: &Path,
+        new_dir: &Path,
+        find: FindRemote<'_>,
+        watch: &Watch<'_>,
     ) -> Result<Dataset, DataError> {
         Ok(match config {
             DataConfig::Synthetic(config) => Dataset {
@@ -58,7 +75,7 @@ impl Dataset {
                 source: Source::Synthetic(SyntheticCorpus::new(config)?),
             },
             DataConfig::Text(config) => {
-                let corpus = TextCorpus::open(config, cache_dir, new_dir)?;
+                let corpus = TextCorpus::open(config, cache_dir, new_dir, find, watch)?;
                 let names: Vec<String> = config.paths.iter().filter_map(|it| name(it)).collect();
                 Dataset {
                     label: names.join("+"),
@@ -233,9 +250,18 @@ impl Dataset {
     }
 }
 
+/// Where no data set of the hub can be found.
+fn no_hub(name: &str) -> Result<Arc<dyn RemoteText>, RemoteError> {
+    let path = format!("hf:{name}").into();
+    Err(DataError::NoHub { path }.into())
+}
+
 /// What a path of text is called in tables: its last part without extensions, or of a pattern the
-/// last that is a name.
+/// last that is a name; a data set of the hub by its name without its owner.
 fn name(path: &Path) -> Option<String> {
+    if let Some((_, name)) = remote_name(path).and_then(|name| name.split_once('/')) {
+        return name.split(['@', ':', '/']).next().map(str::to_owned);
+    }
     let names = path.ancestors().filter_map(Path::file_name);
     let mut names = names.map(|name| name.to_string_lossy());
     let name = names.find(|name| !name.contains(['*', '?', '[']))?;
@@ -338,6 +364,7 @@ mod tests {
         assert_eq!(name("a/french.jsonl.zst"), "french");
         assert_eq!(name("books/"), "books");
         assert_eq!(name("books/**/*.parquet"), "books");
+        assert_eq!(name("hf:org/Tiny.Stories@main:en/train"), "Tiny.Stories");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
 
 use upcycle_files::FileError;
 
-use crate::Split;
+use crate::{RemoteError, Split};
 
 /// Why a dataset cannot be opened or a batch cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -156,6 +156,18 @@ pub enum DataError {
         /// Another one.
         second: &'static str,
     },
+    /// A document that is to stay whole does not fit a split.
+    #[error(
+        "a document of {bytes} bytes in {paths} is longer than the smallest split, of {limit} bytes; leave `split_documents` at auto, so that it is cut, add text, or give text of its own for validation and test"
+    )]
+    LongDocument {
+        /// The paths that it is in, separated by commas.
+        paths: String,
+        /// Its bytes.
+        bytes: u64,
+        /// The smallest split's share of all bytes.
+        limit: u64,
+    },
     /// Something is wrong with one source of a mixture.
     #[error("{paths}: {error}")]
     OfSource {
@@ -194,6 +206,25 @@ pub enum DataError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A data set of the hub cannot be had.
+    #[error("{0}")]
+    Remote(RemoteError),
+    /// A data set of the hub where there is none.
+    #[error(
+        "{path} is a data set of the Hugging Face hub, and the hub is not compiled in; build with `--features hub`, or download its files and name them"
+    )]
+    NoHub {
+        /// The path as configured.
+        path: PathBuf,
+    },
+    /// A data set of the hub among other paths.
+    #[error(
+        "{path} is a data set of the Hugging Face hub, which is fetched as far as needed and cannot stand among other paths; make it a source of a mixture, each path with a weight, as in {path}=0.5"
+    )]
+    RemoteBeside {
+        /// The path as configured.
+        path: PathBuf,
+    },
     /// A folder without text files.
     #[error(
         "{folder} holds no .txt or .jsonl file (also as .gz or .zst) nor a .parquet file, at any depth; name a folder that does"
@@ -202,6 +233,11 @@ pub enum DataError {
         /// The folder.
         folder: PathBuf,
     },
+    /// The observer wanted an end.
+    #[error(
+        "stopped while text was being read; nothing half-packed is kept, and the same command begins with it again"
+    )]
+    Interrupted,
     /// Files without text.
     #[error("there is no text in {files}: every document is empty; add text or name other files")]
     NoText {

@@ -6,8 +6,8 @@
 //!   known in closed form, so that a loss can be read as an excess over the best possible one;
 //! * corpora of **skills**, generated in words, each with [questions](Question) that ask for what
 //!   it teaches: facts about persons, arithmetic, walks along arrows;
-//! * a **text** corpus of files (text, JSON lines, Parquet; compressed or not), tokenized once and
-//!   kept in memory-mapped files.
+//! * a **text** corpus of files (text, JSON lines, Parquet; compressed or not), also those of a
+//!   [data set of the Hugging Face hub](RemoteText), tokenized once and kept in memory-mapped files.
 //!
 //! Every batch is a pure function of the dataset and the call's arguments. There is no iterator
 //! state to save: a run that resumes at step `n` asks for batch `n`.
@@ -31,6 +31,7 @@ mod dataset;
 mod error;
 mod permutation;
 mod random;
+mod remote;
 mod report;
 mod require;
 mod skill;
@@ -39,13 +40,16 @@ mod split;
 mod spread;
 mod synthetic;
 mod text;
+mod watch;
 
 pub use batch::Batch;
-pub use config::{DataConfig, SyntheticConfig, TextConfig, TokenizerConfig};
+pub use config::{DataConfig, SplitDocuments, SyntheticConfig, TextConfig, TokenizerConfig};
 pub use dataset::Dataset;
 pub use error::DataError;
-pub use report::TextReport;
+pub use remote::{FindRemote, RemoteError, RemoteText, remote_name};
+pub use report::{Splitting, TextChange, TextReport};
 pub use skill::Question;
 pub use skill_config::{ArithmeticConfig, KnowledgeConfig, LookupConfig};
 pub use split::Split;
 pub use text::{TableRow, TextStream, TextTokenizer, read_table};
+pub use watch::{TextObserver, TextProgress, TextWork};

@@ -4,11 +4,13 @@ mod cache;
 mod codec;
 mod column;
 mod cut;
+mod deal;
 mod documents;
 mod files;
 mod form_feeds;
 mod format;
 mod json_lines;
+mod limit;
 mod lines;
 mod mixture;
 mod packing;
@@ -26,14 +28,17 @@ use std::{
 };
 
 use self::{
-    cache::Packed, cut::Shares, mixture::Mixture, packing::Packing, rows::Rows, source::Source,
-    tokenizer::Recipe, windows::Windows,
+    cache::Packed, cut::Shares, documents::Documents, limit::Limit, mixture::Mixture,
+    packing::Packing, rows::Rows, source::Source, tokenizer::Recipe, windows::Windows,
 };
 pub use self::{
     codec::{TextStream, TextTokenizer},
     table::{TableRow, read_table},
 };
-use crate::{Batch, DataError, Split, TextConfig, TextReport};
+use crate::{
+    Batch, DataError, FindRemote, Split, TextConfig, TextReport,
+    watch::{TextWork, Watch},
+};
 
 /// The packed tokens of all splits and what they were made with.
 pub(crate) struct TextCorpus {
@@ -54,49 +59,64 @@ impl TextCorpus {
         config: &TextConfig,
         cache_dir: &Path,
         new_dir: &Path,
+        find: FindRemote<'_>,
+        watch: &Watch<'_>,
     ) -> Result<TextCorpus, DataError> {
         config.check()?;
         let recipe = Recipe::read(&config.tokenizer)?;
-        let read =
-            |paths: &[PathBuf], shares| Source::read(paths, &config.text_column, shares, &recipe);
-        let held_out = |paths: &[PathBuf], split| match paths {
+        let find = |paths: &[PathBuf]| Documents::find(paths, &config.text_column, find);
+        let held_out = |paths: &[PathBuf]| match paths {
             [] => Ok(None),
-            paths => read(paths, Shares::whole(split)).map(Some),
+            paths => find(paths).map(Some),
         };
-        let sources = config
-            .sources()
-            .into_iter()
-            .map(|paths| read(paths, Shares::new(config)))
-            .collect::<Result<Vec<Source>, DataError>>()?;
-        let validation = held_out(&config.validation, Split::Validation)?;
-        let test = held_out(&config.test, Split::Test)?;
+        let sources = config.sources().into_iter().map(find);
+        let sources = sources.collect::<Result<Vec<Documents>, DataError>>()?;
+        let (validation, test) = (held_out(&config.validation)?, held_out(&config.test)?);
         check_apart(&sources, validation.as_ref(), test.as_ref())?;
 
         let mixture = (sources.len() > 1).then(|| Mixture::new(&config.weights));
-        let packing = Packing::new(cache_dir, &recipe, &sources).into_folder(new_dir);
+        let share = |source| {
+            mixture
+                .as_ref()
+                .map_or(1.0, |mixture| mixture.share(source))
+        };
+        let all = sources.iter().chain(&validation).chain(&test);
+        watch.begin(TextWork::Reading, all.map(Documents::bytes).sum());
+        let asked = config.split_documents;
+        let read = |documents, shares, limit| {
+            Source::read(documents, shares, limit, asked, &recipe, watch)
+        };
+        let sources = sources.into_iter().enumerate();
+        let sources = sources
+            .map(|(index, documents)| {
+                let limit = Limit::of_training(config, share(index));
+                read(documents, Shares::new(config), limit)
+            })
+            .collect::<Result<Vec<Source>, DataError>>()?;
+        let whole = |documents: Option<Documents>, split| {
+            let limit = Limit::of_held_out(config, split);
+            let source = documents.map(|documents| read(documents, Shares::whole(split), limit));
+            source.transpose()
+        };
+        let validation = whole(validation, Split::Validation)?;
+        let test = whole(test, Split::Test)?;
+
+        let packing = Packing::new(cache_dir, &recipe, &sources, watch).into_folder(new_dir);
         let fingerprint =
             packing.fingerprint(mixture.as_ref(), [validation.as_ref(), test.as_ref()]);
-        let mut reports = Vec::new();
-        let mut pack = |source: &Source, share: Option<f64>| {
-            let (packed, report) = packing.pack(source)?;
-            reports.push(TextReport { share, ..report });
-            Ok::<Packed, DataError>(packed)
-        };
-        let share = |source| mixture.as_ref().map(|mixture| mixture.share(source));
-        let mut packed = Vec::new();
-        for (index, source) in sources.iter().enumerate() {
-            packed.push(pack(source, share(index))?);
+        let all: Vec<&Source> = sources.iter().chain(&validation).chain(&test).collect();
+        let (packed, mut reports): (Vec<Packed>, Vec<TextReport>) =
+            packing.pack(&all)?.into_iter().unzip();
+        if let Some(mixture) = &mixture {
+            let reports = reports.iter_mut().take(sources.len()).enumerate();
+            reports.for_each(|(source, report)| report.share = Some(mixture.share(source)));
         }
-        let mut held_out = |source: Option<&Source>| match source {
-            Some(source) => pack(source, None).map(Some),
-            None => Ok(None),
-        };
-        let (validation, test) = (held_out(validation.as_ref())?, held_out(test.as_ref())?);
+        let mut packed = packed.into_iter();
         Ok(TextCorpus {
-            sources: packed,
+            sources: packed.by_ref().take(sources.len()).collect(),
+            validation: validation.and_then(|_| packed.next()),
+            test: test.and_then(|_| packed.next()),
             mixture,
-            validation,
-            test,
             fingerprint,
             reports,
         })
@@ -215,16 +235,16 @@ impl TextCorpus {
 
 /// No file may be trained on and held out.
 fn check_apart(
-    sources: &[Source],
-    validation: Option<&Source>,
-    test: Option<&Source>,
+    sources: &[Documents],
+    validation: Option<&Documents>,
+    test: Option<&Documents>,
 ) -> Result<(), DataError> {
-    let training = sources.iter().map(|source| ("training", source));
-    let validation = validation.map(|source| ("validation", source));
-    let test = test.map(|source| ("test", source));
+    let training = sources.iter().map(|documents| ("training", documents));
+    let validation = validation.map(|documents| ("validation", documents));
+    let test = test.map(|documents| ("test", documents));
     let mut uses: HashMap<PathBuf, &'static str> = HashMap::new();
-    for (this, source) in training.chain(validation).chain(test) {
-        for file in source.documents.files() {
+    for (this, documents) in training.chain(validation).chain(test) {
+        for file in documents.files() {
             // Folders can name one file in different ways.
             let place = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
             let other = *uses.entry(place).or_insert(this);

@@ -1,17 +1,24 @@
 //! Whole folders.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     path::{Path, PathBuf},
 };
 
 use tempfile::{Builder, TempDir};
 
-use crate::error::FileError;
+use crate::{
+    error::FileError,
+    lock::{Lock, LockError},
+};
 
 /// Names of what has no name yet.
 const PREFIX: &str = ".";
 const SUFFIX: &str = ".tmp";
+
+/// A file in a staged folder that its owner has locked.
+const LOCK: &str = "lock";
 
 /// Makes what has no name yet, with the permissions that any new file or folder has, not for its owner's eyes alone.
 pub(crate) fn unnamed(
@@ -30,6 +37,7 @@ pub(crate) fn unnamed(
 /// A folder beside its final name, on the same file system so that it can be renamed. It is removed when dropped.
 #[derive(Debug)]
 pub struct Staged {
+    lock: Option<Lock>,
     beside: TempDir,
     to: PathBuf,
 }
@@ -43,9 +51,33 @@ impl Staged {
         make_parent(to)?;
         let beside = unnamed(0o777).tempdir_in(parent_of(to));
         Ok(Self {
+            lock: None,
             beside: beside.map_err(FileError::of("create", to))?,
             to: to.to_owned(),
         })
+    }
+
+    /// [`new`](Self::new), and [`remove_abandoned`] can tell whether its owner is gone.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn locked(to: &Path) -> Result<Self, FileError> {
+        let mut staged = Self::new(to)?;
+        // Without its name until it is locked, or it would look abandoned.
+        let unnamed = staged.path().join("unlocked");
+        match Lock::take(&unnamed) {
+            Ok(lock) => {
+                let named = staged.path().join(LOCK);
+                fs::rename(&unnamed, &named).map_err(FileError::of("create", named))?;
+                staged.lock = Some(lock);
+            }
+            // Without locks nobody can tell, and a folder that is left behind stays.
+            Err(LockError::Busy | LockError::Unsupported) => {
+                fs::remove_file(&unnamed).map_err(FileError::of("remove", unnamed))?;
+            }
+            Err(LockError::File(error)) => return Err(error),
+        }
+        Ok(staged)
     }
 
     /// Where to write.
@@ -58,6 +90,12 @@ impl Staged {
     /// # Errors
     /// If it cannot be renamed, as where there is a folder with contents; it can then be tried again.
     pub fn publish(&mut self) -> Result<(), FileError> {
+        if self.lock.is_some() {
+            // Locked until it is gone: in between the folder would look abandoned.
+            let named = self.beside.path().join(LOCK);
+            fs::remove_file(&named).map_err(FileError::of("remove", named))?;
+            self.lock = None;
+        }
         give_name(self.beside.path(), &self.to)?;
         self.beside.disable_cleanup(true);
         Ok(())
@@ -89,13 +127,30 @@ pub fn remove_folder(path: &Path) -> Result<(), FileError> {
 pub fn remove_leftovers(folder: &Path) -> Result<(), FileError> {
     let entries = fs::read_dir(folder).map_err(FileError::of("read", folder))?;
     for entry in entries.flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with(PREFIX) && name.ends_with(SUFFIX) && entry.path().is_file() {
+        if is_unnamed(&entry.file_name()) && entry.path().is_file() {
             fs::remove_file(entry.path()).map_err(FileError::of("remove", entry.path()))?;
         }
     }
     Ok(())
+}
+
+/// Removes what processes that were killed have left of [locked](Staged::locked) folders beside `path`. What cannot be removed
+/// is in nobody's way and stays.
+pub fn remove_abandoned(path: &Path) {
+    let entries = fs::read_dir(parent_of(path)).into_iter().flatten();
+    for entry in entries.flatten() {
+        if is_unnamed(&entry.file_name())
+            && let Ok(_lock) = Lock::existing(&entry.path().join(LOCK))
+        {
+            let _ = remove_folder(&entry.path());
+        }
+    }
+}
+
+/// Whether this is the name of something that has no name yet.
+fn is_unnamed(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name.starts_with(PREFIX) && name.ends_with(SUFFIX)
 }
 
 /// Bytes that are free on the disk of an existing path.
@@ -158,6 +213,24 @@ mod tests {
         assert!(published[0].is_ok() && published[1].is_err());
         assert_eq!(names(&to), ["first"]);
         assert_eq!(names(to.parent().unwrap()), ["demand"]);
+    }
+
+    #[test]
+    fn only_a_folder_without_an_owner_is_abandoned() {
+        let root = tempfile::tempdir().unwrap();
+        let to = root.path().join("x");
+        let mut owned = Staged::locked(&to).unwrap();
+        // As of a process that was killed, and of somebody who has no locks.
+        let killed = root.path().join(".killed.tmp");
+        fs::create_dir(&killed).unwrap();
+        fs::write(killed.join(LOCK), "").unwrap();
+        let unlocked = root.path().join(".unlocked.tmp");
+        fs::create_dir(&unlocked).unwrap();
+        remove_abandoned(&to);
+        assert!(!killed.exists() && unlocked.exists());
+        assert_eq!(names(owned.path()), [LOCK]);
+        owned.publish().unwrap();
+        assert!(names(&to).is_empty());
     }
 
     #[test]

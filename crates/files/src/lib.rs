@@ -12,7 +12,9 @@ mod write;
 
 pub use config::{TomlError, from_toml};
 pub use error::FileError;
-pub use folder::{Staged, available_space, give_name, remove_folder, remove_leftovers};
+pub use folder::{
+    Staged, available_space, give_name, remove_abandoned, remove_folder, remove_leftovers,
+};
 pub use lock::{Lock, LockError};
 pub use tensors::tensor_header;
 pub use write::{write, write_with};

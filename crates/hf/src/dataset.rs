@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use hf_hub::{Repo, RepoType};
 
-use crate::{error::HfError, hub::api};
+use crate::{error::HfError, hub::api, hub_files::Place};
 
 /// Where the hub keeps every data set as Parquet files, whatever it is made of.
-const CONVERTED: &str = "refs/convert/parquet";
+pub(crate) const CONVERTED: &str = "refs/convert/parquet";
 
 /// Downloads the Parquet files of a split of a data set, `ORG/NAME` or `ORG/NAME@REVISION`, to the hub's cache, and gives
 /// them in order: those of one configuration, or without one of all of them. Where the data set is made of other files, and
@@ -74,25 +74,17 @@ pub fn download_split(
     }))
 }
 
-/// The files of a split, by the names that the hub's tools give: `CONFIG/SPLIT-00000-of-00001.parquet`,
-/// `data/SPLIT-00000-of-00001.parquet`, `CONFIG/SPLIT/0000.parquet`.
+/// The files of a split, of one configuration or of all, by the places that their paths tell.
 fn of_split<'a>(files: &'a [String], config: Option<&str>, split: &str) -> Vec<&'a str> {
-    let has_folder = |file: &str, name: &str| {
-        let mut parts: Vec<&str> = file.split('/').collect();
-        parts.pop();
-        parts.contains(&name)
-    };
+    let places = files.iter().map(|file| (Place::of(file), file.as_str()));
+    let places: Vec<(Place, &str)> = places.collect();
     // What has one configuration need not name it.
-    let is_named = |config: &&str| files.iter().any(|file| has_folder(file, config));
+    let is_named = |config: &&str| places.iter().any(|(place, _)| place.config == **config);
     let config = config.filter(|config| *config != "default" || is_named(config));
-    let of_split = files.iter().map(String::as_str).filter(|file| {
-        let name = file.rsplit('/').next().unwrap_or_default();
-        let rest = name.strip_prefix(split);
-        let begins = rest.is_some_and(|rest| rest.starts_with(['-', '.']));
-        let of_config = config.is_none_or(|config| has_folder(file, config));
-        of_config && (begins || has_folder(file, split))
-    });
-    let mut files: Vec<&str> = of_split.collect();
+    let is_wanted =
+        |place: &Place| place.split == split && config.is_none_or(|config| place.config == config);
+    let of_split = places.iter().filter(|(place, _)| is_wanted(place));
+    let mut files: Vec<&str> = of_split.map(|(_, file)| *file).collect();
     files.sort_unstable();
     files
 }

@@ -62,6 +62,18 @@ pub(crate) fn api() -> Result<Api, ApiError> {
         .build()
 }
 
+/// The status with which the hub refused; none if it did not answer.
+pub(crate) fn status(error: &ApiError) -> Option<u16> {
+    match error {
+        ApiError::RequestError(error) => match **error {
+            ureq::Error::StatusCode(status) => Some(status),
+            _ => None,
+        },
+        ApiError::TooManyRetries(error) => status(error),
+        _ => None,
+    }
+}
+
 fn token() -> Option<String> {
     let own = std::env::var("HF_TOKEN").ok();
     own.filter(|token| !token.is_empty())

@@ -19,6 +19,14 @@ mod grow;
 mod header;
 #[cfg(feature = "hub")]
 mod hub;
+#[cfg(feature = "hub")]
+mod hub_files;
+#[cfg(feature = "hub")]
+mod hub_listing;
+#[cfg(feature = "hub")]
+mod hub_name;
+#[cfg(feature = "hub")]
+mod hub_text;
 mod import;
 mod inspect;
 mod layout;
@@ -47,6 +55,8 @@ pub use folder::check_free;
 pub use grow::{Growth, GrowthRequest};
 #[cfg(feature = "hub")]
 pub use hub::{HubModel, download};
+#[cfg(feature = "hub")]
+pub use hub_text::HubText;
 pub use import::Import;
 pub use inspect::Inspection;
 pub use layout::Layout;

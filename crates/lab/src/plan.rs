@@ -2,6 +2,7 @@
 
 mod choice;
 mod line;
+mod needs;
 mod times;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,8 @@ use crate::{
 };
 use choice::Choice;
 use line::{After, Line, Planner};
+pub use needs::Needs;
+use needs::sized;
 use times::{Budget, Times, times};
 
 /// All cells of a sweep and the stages that they need.
@@ -218,10 +221,8 @@ fn or_own(axis: &[usize], own: usize) -> Vec<usize> {
 }
 
 /// The scale with the sweep's tokens, vocabulary, context and learning rate.
-fn adapt(mut scale: Scale, config: &SweepConfig, data: &Dataset) -> Result<Scale, LabError> {
-    if let Some(context) = config.context {
-        scale.model.context = context;
-    }
+fn adapt(scale: Scale, config: &SweepConfig, data: &Dataset) -> Result<Scale, LabError> {
+    let mut scale = sized(scale, config);
     if let Some(lr) = config.peak_lr {
         scale.training.peak_lr = lr;
     }
@@ -242,13 +243,7 @@ fn adapt(mut scale: Scale, config: &SweepConfig, data: &Dataset) -> Result<Scale
         });
     }
     scale.model.validate()?;
-    // One trunk has one warmup, and is evaluated as often for all lengths.
-    Ok(
-        match config.lengths.iter().max().or(config.tokens.as_ref()) {
-            Some(&tokens) => scale.with_pretrain_tokens(tokens),
-            None => scale,
-        },
-    )
+    Ok(scale)
 }
 
 /// Experts after each growth of one way from E to mE.

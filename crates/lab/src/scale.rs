@@ -56,7 +56,8 @@ impl Scale {
 
     /// Shortens (or lengthens) pre-training to about `tokens` tokens, and warmup and evaluation with it.
     pub fn with_pretrain_tokens(mut self, tokens: u64) -> Self {
-        let steps = (tokens / self.tokens_per_step()).max(1);
+        // A shape without tokens is refused elsewhere.
+        let steps = (tokens / self.tokens_per_step().max(1)).max(1);
         let training = &mut self.training;
         let scaled = |value: u64| {
             let scaled = value as f64 * steps as f64 / training.pretrain_steps.max(1) as f64;

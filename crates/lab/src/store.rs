@@ -16,6 +16,7 @@ use crate::{
     error::LabError,
     graph::{Stage, StageGraph},
     stage::StageKey,
+    trained::TrainedRun,
 };
 
 const RESULT: &str = "result.json";
@@ -72,6 +73,12 @@ impl Store {
     /// The store in the folder `root` if there is one; makes nothing.
     pub fn existing(root: &Path) -> Option<Self> {
         root.join("stages").is_dir().then(|| Self::at(root))
+    }
+
+    /// The store in the folder `root` if there are stages or runs of `train`; makes nothing.
+    pub fn of_runs(root: &Path) -> Option<Self> {
+        let has_runs = || !TrainedRun::all_in(root).is_empty();
+        Self::existing(root).or_else(|| has_runs().then(|| Self::at(root)))
     }
 
     /// The folder of runs.

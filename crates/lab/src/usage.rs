@@ -4,13 +4,19 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
 };
 
 use serde::Serialize;
 use upcycle_files::{FileError, remove_folder};
 
-use crate::{error::LabError, stage::StageKey, store::Store, sweep_stages::SweepStages};
+use crate::{
+    disk::Disk,
+    error::LabError,
+    stage::StageKey,
+    store::Store,
+    sweep_stages::SweepStages,
+    trained::{RunState, TrainedRun},
+};
 
 /// What a folder of runs holds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -19,6 +25,8 @@ pub struct Usage {
     pub sweeps: Vec<SweepUsage>,
     /// Stages, by key.
     pub stages: Vec<StageUsage>,
+    /// Runs of `train`, by name.
+    pub runs: Vec<TrainedRun>,
     /// Bytes of packed text.
     pub data_bytes: u64,
 }
@@ -109,6 +117,13 @@ pub enum Freeable {
         /// Bytes.
         bytes: u64,
     },
+    /// A run of `train`, which is freed if it is named alone.
+    Run {
+        /// Name of its folder.
+        name: String,
+        /// Bytes.
+        bytes: u64,
+    },
     /// All packed text, which is packed again when it is needed.
     Data {
         /// Bytes.
@@ -120,9 +135,10 @@ impl Freeable {
     /// Bytes that become free.
     pub fn bytes(&self) -> u64 {
         match self {
-            Self::Checkpoints { bytes, .. } | Self::Stage { bytes, .. } | Self::Data { bytes } => {
-                *bytes
-            }
+            Self::Checkpoints { bytes, .. }
+            | Self::Stage { bytes, .. }
+            | Self::Run { bytes, .. }
+            | Self::Data { bytes } => *bytes,
         }
     }
 }
@@ -163,11 +179,12 @@ impl Usage {
         Self {
             sweeps: sweeps.collect(),
             data_bytes: Disk::of(&store.data_dir()).bytes,
+            runs: TrainedRun::all_in(store.root()),
             stages,
         }
     }
 
-    /// What can be freed. What is being computed is not, nor what a sweep needs that is not finished; where a sweep does not list
+    /// What can be freed but for runs of `train`. What is being computed is not, nor what a sweep needs that is not finished; where a sweep does not list
     /// its stages, any stage may be one that it needs.
     pub fn freeable(&self, cleaning: Cleaning) -> Vec<Freeable> {
         let is_finished = |name: &String| {
@@ -194,12 +211,23 @@ impl Usage {
                 freeable.push(Freeable::Checkpoints { key, bytes });
             }
         }
-        let idle = !self.stages.iter().any(is_running);
+        let trains = |run: &TrainedRun| run.state == RunState::Running;
+        let idle = !self.stages.iter().any(is_running) && !self.runs.iter().any(trains);
         if cleaning.data && idle && self.data_bytes > 0 {
             let bytes = self.data_bytes;
             freeable.push(Freeable::Data { bytes });
         }
         freeable
+    }
+
+    /// The run of `train` of a name, if there is one that nobody trains.
+    pub fn freeable_run(&self, name: &str) -> Option<Freeable> {
+        let mut runs = self.runs.iter();
+        let run = runs.find(|run| run.name == name && run.state != RunState::Running)?;
+        Some(Freeable::Run {
+            name: run.name.clone(),
+            bytes: run.bytes,
+        })
     }
 }
 
@@ -214,6 +242,7 @@ impl Store {
                 remove_folder(&self.data_dir())?;
                 return Ok(true);
             }
+            Freeable::Run { name, .. } => return TrainedRun::remove(self.root(), name),
             Freeable::Checkpoints { key, .. } => (key, false),
             Freeable::Stage { key, .. } => (key, true),
         };
@@ -283,40 +312,6 @@ fn sweep_folders(root: &Path) -> Vec<(String, PathBuf, Option<SweepStages>)> {
     sweeps
 }
 
-/// Files of a folder.
-struct Disk {
-    bytes: u64,
-    /// Since the newest was written.
-    age: Duration,
-}
-
-impl Disk {
-    /// Adds up what can be read; what another process removes meanwhile is left out.
-    fn of(folder: &Path) -> Self {
-        let mut bytes = 0;
-        let mut newest = SystemTime::UNIX_EPOCH;
-        let mut folders = vec![folder.to_owned()];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-                // Of a link, not of what it points to.
-                let Ok(metadata) = entry.metadata() else {
-                    continue;
-                };
-                if metadata.is_dir() {
-                    folders.push(entry.path());
-                } else {
-                    bytes += metadata.len();
-                    newest = newest.max(metadata.modified().unwrap_or(newest));
-                }
-            }
-        }
-        Self {
-            bytes,
-            age: newest.elapsed().unwrap_or_default(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -358,6 +353,7 @@ mod tests {
                 stage("c", &["done", "half"], false),
                 stage("d", &[], false),
             ],
+            runs: Vec::new(),
             data_bytes: 5,
         };
         assert_eq!(bytes(&usage, false, false), [8, 10]);

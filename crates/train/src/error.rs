@@ -65,7 +65,7 @@ pub enum TrainError {
     },
     /// Data that the model was not trained on.
     #[error(
-        "the model was not trained on the data `{data}`; give the data and tokenizer that it was trained with, or set `other_data` if that is meant"
+        "the model was not trained on the data `{data}`; give the data, tokenizer and `split_documents` that it was trained with, or set `other_data` if that is meant"
     )]
     OtherData {
         /// What was given.

@@ -9,7 +9,10 @@ use upcycle_lab::{StageSpec, Store, SweepConfig, SweepPlan};
 use upcycle_operator::Recipe;
 
 use super::{SweepArgs, command_line};
-use crate::{backend::BackendKind, kernels::KernelsArg, limits::MemoryArgs, threads::ThreadsArg};
+use crate::{
+    backend::BackendKind, kernels::KernelsArg, limits::MemoryArgs, packing, threads::ThreadsArg,
+    ui::Ui,
+};
 
 const FILE: &str = "sweep.toml";
 
@@ -142,7 +145,7 @@ impl PlanFile {
 
 impl Started {
     /// The sweep in a folder such as `runs/quick`.
-    pub fn open(folder: &Path) -> Result<Self> {
+    pub fn open(folder: &Path, ui: Ui) -> Result<Self> {
         let path = folder.join(FILE);
         if !path.is_file() {
             bail!(
@@ -160,7 +163,8 @@ impl Started {
         threads.apply()?;
         let folder = folder.canonicalize()?;
         let out = folder.parent().unwrap_or(&folder);
-        let data = Dataset::open(&file.sweep.data, &out.join("data"))?;
+        let cache = out.join("data");
+        let data = packing::open(&file.sweep.data, &cache, &cache, ui)?;
         let plan = SweepPlan::new(&file.sweep, &data, file.backend.name())?;
         let store =
             Store::existing(out).with_context(|| format!("{} holds no stages", out.display()))?;

@@ -31,7 +31,7 @@ impl StageArgs {
             data,
             plan,
             store,
-        } = Started::open(&self.folder)?;
+        } = Started::open(&self.folder, Ui::Plain)?;
         let stages = plan.graph.stages();
         let mut matching = stages
             .iter()

@@ -8,7 +8,7 @@ use serde::Serialize;
 use upcycle_lab::{Jobs, Queue, Stage, StageKey, Store, SweepPlan};
 
 use super::{jobs, plan_file::Started};
-use crate::output;
+use crate::{output, ui::Ui};
 
 /// Show how far a sweep is that was started here, on other machines, or on a cluster.
 #[derive(Debug, Args)]
@@ -29,7 +29,7 @@ const POLL: Duration = Duration::from_secs(5);
 
 impl StatusArgs {
     pub fn run(&self) -> Result<()> {
-        let started = Started::open(&self.folder)?;
+        let started = Started::open(&self.folder, Ui::fitting())?;
         loop {
             let jobs = jobs::jobs(&self.folder, &started.file)?;
             let status = Status::of(&started.plan, &started.store, jobs.as_ref())?;

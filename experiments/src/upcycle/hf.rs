@@ -15,6 +15,7 @@ use upcycle_hf::{
     GivenScores, Growth, GrowthRequest, HfCheckpoint, Import, Layout, Moe, MoeLayer, Progress,
     WriteOptions, Written, check_free,
 };
+use upcycle_lab::Needs;
 use upcycle_lm::{CostModel, LmConfig, WeightSource};
 use upcycle_moe::ExpertSources;
 use upcycle_operator::{
@@ -31,11 +32,13 @@ use super::{
 use crate::{
     backend::engine,
     data_args::{self, check_vocabulary},
+    hub_data,
     interrupt::{self, Work},
     limits::refusal,
     output,
     progress::style,
     recipe_args::in_words,
+    ui::Ui,
 };
 
 /// Tokens of a sequence, and sequences, on which logits are compared.
@@ -307,7 +310,15 @@ impl UpcycleArgs {
         let before = self.import(from)?;
         let config = before.config();
         let data = match self.data.config_with(from)? {
-            Some(data) => Some(data_args::open(&data, &self.data_cache)?),
+            Some(mut data) => {
+                let tokens = (VERIFICATION_ROWS * config.context) as u64;
+                let needs = Needs {
+                    training: tokens,
+                    evaluation: tokens,
+                };
+                hub_data::settle(&mut data, None, needs)?;
+                Some(data_args::open(&data, &self.data_cache, Ui::fitting())?)
+            }
             None => None,
         };
         if let Some(data) = &data {

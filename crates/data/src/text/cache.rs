@@ -2,31 +2,36 @@
 
 use std::{
     fs, io,
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use upcycle_digest::Digest;
-use upcycle_files::{FileError, Staged, remove_folder};
+use upcycle_files::{FileError, Staged, remove_abandoned, remove_folder};
 
 use super::{
+    deal::Fate,
+    documents::Counts,
     source::Source,
     stream::{StreamWriter, TokenStream, Width},
     tokenizer::Tokenizer,
 };
-use crate::{DataError, Split};
+use crate::{DataError, Split, TextChange, watch::Watch};
 
 const META: &str = "meta.json";
 const TOKENIZER: &str = "tokenizer.json";
 
 /// Bytes of documents that are tokenized at once.
-const BATCH: usize = 1 << 22;
+const BATCH: u64 = 1 << 22;
 
 /// The packed streams of a corpus, checked and mapped.
 pub(super) struct Packed {
     pub(super) vocab: usize,
     pub(super) tokenizer_json: Option<String>,
+    /// What was read of a data set of the hub.
+    pub(super) read: Option<Counts>,
     /// In the order of [`Split::ALL`].
     streams: [TokenStream; 4],
 }
@@ -72,13 +77,19 @@ struct Meta {
     /// What was packed, so that people can be told that it has changed; older caches do not know.
     #[serde(default)]
     text: Option<TextMeta>,
+    /// What was read of a data set of the hub. Other text is read at every start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    read: Option<Counts>,
 }
 
 /// Where documents lay, and the hash of them alone.
-#[derive(PartialEq, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TextMeta {
     files: Vec<String>,
+    /// The field or column, where files have such; older caches do not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    column: Option<String>,
     blake3: String,
 }
 
@@ -121,6 +132,7 @@ impl Cache {
         Some(Packed {
             vocab: meta.vocab,
             tokenizer_json,
+            read: meta.read,
             streams: [
                 stream(Split::Pretrain, &meta.pretrain)?,
                 stream(Split::Cpt, &meta.cpt)?,
@@ -135,9 +147,11 @@ impl Cache {
         &self,
         source: &Source,
         tokenizer: &Tokenizer,
+        watch: &Watch<'_>,
     ) -> Result<Packed, DataError> {
-        let mut staged = Staged::new(&self.folder)?;
-        self.fill(staged.path(), source, tokenizer)?;
+        remove_abandoned(&self.folder);
+        let mut staged = Staged::locked(&self.folder)?;
+        self.fill(staged.path(), source, tokenizer, watch)?;
         if staged.publish().is_err() {
             // Another process was faster, and its streams serve as well; or what is there is
             // damaged.
@@ -156,16 +170,14 @@ impl Cache {
         })
     }
 
-    /// Whether the same files were packed before, but with other documents and never with those
-    /// of today.
-    pub(super) fn has_other_text(&self) -> bool {
+    /// What has changed since the same files were packed; none if they never were, or if they were
+    /// packed with these documents, too.
+    pub(super) fn change(&self) -> Option<TextChange> {
         let text_in = |folder: &Path| {
             let meta = fs::read(folder.join(META)).ok()?;
             serde_json::from_slice::<Meta>(&meta).ok()?.text
         };
-        let Some(own) = text_in(&self.folder) else {
-            return false;
-        };
+        let own = text_in(&self.folder)?;
         let folders = self.folder.parent().and_then(|all| fs::read_dir(all).ok());
         let entries = folders.into_iter().flatten().flatten();
         let packed: Vec<TextMeta> = entries
@@ -173,29 +185,54 @@ impl Cache {
             .filter_map(|entry| text_in(&entry.path()))
             .filter(|text| text.files == own.files)
             .collect();
-        !packed.is_empty() && packed.iter().all(|text| *text != own)
+        if packed.iter().any(|text| text.blake3 == own.blake3) {
+            return None;
+        }
+        let other_column = |text: &TextMeta| {
+            let before = text.column.clone()?;
+            (before != *own.column.as_ref()?).then_some(before)
+        };
+        match packed.iter().map(other_column).collect::<Option<Vec<_>>>() {
+            Some(columns) => Some(TextChange::Column {
+                before: columns.into_iter().next()?,
+                now: own.column?,
+            }),
+            None => Some(TextChange::Contents),
+        }
     }
 
-    fn fill(&self, folder: &Path, source: &Source, tokenizer: &Tokenizer) -> Result<(), DataError> {
-        let mut packer = Packer::new(folder, source, tokenizer).map_err(|it| self.unusable(it))?;
+    fn fill(
+        &self,
+        folder: &Path,
+        source: &Source,
+        tokenizer: &Tokenizer,
+        watch: &Watch<'_>,
+    ) -> Result<(), DataError> {
+        let packer = Packer::new(folder, source, tokenizer, watch);
+        let mut packer = packer.map_err(|it| self.unusable(it))?;
         let mut digest = Digest::new("upcycle-data documents 1");
         let mut batch = Vec::new();
         let mut bytes = 0;
-        source.visit(|document| {
+        let mut missing = source.missing_bytes(packer.tokens());
+        let counts = source.visit(watch, |document, fate| {
             digest.bytes(document.as_bytes());
-            bytes += document.len();
-            batch.push(document);
-            if bytes >= BATCH {
+            bytes += document.len() as u64;
+            batch.push((document, fate));
+            if bytes >= BATCH.min(missing) {
                 self.pack(&mut packer, &batch)?;
                 batch.clear();
                 bytes = 0;
+                missing = source.missing_bytes(packer.tokens());
             }
-            Ok(())
+            Ok(match missing {
+                0 => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            })
         })?;
         self.pack(&mut packer, &batch)?;
         let streams = packer.finish().map_err(|reason| self.unusable(reason))?;
         let [pretrain, cpt, validation, test] = streams;
-        let files = source.documents.files();
+        let files = source.documents.files().take(counts.files);
         let meta = Meta {
             vocab: tokenizer.vocab_size(),
             pretrain,
@@ -207,8 +244,10 @@ impl Cache {
                 .map(|json| blake3::hash(json.as_bytes()).to_string()),
             text: Some(TextMeta {
                 files: files.map(|file| file.display().to_string()).collect(),
+                column: source.documents.column().map(str::to_owned),
                 blake3: digest.hex(),
             }),
+            read: source.documents.remote().map(|_| counts),
         };
         if let Some(json) = tokenizer.json() {
             upcycle_files::write(&folder.join(TOKENIZER), json.as_bytes())?;
@@ -218,7 +257,7 @@ impl Cache {
         Ok(upcycle_files::write(&folder.join(META), &json)?)
     }
 
-    fn pack(&self, packer: &mut Packer<'_>, documents: &[String]) -> Result<(), DataError> {
+    fn pack(&self, packer: &mut Packer<'_>, documents: &[(String, Fate)]) -> Result<(), DataError> {
         for split in Split::ALL {
             let encoded = packer.encode(split, documents)?;
             packer
@@ -241,17 +280,24 @@ fn stream_path(folder: &Path, split: Split) -> PathBuf {
 struct Packer<'a> {
     source: &'a Source,
     tokenizer: &'a Tokenizer,
+    watch: &'a Watch<'a>,
     /// In the order of [`Split::ALL`].
     writers: [StreamWriter; 4],
 }
 
 impl<'a> Packer<'a> {
-    fn new(folder: &Path, source: &'a Source, tokenizer: &'a Tokenizer) -> io::Result<Packer<'a>> {
+    fn new(
+        folder: &Path,
+        source: &'a Source,
+        tokenizer: &'a Tokenizer,
+        watch: &'a Watch<'a>,
+    ) -> io::Result<Packer<'a>> {
         let width = Width::of(tokenizer.vocab_size());
         let writer = |split| StreamWriter::create(&stream_path(folder, split), width);
         Ok(Packer {
             source,
             tokenizer,
+            watch,
             writers: [
                 writer(Split::Pretrain)?,
                 writer(Split::Cpt)?,
@@ -261,13 +307,23 @@ impl<'a> Packer<'a> {
         })
     }
 
+    /// Tokens that were written, in the order of [`Split::ALL`].
+    fn tokens(&self) -> [u64; 4] {
+        self.writers.each_ref().map(StreamWriter::tokens)
+    }
+
     /// The tokens of each document's part of a split, on all cores.
-    fn encode(&self, split: Split, documents: &[String]) -> Result<Vec<Vec<u32>>, DataError> {
+    fn encode(
+        &self,
+        split: Split,
+        documents: &[(String, Fate)],
+    ) -> Result<Vec<Vec<u32>>, DataError> {
         documents
             .par_iter()
-            .map(|document| self.source.shares.part(split, document))
+            .map(|(document, fate)| self.source.part(split, document, *fate))
             .filter(|part| !part.is_empty())
             .map(|part| -> Result<Vec<u32>, DataError> {
+                self.watch.check()?;
                 let mut ids = self.tokenizer.encode(part)?;
                 ids.extend(self.tokenizer.separator());
                 Ok(ids)
@@ -282,7 +338,10 @@ impl<'a> Packer<'a> {
             Split::Validation => &mut self.writers[2],
             Split::Test => &mut self.writers[3],
         };
-        encoded.iter().try_for_each(|ids| writer.append(ids))
+        encoded.iter().try_for_each(|ids| writer.append(ids))?;
+        let tokens = encoded.iter().map(|ids| ids.len() as u64);
+        self.watch.packed(tokens.sum());
+        Ok(())
     }
 
     /// Closes the streams; tells what they hold.

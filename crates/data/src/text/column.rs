@@ -15,13 +15,13 @@ use parquet::{
     schema::types::{ColumnDescriptor, SchemaDescriptor},
 };
 
-use crate::DataError;
+use crate::{DataError, watch::Watch};
 
 /// Rows that are decoded at once: enough to be fast, few enough for long documents.
 const ROWS: usize = 256;
 
 /// The rows of a column of text, of which some are in memory; none where a row is null.
-pub(super) struct Column {
+pub(super) struct Column<'a> {
     path: PathBuf,
     name: String,
     file: SerializedFileReader<File>,
@@ -34,11 +34,22 @@ pub(super) struct Column {
     decoded: vec::IntoIter<Option<ByteArray>>,
     /// Rows given out.
     row: u64,
+    /// Rows decoded, and those that there are.
+    rows: [u64; 2],
+    /// Bytes of the file.
+    bytes: u64,
+    watch: &'a Watch<'a>,
 }
 
-impl Column {
-    pub(super) fn open(path: &Path, name: &str) -> Result<Column, DataError> {
-        let file = File::open(path).map_err(|reason| DataError::unreadable(path, reason))?;
+impl<'a> Column<'a> {
+    pub(super) fn open(
+        path: &Path,
+        name: &str,
+        watch: &'a Watch<'a>,
+    ) -> Result<Column<'a>, DataError> {
+        let unreadable = |reason| DataError::unreadable(path, reason);
+        let file = File::open(path).map_err(unreadable)?;
+        let bytes = file.metadata().map_err(unreadable)?.len();
         let file = SerializedFileReader::new(file).map_err(|error| broken(path, &error))?;
         let schema = file.metadata().file_metadata().schema_descr();
         let index = find(schema, path, name)?;
@@ -51,9 +62,13 @@ impl Column {
                 codec,
             });
         }
+        let rows = file.metadata().file_metadata().num_rows();
         Ok(Column {
             path: path.into(),
             name: name.to_owned(),
+            rows: [0, rows.try_into().unwrap_or(0)],
+            bytes,
+            watch,
             file,
             index,
             defined,
@@ -81,6 +96,7 @@ impl Column {
         if rows > 0 {
             self.reader = Some(reader);
         }
+        self.tell(rows as u64);
         let mut values = values.into_iter();
         let decoded: Vec<Option<ByteArray>> = match self.defined {
             0 => values.map(Some).collect(),
@@ -91,6 +107,18 @@ impl Column {
         };
         self.decoded = decoded.into_iter();
         Ok(true)
+    }
+
+    /// So many more rows were decoded: their share of the file counts as read.
+    fn tell(&mut self, rows: u64) {
+        let [before, all] = self.rows;
+        let place = |rows: u64| {
+            let bytes = u128::from(self.bytes) * u128::from(rows) / u128::from(all.max(1));
+            bytes.min(self.bytes.into()) as u64
+        };
+        let after = before + rows;
+        self.watch.read(place(after).saturating_sub(place(before)));
+        self.rows = [after, all];
     }
 
     fn text(&self, value: &ByteArray) -> Result<String, DataError> {
@@ -105,7 +133,7 @@ impl Column {
     }
 }
 
-impl Iterator for Column {
+impl Iterator for Column<'_> {
     type Item = Result<Option<String>, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -113,6 +141,9 @@ impl Iterator for Column {
             if let Some(value) = self.decoded.next() {
                 self.row += 1;
                 return Some(value.map(|value| self.text(&value)).transpose());
+            }
+            if let Err(stopped) = self.watch.check() {
+                return Some(Err(stopped));
             }
             match self.decode() {
                 Ok(true) => {}
@@ -246,7 +277,7 @@ pub(super) mod tests {
     }
 
     fn all(path: &Path, name: &str) -> Result<Vec<Option<String>>, DataError> {
-        Column::open(path, name)?.collect()
+        Column::open(path, name, &Watch::silent())?.collect()
     }
 
     #[track_caller]
@@ -301,7 +332,8 @@ pub(super) mod tests {
         column.close().unwrap();
         group.close().unwrap();
         writer.close().unwrap();
-        let mut rows = Column::open(&path, "body").unwrap();
+        let watch = Watch::silent();
+        let mut rows = Column::open(&path, "body", &watch).unwrap();
         assert_eq!(rows.next().unwrap().unwrap().as_deref(), Some("a"));
         fails(
             rows.collect(),

@@ -37,6 +37,16 @@ impl Shares {
         }
     }
 
+    /// In the order of [`Split::ALL`].
+    pub(super) fn of_splits(&self) -> [f64; 4] {
+        [
+            self.cpt_start,
+            self.validation_start - self.cpt_start,
+            self.test_start - self.validation_start,
+            1.0 - self.test_start,
+        ]
+    }
+
     pub(super) fn hash_into(&self, digest: &mut Digest) {
         digest
             .real(self.cpt_start)

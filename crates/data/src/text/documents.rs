@@ -1,45 +1,78 @@
 //! The documents of files.
 
 use std::{
-    iter,
+    fs, iter,
+    ops::ControlFlow,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
 use upcycle_digest::Digest;
 
 use super::{
     column::Column, files::Files, form_feeds::FormFeeds, format::Format, json_lines::JsonLines,
     lines::Lines,
 };
-use crate::DataError;
+use crate::{DataError, FindRemote, RemoteText, remote_name, watch::Watch};
 
 /// Files and how to take them apart into documents, of which only some are in memory at once.
 pub(super) struct Documents {
     paths: Vec<PathBuf>,
     files: Files,
     column: String,
+    /// Where the files are to be fetched.
+    remote: Option<Arc<dyn RemoteText>>,
 }
 
-/// What reading all documents told.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// What reading documents told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Counts {
+    /// Files that were begun.
+    pub(super) files: usize,
     pub(super) documents: u64,
     /// Rows without a document.
     pub(super) nulls: u64,
+    /// Bytes of all documents, and of the longest.
+    pub(super) bytes: u64,
+    pub(super) longest: u64,
 }
 
 /// The rows of a file, documents or null.
-type Rows = Box<dyn Iterator<Item = Result<Option<String>, DataError>> + Send>;
+type Rows<'a> = Box<dyn Iterator<Item = Result<Option<String>, DataError>> + Send + 'a>;
 
 impl Documents {
     /// Those of the files that `paths` stand for, in the field or column of this name where files
     /// have such.
-    pub(super) fn find(paths: &[PathBuf], column: &str) -> Result<Documents, DataError> {
+    pub(super) fn find(
+        paths: &[PathBuf],
+        column: &str,
+        find: FindRemote<'_>,
+    ) -> Result<Documents, DataError> {
+        let remote = match paths {
+            [path] => remote_name(path).map(find).transpose(),
+            _ => Ok(None),
+        };
+        let remote = remote.map_err(DataError::Remote)?;
+        let name = remote.as_ref().map(|remote| remote.name());
         Ok(Documents {
-            paths: paths.to_vec(),
-            files: Files::find(paths)?,
+            paths: match name {
+                Some(name) => vec![format!("hf:{name}").into()],
+                None => paths.to_vec(),
+            },
+            files: match &remote {
+                Some(remote) => Files::of_remote(remote.as_ref())?,
+                None => Files::find(paths)?,
+            },
             column: column.to_owned(),
+            remote,
         })
+    }
+
+    /// What determines the documents, if they are those of a data set of the hub.
+    pub(super) fn remote(&self) -> Option<&dyn RemoteText> {
+        self.remote.as_deref()
     }
 
     pub(super) fn paths(&self) -> &[PathBuf] {
@@ -56,29 +89,73 @@ impl Documents {
         self.files.known.iter().map(|(path, _)| path.as_path())
     }
 
+    /// The field or column that the text is read from; none where no file has such.
+    pub(super) fn column(&self) -> Option<&str> {
+        let has_columns = |(_, format): &(PathBuf, Format)| !matches!(format, Format::Text(_));
+        let known = &self.files.known;
+        known
+            .iter()
+            .any(has_columns)
+            .then_some(self.column.as_str())
+    }
+
     pub(super) fn skipped(&self) -> &[PathBuf] {
         &self.files.skipped
     }
 
+    /// Bytes of all files.
+    pub(super) fn bytes(&self) -> u64 {
+        // What cannot be read is told when it is opened.
+        let sizes = self.files().filter_map(|file| fs::metadata(file).ok());
+        sizes.map(|file| file.len()).sum()
+    }
+
     /// Every document, in order, without the blank ones.
-    pub(super) fn iter(&self) -> impl Iterator<Item = Result<String, DataError>> + Send {
-        self.rows().filter_map(|row| {
+    pub(super) fn iter<'a>(
+        &'a self,
+        watch: &'a Watch<'a>,
+    ) -> impl Iterator<Item = Result<String, DataError>> + Send {
+        self.rows(watch).filter_map(|row| {
             row.map(|text| text.filter(|text| !is_blank(text)))
                 .transpose()
         })
     }
 
     /// Reads all documents, of which there must be one, and adds them to a hash.
-    pub(super) fn hash_into(&self, digest: &mut Digest) -> Result<Counts, DataError> {
+    pub(super) fn hash_into(
+        &self,
+        digest: &mut Digest,
+        watch: &Watch<'_>,
+    ) -> Result<Counts, DataError> {
+        self.visit(watch, |document| {
+            digest.bytes(document.as_bytes());
+            Ok(ControlFlow::Continue(()))
+        })
+    }
+
+    /// Every document, of which there must be one, in order for `visit`, until it breaks off. No
+    /// file is touched before a document of it is wanted.
+    pub(super) fn visit(
+        &self,
+        watch: &Watch<'_>,
+        mut visit: impl FnMut(String) -> Result<ControlFlow<()>, DataError>,
+    ) -> Result<Counts, DataError> {
         let mut counts = Counts::default();
-        for row in self.rows() {
-            match row? {
-                Some(text) if is_blank(&text) => {}
-                Some(text) => {
-                    counts.documents += 1;
-                    digest.bytes(text.as_bytes());
+        for file in 0..self.files.known.len() {
+            counts.files += 1;
+            for row in self.open(file, watch)? {
+                match row? {
+                    Some(text) if is_blank(&text) => {}
+                    Some(text) => {
+                        counts.documents += 1;
+                        counts.bytes += text.len() as u64;
+                        counts.longest = counts.longest.max(text.len() as u64);
+                        if visit(text)?.is_break() {
+                            return Ok(counts);
+                        }
+                    }
+                    None => counts.nulls += 1,
                 }
-                None => counts.nulls += 1,
             }
         }
         if counts.documents == 0 {
@@ -89,23 +166,43 @@ impl Documents {
         Ok(counts)
     }
 
-    fn rows(&self) -> impl Iterator<Item = Result<Option<String>, DataError>> + Send {
-        self.files.known.iter().flat_map(|(path, format)| {
-            open(path, *format, &self.column).unwrap_or_else(|error| -> Rows {
+    fn rows<'a>(
+        &'a self,
+        watch: &'a Watch<'a>,
+    ) -> impl Iterator<Item = Result<Option<String>, DataError>> + Send {
+        (0..self.files.known.len()).flat_map(move |file| {
+            self.open(file, watch).unwrap_or_else(|error| -> Rows<'a> {
                 // The error takes the place of the rows.
                 Box::new(iter::once(Err(error)))
             })
         })
     }
+
+    /// The rows of the file of this place in the list.
+    fn open<'a>(&self, file: usize, watch: &'a Watch<'a>) -> Result<Rows<'a>, DataError> {
+        let (path, format) = &self.files.known[file];
+        let Some(remote) = &self.remote else {
+            return open(path, *format, &self.column, watch);
+        };
+        watch.check()?;
+        let path = remote.fetch(file).map_err(DataError::Remote)?;
+        // What cannot be read is told when it is opened.
+        watch.found(fs::metadata(&path).map_or(0, |file| file.len()));
+        open(&path, *format, &self.column, watch)
+    }
 }
 
-fn open(path: &Path, format: Format, column: &str) -> Result<Rows, DataError> {
-    let rows: Rows = match format {
-        Format::Text(compression) => Box::new(FormFeeds::new(Lines::open(path, compression)?)),
-        Format::JsonLines(compression) => {
-            Box::new(JsonLines::new(Lines::open(path, compression)?, column))
-        }
-        Format::Parquet => Box::new(Column::open(path, column)?),
+fn open<'a>(
+    path: &Path,
+    format: Format,
+    column: &str,
+    watch: &'a Watch<'a>,
+) -> Result<Rows<'a>, DataError> {
+    let lines = |compression| Lines::open(path, compression, watch);
+    let rows: Rows<'a> = match format {
+        Format::Text(compression) => Box::new(FormFeeds::new(lines(compression)?)),
+        Format::JsonLines(compression) => Box::new(JsonLines::new(lines(compression)?, column)),
+        Format::Parquet => Box::new(Column::open(path, column, watch)?),
     };
     Ok(rows)
 }
@@ -122,10 +219,15 @@ mod tests {
 
     use super::*;
 
+    fn find(paths: &[PathBuf]) -> Result<Documents, DataError> {
+        Documents::find(paths, "text", &|name: &str| Err(name.into()))
+    }
+
     fn read_documents(paths: &[PathBuf]) -> Result<Vec<String>, DataError> {
-        let documents = Documents::find(paths, "text")?;
-        let counts = documents.hash_into(&mut Digest::new("test"))?;
-        let all: Vec<String> = documents.iter().collect::<Result<_, _>>()?;
+        let documents = find(paths)?;
+        let watch = Watch::silent();
+        let counts = documents.hash_into(&mut Digest::new("test"), &watch)?;
+        let all: Vec<String> = documents.iter(&watch).collect::<Result<_, _>>()?;
         assert_eq!(counts.documents, all.len() as u64);
         Ok(all)
     }
@@ -144,8 +246,9 @@ mod tests {
         let paths = [folder.path().to_path_buf()];
         assert_eq!(read_documents(&paths).unwrap(), ["one", "two", "three"]);
 
-        let documents = Documents::find(&paths, "text").unwrap();
-        let counts = documents.hash_into(&mut Digest::new("test")).unwrap();
+        let documents = find(&paths).unwrap();
+        let digest = &mut Digest::new("test");
+        let counts = documents.hash_into(digest, &Watch::silent()).unwrap();
         assert_eq!((counts.documents, counts.nulls), (3, 1));
         assert_eq!(documents.skipped(), [folder.path().join("a.md")]);
     }

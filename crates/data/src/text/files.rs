@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::format::Format;
-use crate::DataError;
+use crate::{DataError, RemoteText};
 
 /// Files with documents, and those beside them that are none.
 #[derive(Debug, Default)]
@@ -24,6 +24,21 @@ impl Files {
             files.add(path)?;
         }
         Ok(files)
+    }
+
+    /// The files of a data set of the hub, by names that begin with its own.
+    pub(super) fn of_remote(remote: &dyn RemoteText) -> Result<Files, DataError> {
+        let files = remote.files().iter().map(|file| {
+            let path = PathBuf::from(format!("hf:{}/{file}", remote.name()));
+            match Format::of(&path) {
+                Some(format) => Ok((path, format)),
+                None => Err(DataError::Extension { path }),
+            }
+        });
+        Ok(Files {
+            known: files.collect::<Result<_, _>>()?,
+            skipped: Vec::new(),
+        })
     }
 
     fn add(&mut self, path: &Path) -> Result<(), DataError> {

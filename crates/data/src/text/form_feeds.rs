@@ -5,13 +5,13 @@ use crate::DataError;
 
 /// The stretches of a text between lines of a single form feed, without the line break that ends
 /// the line before it.
-pub(super) struct FormFeeds {
-    lines: Lines,
+pub(super) struct FormFeeds<'a> {
+    lines: Lines<'a>,
     ended: bool,
 }
 
-impl FormFeeds {
-    pub(super) fn new(lines: Lines) -> FormFeeds {
+impl<'a> FormFeeds<'a> {
+    pub(super) fn new(lines: Lines<'a>) -> FormFeeds<'a> {
         FormFeeds {
             lines,
             ended: false,
@@ -32,7 +32,7 @@ impl FormFeeds {
     }
 }
 
-impl Iterator for FormFeeds {
+impl Iterator for FormFeeds<'_> {
     type Item = Result<Option<String>, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {

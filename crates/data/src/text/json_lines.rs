@@ -2,19 +2,19 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
 use super::lines::{Lines, without_break};
 use crate::DataError;
 
 /// One field of every line that is not blank; none where it is null.
-pub(super) struct JsonLines {
-    lines: Lines,
+pub(super) struct JsonLines<'a> {
+    lines: Lines<'a>,
     field: String,
 }
 
-impl JsonLines {
-    pub(super) fn new(lines: Lines, field: &str) -> JsonLines {
+impl<'a> JsonLines<'a> {
+    pub(super) fn new(lines: Lines<'a>, field: &str) -> JsonLines<'a> {
         JsonLines {
             lines,
             field: field.to_owned(),
@@ -31,7 +31,7 @@ impl JsonLines {
     }
 }
 
-impl Iterator for JsonLines {
+impl Iterator for JsonLines<'_> {
     type Item = Result<Option<String>, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -53,40 +53,75 @@ impl Iterator for JsonLines {
 
 fn parse(line: &str, field: &str) -> serde_json::Result<Option<String>> {
     let mut json = serde_json::Deserializer::from_str(line);
-    let text = Field(field).deserialize(&mut json)?;
+    let found = json.deserialize_map(Field(field))?;
     json.end()?;
-    Ok(text)
+    match found {
+        Found::Text(text) => Ok(Some(text)),
+        Found::Null => Ok(None),
+        Found::Nothing => Err(serde_json::Error::custom(format!(
+            "missing field `{field}`"
+        ))),
+    }
 }
 
-/// The field of an object that has this name.
+/// What there is in the place of a field.
+enum Found {
+    Text(String),
+    Null,
+    Nothing,
+}
+
+/// The field of an object that has this name, or that a name before a dot leads to: `inner` in the
+/// object `outer` for `outer.inner`.
 struct Field<'a>(&'a str);
 
 impl<'de> DeserializeSeed<'de> for Field<'_> {
-    type Value = Option<String>;
+    type Value = Found;
 
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
-        json.deserialize_map(self)
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Found, D::Error> {
+        json.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for Field<'_> {
-    type Value = Option<String>;
+    type Value = Found;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut text = None;
-        while let Some(key) = map.next_key::<String>()? {
-            if key != self.0 {
-                map.next_value::<IgnoredAny>()?;
-            } else if text.replace(map.next_value::<Option<String>>()?).is_some() {
-                return Err(A::Error::custom(format!("duplicate field `{key}`")));
-            }
-        }
-        text.ok_or_else(|| A::Error::custom(format!("missing field `{}`", self.0)))
+    /// An object that is null has fields that are.
+    fn visit_unit<E: Error>(self) -> Result<Found, E> {
+        Ok(Found::Null)
     }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Found, A::Error> {
+        let mut found = Found::Nothing;
+        while let Some(key) = map.next_key::<String>()? {
+            let new = if key == self.0 {
+                map.next_value::<Option<String>>()?
+                    .map_or(Found::Null, Found::Text)
+            } else if let Some(inner) = inner(self.0, &key) {
+                map.next_value_seed(Field(inner))?
+            } else {
+                map.next_value::<IgnoredAny>()?;
+                Found::Nothing
+            };
+            if matches!(new, Found::Nothing) {
+                continue;
+            }
+            if !matches!(found, Found::Nothing) {
+                return Err(A::Error::custom(format!("duplicate field `{}`", self.0)));
+            }
+            found = new;
+        }
+        Ok(found)
+    }
+}
+
+/// What is to be looked for in the object `outer` of a field like `outer.inner`.
+fn inner<'a>(field: &'a str, outer: &str) -> Option<&'a str> {
+    field.strip_prefix(outer)?.strip_prefix('.')
 }
 
 /// What the parser says, without the place within the line: it calls every line the first.
@@ -131,6 +166,22 @@ mod tests {
         let mut expected = texts(&["a"]);
         expected.push(None);
         assert_eq!(documents(contents, "body").unwrap(), expected);
+    }
+
+    #[test]
+    fn a_field_can_be_inside_of_an_object() {
+        let contents =
+            "{\"a\": {\"b\": {\"c\": \"deep\"}, \"d\": 1}}\n{\"a\": null}\n{\"a.b.c\": \"flat\"}\n";
+        let mut expected = texts(&["deep", "flat"]);
+        expected.insert(1, None);
+        assert_eq!(documents(contents, "a.b.c").unwrap(), expected);
+        for (line, reason) in [
+            ("{\"a\": {\"d\": \"x\"}}", "missing field `a.b.c`"),
+            ("{\"a\": \"x\"}", "expected an object"),
+        ] {
+            let message = documents(line, "a.b.c").unwrap_err().to_string();
+            assert!(message.contains(reason), "{message}");
+        }
     }
 
     #[test]

@@ -2,14 +2,14 @@
 
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader},
+    io::{self, BufRead, BufReader, Read},
     path::{Path, PathBuf},
 };
 
 use flate2::bufread::MultiGzDecoder;
 use zstd::stream::read::Decoder as ZstdDecoder;
 
-use crate::DataError;
+use crate::{DataError, watch::Watch};
 
 /// How a text file is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,21 +20,26 @@ pub(super) enum Compression {
 }
 
 /// The lines of a file, of which only one is in memory.
-pub(super) struct Lines {
+pub(super) struct Lines<'a> {
     path: PathBuf,
     compression: Compression,
-    reader: Box<dyn BufRead + Send>,
+    reader: Box<dyn BufRead + Send + 'a>,
     line: Vec<u8>,
     /// Bytes before the line, without compression.
     offset: usize,
     number: usize,
 }
 
-impl Lines {
-    pub(super) fn open(path: &Path, compression: Compression) -> Result<Lines, DataError> {
-        let open = || -> io::Result<Box<dyn BufRead + Send>> {
-            let file = BufReader::new(File::open(path)?);
-            let reader: Box<dyn BufRead + Send> = match compression {
+impl<'a> Lines<'a> {
+    pub(super) fn open(
+        path: &Path,
+        compression: Compression,
+        watch: &'a Watch<'a>,
+    ) -> Result<Lines<'a>, DataError> {
+        let open = || -> io::Result<Box<dyn BufRead + Send + 'a>> {
+            let file = File::open(path)?;
+            let file = BufReader::new(Watched { file, watch });
+            let reader: Box<dyn BufRead + Send + 'a> = match compression {
                 Compression::None => Box::new(file),
                 Compression::Gzip => Box::new(BufReader::new(MultiGzDecoder::new(file))),
                 Compression::Zstd => Box::new(BufReader::new(ZstdDecoder::with_buffer(file)?)),
@@ -49,8 +54,8 @@ impl Lines {
     pub(super) fn new(
         path: &Path,
         compression: Compression,
-        reader: Box<dyn BufRead + Send>,
-    ) -> Lines {
+        reader: Box<dyn BufRead + Send + 'a>,
+    ) -> Lines<'a> {
         Lines {
             path: path.into(),
             compression,
@@ -89,6 +94,10 @@ impl Lines {
     }
 
     fn broken(&self, reason: io::Error) -> DataError {
+        let reason = match reason.downcast::<DataError>() {
+            Ok(error) => return error,
+            Err(reason) => reason,
+        };
         match self.compression {
             Compression::None => DataError::unreadable(&self.path, reason),
             Compression::Gzip | Compression::Zstd => DataError::Compressed {
@@ -96,6 +105,21 @@ impl Lines {
                 reason,
             },
         }
+    }
+}
+
+/// A file whose reading is watched.
+struct Watched<'a> {
+    file: File,
+    watch: &'a Watch<'a>,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.watch.check().map_err(io::Error::other)?;
+        let read = self.file.read(buffer)?;
+        self.watch.read(read as u64);
+        Ok(read)
     }
 }
 
@@ -125,7 +149,8 @@ mod tests {
     }
 
     fn all(path: &Path, compression: Compression) -> Result<Vec<String>, DataError> {
-        let mut lines = Lines::open(path, compression)?;
+        let watch = Watch::silent();
+        let mut lines = Lines::open(path, compression, &watch)?;
         let mut all = Vec::new();
         while let Some(line) = lines.read()? {
             all.push(line.to_owned());

@@ -10,7 +10,10 @@ use super::{
     source::Source,
     tokenizer::{Recipe, Tokenizer},
 };
-use crate::{DataError, TextReport};
+use crate::{
+    DataError, Splitting, TextChange, TextReport,
+    watch::{TextWork, Watch},
+};
 
 /// One tokenizer for several sources. It is made when it is needed, and at most once.
 pub(super) struct Packing<'a> {
@@ -21,6 +24,7 @@ pub(super) struct Packing<'a> {
     /// What a trained tokenizer is trained on.
     sources: &'a [Source],
     tokenizer: OnceCell<Tokenizer>,
+    watch: &'a Watch<'a>,
 }
 
 impl<'a> Packing<'a> {
@@ -28,6 +32,7 @@ impl<'a> Packing<'a> {
         cache_dir: &'a Path,
         recipe: &'a Recipe,
         sources: &'a [Source],
+        watch: &'a Watch<'a>,
     ) -> Packing<'a> {
         Packing {
             cache_dir,
@@ -35,6 +40,7 @@ impl<'a> Packing<'a> {
             recipe,
             sources,
             tokenizer: OnceCell::new(),
+            watch,
         }
     }
 
@@ -85,37 +91,85 @@ impl<'a> Packing<'a> {
         digest.hex()
     }
 
-    /// The tokens of a source, from the cache if they are there, and what was found.
-    pub(super) fn pack(&self, source: &Source) -> Result<(Packed, TextReport), DataError> {
-        let name = self.name(source);
-        let kept = Cache::new(self.cache_dir, &name);
-        let (packed, has_changed) = match kept.load() {
-            Some(packed) => (packed, false),
-            None => {
-                let new = Cache::new(self.new_dir, &name);
-                let packed = new.build(source, self.tokenizer()?)?;
-                (packed, new.has_other_text())
-            }
-        };
-        let report = TextReport {
-            paths: source.documents.paths().to_vec(),
-            share: None,
-            files: source.documents.files().count(),
-            skipped: source.documents.skipped().to_vec(),
-            documents: source.counts.documents,
-            nulls: source.counts.nulls,
-            tokens: packed.tokens(),
-            has_changed,
-        };
-        Ok((packed, report))
+    /// The tokens of sources, from the cache if they are there, and what was found of each.
+    pub(super) fn pack(&self, sources: &[&Source]) -> Result<Vec<(Packed, TextReport)>, DataError> {
+        let kept = sources.iter().map(|source| self.kept(source));
+        let kept: Vec<Option<Packed>> = kept.collect();
+        let missing = sources.iter().zip(&kept).filter(|(_, kept)| kept.is_none());
+        let missing: u64 = missing.map(|(source, _)| source.documents.bytes()).sum();
+        if kept.iter().any(Option::is_none) {
+            self.tokenizer()?;
+            self.watch.begin(TextWork::Packing, missing);
+        }
+        let packed = sources.iter().zip(kept).map(|(source, kept)| {
+            let (packed, change) = match kept {
+                Some(packed) => (packed, None),
+                None => self.make(source)?,
+            };
+            let report = self.report(source, &packed, change);
+            Ok::<_, DataError>((packed, report))
+        });
+        packed.collect()
+    }
+
+    /// The tokens of a source that are in the cache.
+    fn kept(&self, source: &Source) -> Option<Packed> {
+        Cache::new(self.cache_dir, &self.name(source)).load()
+    }
+
+    /// Packs a source; tells what has changed since the same files were packed before.
+    fn make(&self, source: &Source) -> Result<(Packed, Option<TextChange>), DataError> {
+        let new = Cache::new(self.new_dir, &self.name(source));
+        let packed = new.build(source, self.tokenizer()?, self.watch)?;
+        // Of a data set of the hub more or less is no change.
+        let is_own = source.documents.remote().is_none();
+        Ok((packed, new.change().filter(|_| is_own)))
     }
 
     fn tokenizer(&self) -> Result<&Tokenizer, DataError> {
         if let Some(tokenizer) = self.tokenizer.get() {
             return Ok(tokenizer);
         }
-        let texts = self.sources.iter().flat_map(Source::pretraining_texts);
+        let watch = self.watch;
+        if matches!(self.recipe, Recipe::Bpe { .. }) {
+            let bytes = self.sources.iter().map(|source| source.documents.bytes());
+            watch.begin(TextWork::Learning, bytes.sum());
+        }
+        let texts = self.sources.iter();
+        let texts = texts.flat_map(move |source| source.pretraining_texts(watch));
         let tokenizer = Tokenizer::make(self.recipe, texts)?;
         Ok(self.tokenizer.get_or_init(|| tokenizer))
+    }
+
+    fn report(&self, source: &Source, packed: &Packed, change: Option<TextChange>) -> TextReport {
+        // All sources share a tokenizer, of which the first one tells.
+        let is_first = self
+            .sources
+            .first()
+            .is_some_and(|it| std::ptr::eq(it, source));
+        let vocab = match self.recipe {
+            Recipe::Bpe { vocab } if is_first => Some([*vocab, packed.vocab]),
+            _ => None,
+        };
+        let counts = packed.read.or(source.counts).unwrap_or_default();
+        let splitting = match source.splitting {
+            // What no document exceeds need not be told.
+            Splitting::WholeUpTo(bytes) if counts.longest <= bytes => Splitting::Whole,
+            splitting => splitting,
+        };
+        let remote = source.documents.remote();
+        TextReport {
+            paths: source.documents.paths().to_vec(),
+            share: None,
+            files: counts.files,
+            of_files: remote.map(|remote| remote.files().len()),
+            skipped: source.documents.skipped().to_vec(),
+            documents: counts.documents,
+            nulls: counts.nulls,
+            splitting,
+            tokens: packed.tokens(),
+            change,
+            vocab: vocab.filter(|[asked, found]| found < asked),
+        }
     }
 }

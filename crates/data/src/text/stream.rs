@@ -51,6 +51,11 @@ impl StreamWriter {
         })
     }
 
+    /// Tokens that were appended.
+    pub(super) fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
     /// Appends ids, which must fit the width.
     pub(super) fn append(&mut self, ids: &[u32]) -> io::Result<()> {
         let bytes: Vec<u8> = match self.width {

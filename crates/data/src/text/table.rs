@@ -16,7 +16,7 @@ use super::{
     json_lines::reason,
     lines::{Lines, without_break},
 };
-use crate::DataError;
+use crate::{DataError, watch::Watch};
 
 /// A row of a table.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,10 +39,13 @@ pub fn read_table(path: &Path, limit: Option<usize>) -> Result<Vec<TableRow>, Da
         return Err(DataError::NoTable { path: path.into() });
     }
     let limit = limit.unwrap_or(usize::MAX);
+    let watch = Watch::silent();
     match Format::of(path) {
-        Some(Format::JsonLines(compression)) => json_rows(Lines::open(path, compression)?, limit),
+        Some(Format::JsonLines(compression)) => {
+            json_rows(Lines::open(path, compression, &watch)?, limit)
+        }
         Some(Format::Text(compression)) => {
-            let documents = FormFeeds::new(Lines::open(path, compression)?);
+            let documents = FormFeeds::new(Lines::open(path, compression, &watch)?);
             let documents =
                 documents.filter(|text| !matches!(text, Ok(Some(text)) if text.trim().is_empty()));
             numbered(documents.take(limit).map(|text| {
@@ -65,7 +68,7 @@ fn numbered(
     rows.collect()
 }
 
-fn json_rows(mut lines: Lines, limit: usize) -> Result<Vec<TableRow>, DataError> {
+fn json_rows(mut lines: Lines<'_>, limit: usize) -> Result<Vec<TableRow>, DataError> {
     let mut rows = Vec::new();
     while rows.len() < limit {
         let parsed = match lines.read()? {

@@ -2,14 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{collections::HashSet, fs, path::PathBuf};
+use std::{collections::HashSet, fs, io::Write, ops::ControlFlow, path::PathBuf, sync::Mutex};
 
+use flate2::write::GzEncoder;
 use parquet::basic::Compression;
 use tempfile::TempDir;
 use upcycle_digest::Digest;
 
 use super::{column::tests::write as write_parquet, *};
-use crate::TokenizerConfig;
+use crate::{SplitDocuments, Splitting, TextChange, TextProgress, TokenizerConfig};
 
 /// A folder of text and a cache beside it.
 struct Bench {
@@ -45,7 +46,19 @@ impl Bench {
     }
 
     fn open(&self) -> Result<TextCorpus, DataError> {
-        TextCorpus::open(&self.config, &self.cache_dir(), &self.cache_dir())
+        self.open_watched(&Watch::silent())
+    }
+
+    fn open_watched(&self, watch: &Watch<'_>) -> Result<TextCorpus, DataError> {
+        let cache = self.cache_dir();
+        let config = &self.config;
+        TextCorpus::open(
+            config,
+            &cache,
+            &cache,
+            &|name: &str| Err(name.into()),
+            watch,
+        )
     }
 }
 
@@ -91,6 +104,36 @@ fn splits_are_disjoint_parts_and_together_the_whole_text() {
         ]
     );
     assert_eq!(corpus.vocab_size(), 257);
+}
+
+#[test]
+fn many_documents_stay_whole() {
+    let documents: Vec<String> = (0..500).map(|i| format!("<{}>", i * i)).collect();
+    let mut bench = Bench::new(&[("a.txt", &documents.join("\n\u{c}\n"))]);
+    let corpus = bench.open().unwrap();
+    assert_eq!(corpus.reports()[0].splitting, Splitting::Whole);
+    let mut found: Vec<String> = Vec::new();
+    for (split, share) in Split::ALL.into_iter().zip([0.475, 0.475, 0.025, 0.025]) {
+        let ids = all(&corpus, split);
+        let text: String = ids
+            .iter()
+            .map(|&id| u8::try_from(id).map_or('\n', char::from))
+            .collect();
+        let own: Vec<String> = text.lines().map(str::to_owned).collect();
+        assert!(
+            (own.len() as f64 / 500.0 - share).abs() < 0.02,
+            "{split}: {}",
+            own.len()
+        );
+        found.extend(own);
+    }
+    found.sort_unstable();
+    let mut expected = documents;
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+
+    bench.config.split_documents = SplitDocuments::Cut;
+    assert_ne!(bench.open().unwrap().fingerprint(), corpus.fingerprint());
 }
 
 #[test]
@@ -326,15 +369,15 @@ fn how_text_is_stored_makes_no_difference() {
 fn a_changed_source_is_packed_anew_and_told() {
     let bench = Bench::new(&[("a.txt", &counting(0..300))]);
     let first = bench.open().unwrap();
-    assert!(!first.reports()[0].has_changed);
+    assert_eq!(first.reports()[0].change, None);
     fs::write(&bench.config.paths[0], counting(0..301)).unwrap();
     let second = bench.open().unwrap();
-    assert!(second.reports()[0].has_changed);
+    assert_eq!(second.reports()[0].change, Some(TextChange::Contents));
     assert_ne!(first.fingerprint(), second.fingerprint());
     // As it was at first: those tokens are still there.
     fs::write(&bench.config.paths[0], counting(0..300)).unwrap();
     let third = bench.open().unwrap();
-    assert!(!third.reports()[0].has_changed);
+    assert_eq!(third.reports()[0].change, None);
     assert_eq!(first.fingerprint(), third.fingerprint());
 }
 
@@ -343,24 +386,98 @@ fn other_settings_are_no_change_of_the_source() {
     let mut bench = Bench::new(&[("a.txt", &counting(0..300))]);
     bench.open().unwrap();
     bench.config.cpt_share = 0.4;
-    assert!(!bench.open().unwrap().reports()[0].has_changed);
+    assert_eq!(bench.open().unwrap().reports()[0].change, None);
+}
+
+#[test]
+fn another_column_is_no_change_of_the_contents() {
+    let line = "{\"text\": \"some text\", \"body\": \"another one\"}\n";
+    let mut bench = Bench::new(&[("a.jsonl", line)]);
+    bench.open().unwrap();
+    bench.config.text_column = "body".into();
+    let change = TextChange::Column {
+        before: "text".into(),
+        now: "body".into(),
+    };
+    assert_eq!(bench.open().unwrap().reports()[0].change, Some(change));
+    // It is packed both ways, but for new contents.
+    fs::write(&bench.config.paths[0], line.replace("one", "two")).unwrap();
+    let changed = bench.open().unwrap();
+    assert_eq!(changed.reports()[0].change, Some(TextChange::Contents));
 }
 
 #[test]
 fn text_that_changes_while_it_is_packed_is_an_error() {
     let bench = Bench::new(&[("a.txt", &counting(0..300))]);
     let shares = Shares::new(&bench.config);
-    let source = Source::read(&bench.config.paths, "text", shares, &Recipe::Bytes).unwrap();
+    let watch = Watch::silent();
+    let paths = &bench.config.paths;
+    let documents = Documents::find(paths, "text", &|name: &str| Err(name.into())).unwrap();
+    let asked = SplitDocuments::Auto;
+    let source = Source::read(documents, shares, None, asked, &Recipe::Bytes, &watch).unwrap();
     fs::write(&bench.config.paths[0], counting(0..301)).unwrap();
     let (recipe, sources) = (Recipe::Bytes, [source]);
     let cache_dir = bench.cache_dir();
-    let packing = Packing::new(&cache_dir, &recipe, &sources);
-    let message = packing.pack(&sources[0]).err().unwrap().to_string();
+    let packing = Packing::new(&cache_dir, &recipe, &sources, &watch);
+    let message = packing.pack(&[&sources[0]]).err().unwrap().to_string();
     assert!(
         message.contains("a.txt changed while it was read"),
         "{message}"
     );
     assert_eq!(fs::read_dir(&cache_dir).unwrap().count(), 0);
+}
+
+#[test]
+fn reading_is_told_byte_by_byte_and_packing_by_tokens() {
+    let mut bench = Bench::new(&[("a.jsonl.gz", ""), ("b.parquet", "")]).bpe(270);
+    let text = counting(0..300);
+    let line = format!("{{\"text\": \"{text}\"}}\n");
+    let mut gzip = GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(line.as_bytes()).unwrap();
+    fs::write(&bench.config.paths[0], gzip.finish().unwrap()).unwrap();
+    write_parquet(&bench.config.paths[1], &[Some(&text)], Compression::SNAPPY);
+    bench.config.weights = vec![1.0, 1.0];
+    let sizes = bench.config.paths.iter();
+    let total: u64 = sizes.map(|path| fs::metadata(path).unwrap().len()).sum();
+    let told = Mutex::new(Vec::new());
+    let observer = |progress: TextProgress| {
+        told.lock().unwrap().push(progress);
+        ControlFlow::Continue(())
+    };
+    let corpus = bench.open_watched(&Watch::new(&observer)).unwrap();
+    let told = told.lock().unwrap();
+    for work in [TextWork::Reading, TextWork::Learning, TextWork::Packing] {
+        let first = told.iter().find(|progress| progress.work == work).unwrap();
+        assert_eq!((first.bytes, first.total), (0, total), "{work:?}");
+    }
+    let last = told.last().unwrap();
+    let tokens: u64 = corpus.sources.iter().flat_map(Packed::tokens).sum();
+    assert_eq!((last.bytes, last.tokens), (total, tokens));
+}
+
+#[test]
+fn a_stop_leaves_nothing_half_packed() {
+    let bench = Bench::new(&[("a.txt", &counting(0..300))]);
+    for last in [TextWork::Reading, TextWork::Packing] {
+        let observer = |progress: TextProgress| match progress.work == last {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
+        let message = bench.open_watched(&Watch::new(&observer)).err().unwrap();
+        assert!(matches!(message, DataError::Interrupted), "{message}");
+        let left = fs::read_dir(bench.cache_dir()).map_or(0, Iterator::count);
+        assert_eq!(left, 0);
+    }
+}
+
+#[test]
+fn what_a_killed_packing_left_is_removed() {
+    let bench = Bench::new(&[("a.txt", &counting(0..300))]);
+    let left = bench.cache_dir().join(".killed.tmp");
+    fs::create_dir_all(&left).unwrap();
+    fs::write(left.join("lock"), "").unwrap();
+    bench.open().unwrap();
+    assert_eq!(fs::read_dir(bench.cache_dir()).unwrap().count(), 1);
 }
 
 #[test]
@@ -448,6 +565,20 @@ fn a_mixture_shares_one_trained_tokenizer() {
     bench.config.weights.clear();
     let joined = bench.open().unwrap();
     assert_eq!(corpus.tokenizer_json(), joined.tokenizer_json());
+}
+
+#[test]
+fn a_text_too_small_for_the_vocabulary_is_told_once() {
+    let mut bench = mixed().bpe(4096);
+    for _ in 0..2 {
+        let corpus = bench.open().unwrap();
+        let vocabs = corpus.reports().iter().filter_map(|report| report.vocab);
+        let vocabs: Vec<[usize; 2]> = vocabs.collect();
+        assert_eq!(vocabs, [[4096, corpus.vocab_size()]]);
+    }
+    bench.config.tokenizer = TokenizerConfig::Bpe { vocab: 257 };
+    let corpus = bench.open().unwrap();
+    assert!(corpus.reports().iter().all(|report| report.vocab.is_none()));
 }
 
 #[test]

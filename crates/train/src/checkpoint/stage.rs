@@ -27,7 +27,12 @@ impl StageCheckpoints {
 
     /// The newest checkpoint.
     pub fn latest(&self) -> Option<PathBuf> {
-        self.steps().pop().map(|step| self.path(step))
+        self.latest_step().map(|step| self.path(step))
+    }
+
+    /// The step of the newest checkpoint.
+    pub fn latest_step(&self) -> Option<u64> {
+        self.steps().pop()
     }
 
     /// Writes a checkpoint, then removes older ones and what a killed run left half-written.
