@@ -91,7 +91,7 @@ impl Staged {
     /// If it cannot be renamed, as where there is a folder with contents; it can then be tried again.
     pub fn publish(&mut self) -> Result<(), FileError> {
         if self.lock.is_some() {
-            // Locked until it is gone: in between the folder would look abandoned.
+            // Locked until the file is gone: in between the folder would look abandoned.
             let named = self.beside.path().join(LOCK);
             fs::remove_file(&named).map_err(FileError::of("remove", named))?;
             self.lock = None;
@@ -139,8 +139,11 @@ pub fn remove_leftovers(folder: &Path) -> Result<(), FileError> {
 pub fn remove_abandoned(path: &Path) {
     let entries = fs::read_dir(parent_of(path)).into_iter().flatten();
     for entry in entries.flatten() {
+        let lock = entry.path().join(LOCK);
+        // An owner that publishes removes the file first, and then gives up the lock.
         if is_unnamed(&entry.file_name())
-            && let Ok(_lock) = Lock::existing(&entry.path().join(LOCK))
+            && let Ok(_lock) = Lock::existing(&lock)
+            && lock.exists()
         {
             let _ = remove_folder(&entry.path());
         }

@@ -7,11 +7,16 @@ use burn::{
 use upcycle_team::Team;
 
 use crate::{
-    ExpertWeights, MoeBackend, Precision, RotaryAngles, SoftTargets, expert_parallel, reference,
+    ExpertWeights, Kernels, MoeBackend, Precision, RotaryAngles, SoftTargets, expert_parallel,
+    reference,
     traced::{Parents, primitive, record},
 };
 
 impl<B: MoeBackend, C: CheckpointStrategy> MoeBackend for Autodiff<B, C> {
+    fn kernels(device: &Self::Device, precision: Precision) -> Kernels {
+        B::kernels(device, precision)
+    }
+
     fn top_k(scores_te: Tensor<Self, 2>, k: usize) -> Tensor<Self, 2, Int> {
         Tensor::from_inner(B::top_k(scores_te.inner(), k))
     }

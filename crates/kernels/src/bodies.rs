@@ -1,6 +1,11 @@
 //! Which bodies the operations have.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    fmt,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use serde::{Deserialize, Serialize};
 
 /// The bodies of the operations of [`MoeBackend`](crate::MoeBackend), for the whole process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,5 +37,27 @@ impl Bodies {
         } else {
             Self::Specialised
         }
+    }
+}
+
+/// What computes the products of experts, as results tell it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kernels {
+    /// Plain tensor operations with Burn's matrix products.
+    Reference,
+    /// Kernels of this crate.
+    Specialised,
+    /// Kernels of this crate on tensor cores.
+    TensorCores,
+}
+
+impl fmt::Display for Kernels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reference => "reference",
+            Self::Specialised => "specialised",
+            Self::TensorCores => "tensor-cores",
+        })
     }
 }

@@ -12,7 +12,7 @@ use burn::tensor::{
 };
 
 use crate::{
-    Bodies, ExpertWeights, MoeBackend, Precision, RotaryAngles, SoftTargets,
+    Bodies, ExpertWeights, Kernels, MoeBackend, Precision, RotaryAngles, SoftTargets,
     adamw::Update,
     cpu::{self, attention, cross_entropy, dense, elementwise, expert_ffn, rotary::Turn},
     reference,
@@ -69,6 +69,13 @@ fn specialised(precision: Precision) -> bool {
 const STACK: usize = 8 << 20;
 
 impl<B: Host> MoeBackend for B {
+    fn kernels(_device: &Self::Device, precision: Precision) -> Kernels {
+        match specialised(precision) {
+            true => Kernels::Specialised,
+            false => Kernels::Reference,
+        }
+    }
+
     /// In a pool of its own: in a shared one, a worker that waits for others might begin somebody else's work.
     fn run<R: Send>(work: impl FnOnce() -> R + Send) -> R {
         let pool = rayon::ThreadPoolBuilder::new().stack_size(STACK);

@@ -37,7 +37,7 @@ use burn::tensor::{
 use upcycle_team::Team;
 
 pub use adamw::{AdamW, AdamWRecord};
-pub use bodies::Bodies;
+pub use bodies::{Bodies, Kernels};
 pub use precision::Precision;
 pub use proof::{Proof, TensorCores};
 pub use traced::{BackwardFn, Traced};
@@ -90,6 +90,11 @@ pub trait MoeBackend: Backend {
     /// kernels. Takes some seconds.
     fn prove(_device: &Self::Device) -> Option<Proof> {
         None
+    }
+
+    /// What computes the products of experts on a device in a precision.
+    fn kernels(_device: &Self::Device, _precision: Precision) -> Kernels {
+        Kernels::Reference
     }
 
     /// Indices of the `k` largest values of each row, best first.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use upcycle_kernels::Kernels;
 use upcycle_lm::CostModel;
 use upcycle_moe::RoutingStats;
 use upcycle_operator::LayerVerification;
@@ -90,7 +91,22 @@ pub fn collect(
             }
         }
     }
+    let kernels = results
+        .cells
+        .iter()
+        .filter_map(|cell| cell.kernels.as_deref());
+    let kernels: BTreeSet<&str> = kernels.flat_map(|names| names.split(AND)).collect();
+    results.environment.kernels = joined(&kernels);
     Ok(results)
+}
+
+/// Between the names of kernels.
+const AND: &str = "+";
+
+/// Names in one; none if there are none.
+fn joined(names: &BTreeSet<impl ToString>) -> Option<String> {
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    (!names.is_empty()).then(|| names.join(AND))
 }
 
 /// Every recipe once, in order of first appearance.
@@ -132,6 +148,7 @@ impl Collector<'_> {
             recipe: plan.recipe.clone(),
             seed: plan.seed,
             backend: backend.to_owned(),
+            kernels: self.kernels([&plan.fixed_e, &plan.upcycled, &plan.fixed_me])?,
             pretrain_tokens: plan.pretrain_tokens,
             cpt_tokens: plan.cpt_tokens,
             loss_fixed_e: fixed_e,
@@ -238,6 +255,18 @@ impl Collector<'_> {
             }
         }
         Ok(seconds)
+    }
+
+    /// What computed stages and all stages before them.
+    fn kernels(&self, keys: [&StageKey; 3]) -> Result<Option<String>, LabError> {
+        let mut kernels: BTreeSet<Kernels> = BTreeSet::new();
+        for stage in keys.into_iter().flat_map(|key| self.graph.chain(key)) {
+            kernels.extend(match self.result(&stage.key)? {
+                StageResult::Train(outcome) => outcome.kernels,
+                StageResult::Upcycle(outcome) => outcome.kernels,
+            });
+        }
+        Ok(joined(&kernels))
     }
 
     /// FLOPs of training of a stage and all stages before it, without the vocabulary head.

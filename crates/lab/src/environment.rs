@@ -16,6 +16,8 @@ pub fn environment(backend: &str, device: &str) -> Environment {
     Environment {
         version: env!("CARGO_PKG_VERSION").into(),
         backend: format!("{backend} ({device})"),
+        // Only results know what computed them.
+        kernels: None,
         processor: processor
             .filter(|name| !name.is_empty())
             .unwrap_or_else(|| "unknown".into()),

@@ -15,6 +15,7 @@ use std::{
 };
 
 use upcycle_data::{DataConfig, Dataset};
+use upcycle_kernels::Kernels;
 use upcycle_lab::{
     Calibration, Cleaning, Estimate, Growth, LabError, MemoryLimit, Meter, Observer, RunEvent,
     Runner, StageGraph, StageSpec, StepTimes, Store, SweepConfig, SweepPlan, SweepStages, Usage,
@@ -476,6 +477,7 @@ impl Engine for Fake {
             evaluation: evaluation(2.0 - end as f64 / 1e4),
             test_loss: (job.spec.evaluation.test_rows > 0).then_some(2.1 - end as f64 / 1e4),
             train_seconds: 1.0,
+            kernels: Some(Kernels::Specialised),
         })
     }
 
@@ -491,6 +493,7 @@ impl Engine for Fake {
             },
             scores: Vec::new(),
             deviations: Vec::new(),
+            kernels: None,
             verification: Verification {
                 tokens: 64,
                 loss_before: 1.9,
@@ -615,6 +618,12 @@ fn every_stage_runs_once_after_its_parent_and_never_again() {
     // Two models from scratch and two recipes, four budgets, two seeds.
     assert_eq!(results.curves.len(), 4 * 4 * 2);
     assert!(results.cells.iter().all(|cell| cell.loss_after == 2.3));
+    let kernels = [&results.cells[0].kernels, &results.environment.kernels];
+    assert!(
+        kernels
+            .iter()
+            .all(|it| it.as_deref() == Some("specialised"))
+    );
     assert!(results.cells[0].train_flops < results.cells[0].train_flops_fixed_me);
 }
 

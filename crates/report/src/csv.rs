@@ -6,7 +6,7 @@ use crate::results::{Cell, Results};
 /// The name of a column, and what stands there for a cell whose gap is resolved or not.
 type Column = (&'static str, fn(&Cell, bool) -> String);
 
-const COLUMNS: [Column; 37] = [
+const COLUMNS: [Column; 38] = [
     ("scale", |c, _| c.setting.scale.clone()),
     ("backend", |c, _| c.backend.clone()),
     ("data", |c, _| c.setting.data.clone()),
@@ -56,6 +56,7 @@ const COLUMNS: [Column; 37] = [
     ("cpt_lr", |c, _| optional(c.setting.cpt_lr)),
     ("grows", |c, _| optional(c.setting.grows)),
     ("gap_resolved", |_, resolved| resolved.to_string()),
+    ("kernels", |c, _| optional(c.kernels.as_ref())),
 ];
 
 /// Nothing where there is no value.
@@ -117,7 +118,7 @@ mod tests {
                       logit_difference,largest_logit_difference,changed_sources,twin_coselection,\
                       gap_closure,train_flops_fixed_e,train_flops,train_flops_fixed_me,\
                       wall_seconds_fixed_e,wall_seconds,wall_seconds_fixed_me,\
-                      length,test_loss_fixed_e,test_loss_upcycled,test_loss_fixed_me,cpt_lr,grows,gap_resolved\n";
+                      length,test_loss_fixed_e,test_loss_upcycled,test_loss_fixed_me,cpt_lr,grows,gap_resolved,kernels\n";
         assert_eq!(csv(&sample::empty()), header);
     }
 
@@ -130,8 +131,9 @@ mod tests {
             }
         }
         let csv = csv(&results);
-        let last = |line: &str| line.rsplit(',').next().map(str::to_owned);
-        let resolved: Vec<String> = csv.lines().skip(1).filter_map(last).collect();
+        let last_but_one = |line: &str| line.rsplit(',').nth(1).map(str::to_owned);
+        let resolved = csv.lines().skip(1).filter_map(last_but_one);
+        let resolved: Vec<String> = resolved.collect();
         for (cell, resolved) in results.cells.iter().zip(resolved) {
             let expected = cell.setting.cpt_fraction != 0.1;
             assert_eq!(resolved, expected.to_string());

@@ -237,6 +237,7 @@ fn reproduction(results: &Results) -> Markup {
     let facts = [
         ("burn-upcycle", &environment.version),
         ("backend", &environment.backend),
+        ("kernels", &environment.kernels.clone().unwrap_or_default()),
         ("processor", &environment.processor),
         ("threads", &environment.threads.to_string()),
         ("system", &environment.system),

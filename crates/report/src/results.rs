@@ -118,6 +118,10 @@ pub struct Environment {
     pub version: String,
     /// Backend and device, in words.
     pub backend: String,
+    /// What computed the products of experts, by the results: `reference` (plain tensor operations), `specialised` (kernels of this
+    /// program), `tensor-cores`, or several, with `+` between; none where results do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<String>,
     /// Processor model.
     pub processor: String,
     /// Number of threads available.
@@ -266,6 +270,9 @@ pub struct Cell {
     pub seed: u64,
     /// Backend that computed it.
     pub backend: String,
+    /// What computed the products of experts on it, as in [`Environment`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<String>,
     /// Tokens before the operator (tau).
     pub pretrain_tokens: u64,
     /// Tokens after it.

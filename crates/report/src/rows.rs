@@ -58,6 +58,7 @@ impl Row<'_> {
             recipe: self.value("recipe")?,
             seed: self.value("seed")?,
             backend: self.value("backend")?,
+            kernels: self.optional("kernels")?,
             pretrain_tokens: self.value("pretrain_tokens")?,
             cpt_tokens: self.value("cpt_tokens")?,
             loss_fixed_e: self.value("loss_fixed_e")?,

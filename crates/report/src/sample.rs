@@ -23,6 +23,7 @@ pub(crate) fn empty() -> Results {
         environment: Environment {
             version: "0.1.0".into(),
             backend: "flex (CPU)".into(),
+            kernels: Some("specialised".into()),
             processor: "Some Processor @ 3 GHz".into(),
             threads: 2,
             system: "linux x86_64".into(),
@@ -196,6 +197,7 @@ fn cell(setting: &Setting, name: &str, seed: u64) -> Cell {
         recipe: name.into(),
         seed,
         backend: "flex".into(),
+        kernels: Some("specialised".into()),
         pretrain_tokens: TAU,
         cpt_tokens: (TAU as f64 * setting.cpt_fraction) as u64,
         loss_fixed_e: small,

@@ -8,6 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use upcycle_data::Dataset;
+use upcycle_kernels::Kernels;
 use upcycle_lm::{GenerateConfig, LmConfig, WeightSource};
 use upcycle_moe::ExpertSources;
 use upcycle_operator::{Deviation, ReplicationPlan, Verification};
@@ -104,6 +105,9 @@ pub struct TrainOutcome {
     pub test_loss: Option<f64>,
     /// Seconds spent in training steps, over all attempts.
     pub train_seconds: f64,
+    /// What computed the products of experts in the last attempt; older results do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<Kernels>,
 }
 
 /// An upcycling stage.
@@ -138,6 +142,9 @@ pub struct UpcycleOutcome {
     /// What did not go as the recipe says.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deviations: Vec<Deviation>,
+    /// What computed the products of experts; older results do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<Kernels>,
     /// Logits and sources before and after, on some of the validation tokens.
     pub verification: Verification,
 }

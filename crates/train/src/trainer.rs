@@ -223,6 +223,7 @@ fn lead<B: MoeAutodiffBackend>(
         evaluation,
         test_loss,
         train_seconds: train_seconds(&job.dir.join("metrics.jsonl"))?,
+        kernels: Some(B::InnerBackend::kernels(device, spec.precision)),
     })
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use burn::module::AutodiffModule;
 use upcycle_data::Split;
-use upcycle_kernels::MoeAutodiffBackend;
+use upcycle_kernels::{MoeAutodiffBackend, MoeBackend};
 use upcycle_operator::{ReplicationPlan, Upcycle, Verification, verify};
 
 use crate::{
@@ -70,6 +70,7 @@ pub fn upcycle<B: MoeAutodiffBackend>(
         plan: grown.choice.plan,
         scores: grown.choice.scores,
         deviations: grown.deviations,
+        kernels: Some(B::InnerBackend::kernels(device, spec.precision)),
     };
     go_on()?;
     if let Some(to) = job.to {

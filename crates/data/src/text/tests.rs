@@ -435,7 +435,11 @@ fn reading_is_told_byte_by_byte_and_packing_by_tokens() {
     let mut gzip = GzEncoder::new(Vec::new(), flate2::Compression::default());
     gzip.write_all(line.as_bytes()).unwrap();
     fs::write(&bench.config.paths[0], gzip.finish().unwrap()).unwrap();
-    write_parquet(&bench.config.paths[1], &[Some(&text)], Compression::SNAPPY);
+    write_parquet(
+        &bench.config.paths[1],
+        &[Some(text.as_str())],
+        Compression::SNAPPY,
+    );
     bench.config.weights = vec![1.0, 1.0];
     let sizes = bench.config.paths.iter();
     let total: u64 = sizes.map(|path| fs::metadata(path).unwrap().len()).sum();

@@ -30,8 +30,8 @@ use burn_cubecl::{
 
 use self::{grouped::Core, rotary::Turn};
 use crate::{
-    Bodies, ExpertWeights, MoeBackend, Precision, Proof, RotaryAngles, TensorCores, Traced,
-    adamw::Update, proof, reference, traced::primitive,
+    Bodies, ExpertWeights, Kernels, MoeBackend, Precision, Proof, RotaryAngles, TensorCores,
+    Traced, adamw::Update, proof, reference, traced::primitive,
 };
 
 /// The backward pass of an operation on device tensors.
@@ -48,6 +48,18 @@ where
     fn prove(device: &Self::Device) -> Option<Proof> {
         let probe = primitive(Tensor::<Self, 1>::zeros([1], device));
         tensor_core::applies(&probe, DType::BF16).then(|| proof::prove::<Self>(device))
+    }
+
+    fn kernels(device: &Self::Device, precision: Precision) -> Kernels {
+        let probe = Tensor::<Self, 1>::zeros([1], device);
+        if !specialised(&probe) {
+            return Kernels::Reference;
+        }
+        match core(&primitive(probe), operand(precision)) {
+            Some(Core::Tensor) => Kernels::TensorCores,
+            Some(Core::Units) => Kernels::Specialised,
+            None => Kernels::Reference,
+        }
     }
 
     /// Stays on the device; the reference would sort on the host.
@@ -221,10 +233,7 @@ where
         up_edf,
         down_efd,
     } = weights;
-    let operand = match precision {
-        Precision::F32 => DType::F32,
-        Precision::Bf16 => DType::BF16,
-    };
+    let operand = operand(precision);
     let weights_apply = [gate_edf, up_edf, down_efd].into_iter().all(specialised);
     let floats = [
         primitive(x_td.clone()),
@@ -256,6 +265,14 @@ where
     let [experts, model, hidden] = weights.gate_edf.dims();
     let largest = (experts * model * hidden).max(rows * model.max(hidden));
     u32::try_from(largest).is_ok()
+}
+
+/// The type of the operands of products in a precision.
+fn operand(precision: Precision) -> DType {
+    match precision {
+        Precision::F32 => DType::F32,
+        Precision::Bf16 => DType::BF16,
+    }
 }
 
 /// Whether the device of `tensor` computes in `dtype`.
