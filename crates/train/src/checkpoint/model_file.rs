@@ -4,31 +4,41 @@ use std::path::Path;
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
-    tensor::{Tensor, backend::Backend},
+    tensor::Tensor,
 };
 use safetensors::Dtype;
 use upcycle_kernels::MoeAutodiffBackend;
-use upcycle_lm::{Lm, LmConfig, WeightSource, parameter_shapes};
+use upcycle_lm::{Lm, LmConfig, WeightSource};
 
 use super::{
     FileSum, broken,
-    tensor_file::{TensorFile, TensorWriter},
+    output::{self, Output},
+    tensor_file::TensorFile,
 };
-use crate::error::TrainError;
+use crate::{
+    crew::Crew,
+    error::TrainError,
+    placement::{Placement, placements},
+};
 
-/// Writes all parameters of a model.
+/// Writes all parameters of a model, of which each device has its share.
 pub(super) fn write<B: MoeAutodiffBackend>(
     model: &Lm<B>,
     path: &Path,
-) -> Result<FileSum, TrainError> {
-    let shapes = parameter_shapes(model);
-    let entries: Vec<_> = shapes
-        .into_iter()
-        .map(|shape| (shape.path, Dtype::F32, shape.dims))
+    crew: &Crew,
+) -> Result<Option<FileSum>, TrainError> {
+    let placements = placements(model, crew);
+    let entries: Vec<_> = placements
+        .iter()
+        .map(|placement| {
+            let whole = &placement.whole;
+            (whole.path.clone(), Dtype::F32, whole.dims.clone())
+        })
         .collect();
-    TensorWriter::write(path, &entries, |writer| {
+    output::write(path, &entries, crew, |output| {
         let mut given = Parameters {
-            writer,
+            output,
+            placements: placements.iter(),
             result: Ok(()),
         };
         model.visit(&mut given);
@@ -36,32 +46,43 @@ pub(super) fn write<B: MoeAutodiffBackend>(
     })
 }
 
-/// Gives a model, which is of the right shape already, the parameters of a file.
-pub(super) fn read<B: MoeAutodiffBackend>(model: Lm<B>, path: &Path) -> Result<Lm<B>, TrainError> {
+/// Gives a model, which is of the right shape already, its share of the parameters of a file.
+pub(super) fn read<B: MoeAutodiffBackend>(
+    model: Lm<B>,
+    path: &Path,
+    crew: &Crew,
+) -> Result<Lm<B>, TrainError> {
     let file = TensorFile::open(path)?;
-    let (own, found) = (parameter_shapes(&model).len(), file.len());
+    let placements = placements(&model, crew);
+    let (own, found) = (placements.len(), file.len());
     if own != found {
         let problem = format!("it has {found} parameters, the configuration asks for {own}");
         return Err(broken(path, problem));
     }
     let source = Source {
         config: model.config(),
+        placements,
         file,
     };
     let model = model.with_weights(&source);
     model.map_err(|problem| broken(path, problem))
 }
 
-/// In the order of [`parameter_shapes`].
-struct Parameters<'a, 'b> {
-    writer: &'a mut TensorWriter<'b>,
+/// In the order of the placements.
+struct Parameters<'p, 'o, 'a, 'b> {
+    output: &'o mut Output<'a, 'b>,
+    placements: std::slice::Iter<'p, Placement>,
     result: Result<(), TrainError>,
 }
 
-impl<B: Backend> ModuleVisitor<B> for Parameters<'_, '_> {
+impl<B: MoeAutodiffBackend> ModuleVisitor<B> for Parameters<'_, '_, '_, '_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-        if self.result.is_ok() {
-            self.result = self.writer.tensor(&param.val());
+        if self.result.is_err() {
+            return;
+        }
+        if let Some(placement) = self.placements.next() {
+            let (value, device) = (param.val().inner(), param.device());
+            self.result = self.output.tensor(&placement.values, Some(value), &device);
         }
     }
 }
@@ -69,6 +90,7 @@ impl<B: Backend> ModuleVisitor<B> for Parameters<'_, '_> {
 #[derive(Debug)]
 struct Source {
     config: LmConfig,
+    placements: Vec<Placement>,
     file: TensorFile,
 }
 
@@ -77,8 +99,11 @@ impl WeightSource for Source {
         &self.config
     }
 
-    fn read(&self, path: &str, shape: &[usize]) -> Result<Option<Vec<f32>>, String> {
-        let values = self.file.floats(path, shape);
+    fn read(&self, path: &str, _: &[usize]) -> Result<Option<Vec<f32>>, String> {
+        let placement = self.placements.iter().find(|it| it.whole.path == path);
+        let placement = placement.ok_or_else(|| format!("the model has no parameter {path}"))?;
+        let (whole, own) = (&placement.whole, &placement.values.own);
+        let values = self.file.floats(path, &whole.dims, own.clone());
         values.map(Some).map_err(|error| match error {
             TrainError::Checkpoint { problem, .. } => problem,
             other => other.to_string(),
