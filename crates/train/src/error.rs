@@ -119,9 +119,11 @@ pub enum TrainError {
 }
 
 impl TrainError {
-    /// Whether all devices of a training end with this error at once, so that nobody has to be told.
+    /// Whether all devices of a training end with this error at once, so that nobody has to be told: it follows from the job,
+    /// or from what they have summed or been told.
     pub(crate) fn is_of_all(&self) -> bool {
         match self {
+            Self::Spec { .. } | Self::Devices(_) | Self::Config(_) | Self::OtherData { .. } => true,
             Self::NotFinite { .. } | Self::Cancelled | Self::Interrupted { .. } => true,
             Self::Stopped { source, .. } => source.is_of_all(),
             _ => false,

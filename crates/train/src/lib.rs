@@ -5,6 +5,7 @@
 //! tensors: it takes specifications and paths and returns numbers, so that code above it names no backend; [`BurnEngine`]
 //! implements it for any Burn backend.
 
+mod begin;
 mod checkpoint;
 mod compare;
 mod config;
@@ -16,6 +17,7 @@ mod evaluate;
 mod generate;
 mod gradients;
 mod job;
+mod keeper;
 mod learner;
 mod load;
 mod metrics;
@@ -27,6 +29,7 @@ mod schedule;
 mod scoring;
 mod shape;
 mod shared_update;
+mod stepper;
 mod tensorboard;
 mod trainer;
 mod upcycler;
