@@ -5,11 +5,11 @@
 //! that beside model and optimizer no more than the largest of them is in memory. Devices that share a model's parameters
 //! and moments each read their elements alone, and write the same files together.
 
-mod begin;
 mod model_file;
 mod optimizer_file;
 mod output;
 mod records;
+mod share;
 mod stage;
 mod tensor_file;
 
@@ -27,7 +27,7 @@ use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend};
 use upcycle_lm::{Lm, LmConfig};
 use upcycle_moe::{GrowthState, MoeModel};
 
-use self::begin::{check_same, fresh};
+use self::share::{check_same, fresh};
 pub use self::stage::StageCheckpoints;
 use crate::{crew::Crew, error::TrainError};
 
