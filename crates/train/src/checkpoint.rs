@@ -284,7 +284,7 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
                 other => broken(dir, other.to_string()),
             })?;
             let path = info.check_file_by(dir, MODEL, crew)?;
-            model_file::read(fresh, &path, crew).map_err(|error| of_folder(error, dir))?
+            model_file::read(fresh, &path).map_err(|error| of_folder(error, dir))?
         };
         model.at_step(info.step);
         Ok(model)

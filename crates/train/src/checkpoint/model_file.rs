@@ -1,6 +1,6 @@
 //! Parameters of a model in a file of tensors, named by their paths.
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
@@ -8,7 +8,7 @@ use burn::{
 };
 use safetensors::Dtype;
 use upcycle_kernels::MoeAutodiffBackend;
-use upcycle_lm::{Lm, LmConfig, WeightSource};
+use upcycle_lm::{Lm, LmConfig, WeightSource, parameter_shapes};
 
 use super::{
     FileSum, broken,
@@ -47,21 +47,15 @@ pub(super) fn write<B: MoeAutodiffBackend>(
 }
 
 /// Gives a model, which is of the right shape already, its share of the parameters of a file.
-pub(super) fn read<B: MoeAutodiffBackend>(
-    model: Lm<B>,
-    path: &Path,
-    crew: &Crew,
-) -> Result<Lm<B>, TrainError> {
+pub(super) fn read<B: MoeAutodiffBackend>(model: Lm<B>, path: &Path) -> Result<Lm<B>, TrainError> {
     let file = TensorFile::open(path)?;
-    let placements = placements(&model, crew);
-    let (own, found) = (placements.len(), file.len());
+    let (own, found) = (parameter_shapes(&model).len(), file.len());
     if own != found {
         let problem = format!("it has {found} parameters, the configuration asks for {own}");
         return Err(broken(path, problem));
     }
     let source = Source {
         config: model.config(),
-        placements,
         file,
     };
     let model = model.with_weights(&source);
@@ -90,8 +84,17 @@ impl<B: MoeAutodiffBackend> ModuleVisitor<B> for Parameters<'_, '_, '_, '_> {
 #[derive(Debug)]
 struct Source {
     config: LmConfig,
-    placements: Vec<Placement>,
     file: TensorFile,
+}
+
+impl Source {
+    fn floats(&self, path: &str, shape: &[usize], range: Range<usize>) -> Result<Vec<f32>, String> {
+        let values = self.file.floats(path, shape, range);
+        values.map_err(|error| match error {
+            TrainError::Checkpoint { problem, .. } => problem,
+            other => other.to_string(),
+        })
+    }
 }
 
 impl WeightSource for Source {
@@ -99,14 +102,19 @@ impl WeightSource for Source {
         &self.config
     }
 
-    fn read(&self, path: &str, _: &[usize]) -> Result<Option<Vec<f32>>, String> {
-        let placement = self.placements.iter().find(|it| it.whole.path == path);
-        let placement = placement.ok_or_else(|| format!("the model has no parameter {path}"))?;
-        let (whole, own) = (&placement.whole, &placement.values.own);
-        let values = self.file.floats(path, &whole.dims, own.clone());
-        values.map(Some).map_err(|error| match error {
-            TrainError::Checkpoint { problem, .. } => problem,
-            other => other.to_string(),
-        })
+    fn read(&self, path: &str, shape: &[usize]) -> Result<Option<Vec<f32>>, String> {
+        let all = 0..shape.iter().product();
+        self.floats(path, shape, all).map(Some)
+    }
+
+    fn read_rows(
+        &self,
+        path: &str,
+        shape: &[usize],
+        rows: Range<usize>,
+    ) -> Result<Option<Vec<f32>>, String> {
+        let row: usize = shape.iter().skip(1).product();
+        let range = rows.start * row..rows.end * row;
+        self.floats(path, shape, range).map(Some)
     }
 }

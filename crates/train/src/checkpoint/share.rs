@@ -7,11 +7,7 @@ use upcycle_lm::{Lm, LmConfig, WeightSource};
 use upcycle_moe::{GrowthState, MoeModel};
 
 use super::{Checkpoint, INFO, broken};
-use crate::{
-    crew::Crew,
-    error::TrainError,
-    placement::{Placement, placements},
-};
+use crate::{crew::Crew, error::TrainError};
 
 impl<B: MoeAutodiffBackend> Checkpoint<B> {
     /// This device's share of a new model from a seed.
@@ -22,7 +18,7 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
         device: &B::Device,
     ) -> Result<Self, TrainError> {
         crew.check_experts(config)?;
-        let model = config.init_sharded(seed, &crew.group, device)?;
+        let model = config.init_sharded::<B>(seed, &crew.group, device)?;
         Ok(Self::of_model(model))
     }
 
@@ -32,13 +28,9 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
         crew: &Crew,
         device: &B::Device,
     ) -> Result<Self, TrainError> {
-        let fresh = Self::initial_by(source.config(), 0, crew, device)?.model;
-        let share = Share {
-            source,
-            placements: placements(&fresh, crew),
-        };
-        let model = fresh.with_weights(&share).map_err(TrainError::Weights)?;
-        Ok(Self::of_model(model))
+        crew.check_experts(source.config())?;
+        let model = Lm::<B>::from_weights_sharded(source, &crew.group, device);
+        Ok(Self::of_model(model.map_err(TrainError::Weights)?))
     }
 }
 
@@ -67,33 +59,4 @@ pub(super) fn check_same(dir: &Path, crew: &Crew) -> Result<(), TrainError> {
         crew.all.size()
     );
     Err(broken(dir, problem))
-}
-
-/// What this device needs of a model's parameters.
-#[derive(Debug)]
-struct Share<'a> {
-    source: &'a dyn WeightSource,
-    placements: Vec<Placement>,
-}
-
-impl WeightSource for Share<'_> {
-    fn config(&self) -> &LmConfig {
-        self.source.config()
-    }
-
-    fn read(&self, path: &str, shape: &[usize]) -> Result<Option<Vec<f32>>, String> {
-        let placement = self.placements.iter().find(|it| it.whole.path == path);
-        let placement = placement.filter(|it| it.whole.dims != shape);
-        let Some(placement) = placement else {
-            return self.source.read(path, shape);
-        };
-        let whole = self.source.read(path, &placement.whole.dims)?;
-        let own = placement.values.own.clone();
-        match whole {
-            Some(whole) if whole.len() < own.end => {
-                Err(format!("{path} has {} values only", whole.len()))
-            }
-            whole => Ok(whole.map(|whole| whole[own].to_vec())),
-        }
-    }
 }
