@@ -120,11 +120,14 @@ fn run<B: MoeAutodiffBackend>(
     loop {
         let step = stepper.step();
         let is_over = step >= spec.schedule.end;
-        let order = match () {
-            () if is_cancelled() => Order::Cancel,
-            () if !is_over && job.stop.load(Ordering::Relaxed) => Order::Stop,
-            () if keeper.is_due(step) => Order::Save,
-            () => Order::GoOn,
+        let order = if is_cancelled() {
+            Order::Cancel
+        } else if !is_over && job.stop.load(Ordering::Relaxed) {
+            Order::Stop
+        } else if keeper.is_due(step) {
+            Order::Save
+        } else {
+            Order::GoOn
         };
         match crew.told(order)? {
             Order::GoOn => {}
