@@ -61,7 +61,7 @@ impl Machine {
     ) -> Self {
         let engine = BurnEngine::<B>::new(backend, description, device.clone());
         Self {
-            engine: Box::new(engine.with_more_devices(more)),
+            engine: Box::new(engine.with_more_devices(more, 1)),
             meter: Box::new(BurnBench::<B>::new(device)),
         }
     }
@@ -88,11 +88,6 @@ pub fn machine(kind: BackendKind) -> Result<Machine> {
 /// # Errors
 /// As [`engine`], or if there are not as many devices.
 pub fn machine_on(kind: BackendKind, devices: usize) -> Result<Machine> {
-    if devices > 1 && !cfg!(feature = "multi-device") {
-        bail!(
-            "training on {devices} devices is not compiled in; add `--features multi-device` to `cargo run`, `cargo build` or `cargo install`"
-        );
-    }
     match kind {
         BackendKind::Auto => auto(devices),
         BackendKind::Cpu => cpu(devices),

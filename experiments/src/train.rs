@@ -149,7 +149,7 @@ pub struct TrainArgs {
     backend: BackendKind,
     #[command(flatten)]
     threads: ThreadsArg,
-    /// GPUs that train the model together, each a share of the sequences of a batch. Needs the feature multi-device.
+    /// GPUs that train the model together, each a share of the sequences of a batch.
     #[arg(long, value_name = "N", default_value = "1")]
     devices: NonZeroUsize,
     /// Precision of matrix products; parameters are always f32.

@@ -159,7 +159,7 @@ pub(super) struct SweepArgs {
     /// Where to compute.
     #[arg(long, value_enum, default_value_t, help_heading = "Running")]
     pub(super) backend: BackendKind,
-    /// GPUs that train one model together, each a share of the sequences of a batch. Needs the feature multi-device.
+    /// GPUs that train one model together, each a share of the sequences of a batch.
     #[arg(long, value_name = "N", default_value = "1", help_heading = "Running")]
     pub(super) devices: NonZeroUsize,
     /// Precision of matrix products; parameters are always f32.
