@@ -7,6 +7,8 @@ mod orthogonal;
 mod sparse_code;
 mod svd;
 
+use std::ops::Range;
+
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -83,7 +85,8 @@ pub enum ExpertInit {
         weight: f32,
     },
     /// Neurons in a sparse code over a dictionary that is learned from the layer's neurons; the code moves towards that
-    /// of the neighbour's neuron, and what the code does not explain is kept.
+    /// of the neighbour's neuron, and what the code does not explain is kept. Where several devices hold the experts of a
+    /// layer, each has all of them in the host's memory while it grows the layer.
     SparseCode {
         /// Dictionary entries.
         #[serde(default = "atoms")]
@@ -166,11 +169,26 @@ impl ExpertInit {
         plan: &LayerPlan,
         seed: u64,
     ) -> ([Vec<f32>; 3], Vec<usize>) {
+        let all: Vec<usize> = (0..plan.experts()).collect();
+        self.grow_block(source, &all, plan, 0..plan.source_of().len(), seed)
+    }
+
+    /// The experts `block` of [`grow`](Self::grow) alone. `source` has the experts `held` of the layer, which are those that the
+    /// block is [made of](Self::reads), in this order.
+    pub(crate) fn grow_block(
+        &self,
+        source: ExpertMatrices,
+        held: &[usize],
+        plan: &LayerPlan,
+        block: Range<usize>,
+        seed: u64,
+    ) -> ([Vec<f32>; 3], Vec<usize>) {
         let size = source.d * source.f;
+        let place = |expert: usize| held.partition_point(|&other| other < expert);
         let mut grown = [source.gate, source.up, source.down].map(|values| {
-            let mut grown = Vec::with_capacity(plan.source_of().len() * size);
-            for &source in plan.source_of() {
-                grown.extend_from_slice(&values[source * size..][..size]);
+            let mut grown = Vec::with_capacity(block.len() * size);
+            for &source in &plan.source_of()[block.clone()] {
+                grown.extend_from_slice(&values[place(source) * size..][..size]);
             }
             grown
         });
@@ -185,23 +203,48 @@ impl ExpertInit {
             _ => None,
         };
         let [gate, up, down] = &mut grown;
-        let first = plan.first_replica();
+        let originals = plan.first_replica().saturating_sub(block.start);
         let replicas = gate
             .par_chunks_mut(size)
             .zip(up.par_chunks_mut(size))
             .zip(down.par_chunks_mut(size))
             .enumerate()
-            .skip(first);
-        let copied = replicas.filter_map(|(expert, ((gate, up), down))| {
+            .skip(originals);
+        let copied = replicas.filter_map(|(index, ((gate, up), down))| {
+            let expert = block.start + index;
             let mut rng = seed::part(seed, expert);
             let own = plan.source_of()[expert];
-            let neighbour = source.expert((own + 1) % source.experts());
-            let matrices = [source.expert(own), neighbour];
+            let neighbour = self.neighbour(own, plan).unwrap_or(own);
+            let matrices = [own, neighbour].map(|expert| source.expert(place(expert)));
             let made = self.change([gate, up, down], matrices, dictionary.as_ref(), &mut rng);
             (!made).then_some(expert)
         });
         let copied = copied.collect();
         (grown, copied)
+    }
+
+    /// Experts of the layer that the experts `block` of the grown one are made of, in ascending order.
+    pub(crate) fn reads(&self, plan: &LayerPlan, block: Range<usize>) -> Vec<usize> {
+        if matches!(self, Self::SparseCode { .. }) {
+            return (0..plan.experts()).collect();
+        }
+        let replicas = block.start.max(plan.first_replica())..block.end;
+        let neighbours = (plan.source_of().get(replicas).unwrap_or_default().iter())
+            .filter_map(|&source| self.neighbour(source, plan));
+        let sources = plan.source_of()[block].iter().copied();
+        let mut experts: Vec<usize> = sources.chain(neighbours).collect();
+        experts.sort_unstable();
+        experts.dedup();
+        experts
+    }
+
+    /// The neighbour of a source, which is the next expert of the layer, where replicas take something of it.
+    fn neighbour(&self, source: usize, plan: &LayerPlan) -> Option<usize> {
+        let next = (source + 1) % plan.experts();
+        match self {
+            Self::Interpolate { .. } | Self::SvdMix { .. } | Self::SparseCode { .. } => Some(next),
+            _ => None,
+        }
     }
 
     /// Gate, up and down of one replica, the grown layer's expert `expert`, from its source and the source's neighbour,
