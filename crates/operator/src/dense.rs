@@ -10,6 +10,7 @@ use upcycle_kernels::MoeAutodiffBackend;
 use upcycle_moe::{
     Experts, Initializer, LayerPattern, MoeLayer, Router, RouterConfig, ScoreFunction, SwiGlu,
 };
+use upcycle_team::Team;
 
 use crate::{
     check::{Fault, at_least_one},
@@ -191,6 +192,7 @@ impl DenseSource {
             gate_edf: cut(network.gate_df, 1)?,
             up_edf: cut(network.up_df, 1)?,
             down_efd: cut(network.down_fd, 0)?,
+            group: Team::alone(),
         };
         if let Some(time) = time {
             let moments = AdaptiveMomentumState {
