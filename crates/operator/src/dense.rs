@@ -192,7 +192,7 @@ impl DenseSource {
             gate_edf: cut(network.gate_df, 1)?,
             up_edf: cut(network.up_df, 1)?,
             down_efd: cut(network.down_fd, 0)?,
-            group: Team::alone(),
+            team: Team::alone(),
         };
         if let Some(time) = time {
             let moments = AdaptiveMomentumState {

@@ -111,7 +111,7 @@ impl Upcycle {
         for ((site, growth), two_level) in sites.iter().zip(layers()).zip(two_levels) {
             let block = match spread {
                 Some(team) => Block::of_whole(growth.plan, team.clone()),
-                None => Block::of(growth.plan, site.layer.experts.group.clone()),
+                None => Block::of(growth.plan, site.layer.expert_team().clone()),
             };
             self.check_members(block.members())?;
             check_shapes(site, &growth, &block)?;
@@ -160,7 +160,7 @@ impl Upcycle {
                 _ => deviations.extend(grow_experts(experts, optimizer, policy, &growth, &block)?),
             }
             if let Some(team) = spread {
-                experts.group = team.clone();
+                experts.team = team.clone();
             }
             grow_router(layer, optimizer, policy, &growth, prepared)?;
         }

@@ -200,7 +200,7 @@ fn output_norms<I: MoeBackend, B: MoeAutodiffBackend<InnerBackend = I>>(
                 expert_t1,
                 gate_t1,
                 Precision::F32,
-                &moe.experts.group,
+                moe.expert_team(),
             );
             let norm_t1 = y_td.square().sum_dim(1).sqrt();
             norm_t1.into_data().iter().collect()

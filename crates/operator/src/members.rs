@@ -24,7 +24,7 @@ impl<'a> Members<'a> {
         team: &'a Team,
         sites: &[MoeSite<B>],
     ) -> Result<Self, OperatorError> {
-        let groups = sites.iter().map(|site| site.layer.experts.group.size());
+        let groups = sites.iter().map(|site| site.layer.expert_team().size());
         let group = groups.max().unwrap_or(1);
         if !team.size().is_multiple_of(group) {
             return Err(OperatorError::ModelMismatch(format!(

@@ -356,7 +356,7 @@ fn networks_of_a_dense_model_become_blocks_of_experts() {
             let grown = operator.grow_dense_in_team(team, &mut model, &mut optimizer);
             grown.unwrap();
             for layer in model.moe_layers() {
-                assert_eq!(layer.experts.group.size(), 2);
+                assert_eq!(layer.expert_team().size(), 2);
                 assert_eq!(layer.expert_block().len(), 4);
             }
             layers(&(model, optimizer))
