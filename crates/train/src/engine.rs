@@ -136,7 +136,7 @@ impl<B: MoeAutodiffBackend> Engine for BurnEngine<B> {
     }
 
     fn upcycle(&self, job: &UpcycleJob) -> Result<UpcycleOutcome, TrainError> {
-        B::InnerBackend::run(|| upcycler::upcycle::<B>(job, &self.device))
+        upcycler::upcycle_on_devices::<B>(job, &self.devices, 1)
     }
 
     fn export(&self, from: &Path, sink: &mut (dyn WeightSink + Send)) -> Result<(), TrainError> {

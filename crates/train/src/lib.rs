@@ -28,6 +28,7 @@ mod team;
 mod tensorboard;
 mod trainer;
 mod upcycler;
+mod whole_moments;
 
 pub use checkpoint::{Checkpoint, CheckpointInfo, RESULTS_VERSION, StageCheckpoints};
 pub use config::{
