@@ -2,6 +2,7 @@
 
 use upcycle_kernels::MoeAutodiffBackend;
 use upcycle_moe::{DenseModel, GrowthState};
+use upcycle_team::Team;
 
 use crate::{
     dense::DenseSource,
@@ -29,6 +30,27 @@ impl Upcycle {
         M: DenseModel<B>,
         O: AdamState<B>,
     {
+        self.grow_dense_in_team(&Team::alone(), model, optimizer)
+    }
+
+    /// [`grow_dense`](Self::grow_dense) by all devices of a team, each of which has the whole model and its moments: each makes
+    /// the experts that it is to hold, equally many of every layer, to the bit as one device does.
+    ///
+    /// # Errors
+    /// Those of [`grow_dense`](Self::grow_dense); if the experts cannot be shared evenly, nothing has been changed. If another
+    /// device fails, the model may have been changed in part.
+    pub fn grow_dense_in_team<B, M, O>(
+        &self,
+        team: &Team,
+        model: &mut M,
+        optimizer: &mut O,
+    ) -> Result<Grown, OperatorError>
+    where
+        B: MoeAutodiffBackend,
+        M: DenseModel<B>,
+        O: AdamState<B>,
+    {
+        self.check_members(team.size())?;
         if !model.moe_sites().is_empty() {
             let problem = "it has MoE layers already; grow these by `Upcycle::grow`";
             return Err(OperatorError::Dense(problem.into()));
@@ -53,7 +75,7 @@ impl Upcycle {
             .map(|(network, layer)| dense.moe_layer(network, layer, optimizer))
             .collect::<Result<Vec<_>, _>>()?;
         model.replace_dense(&dense.layers, cut);
-        self.carry_out(model, optimizer, &Evidence::default(), choice)
+        self.carry_out(model, optimizer, &Evidence::default(), choice, Some(team))
     }
 
     /// Checks all that can be said of growing a dense model of which `layers` layers become MoE.

@@ -1,6 +1,7 @@
 //! What can be wrong with a recipe or its inputs.
 
 use thiserror::Error;
+use upcycle_team::TeamError;
 
 /// An upcycling that cannot be done; nothing has been changed.
 #[derive(Debug, Clone, PartialEq, Error)]
@@ -43,6 +44,19 @@ pub enum OperatorError {
         /// Groups.
         groups: usize,
     },
+    /// Experts that devices cannot share evenly.
+    #[error(
+        "target of {target} experts: {members} devices hold equally many experts of every layer; choose a multiple of {members}, or another number of devices for the experts"
+    )]
+    UnevenBlocks {
+        /// Experts asked for.
+        target: usize,
+        /// Devices that hold the experts of a layer.
+        members: usize,
+    },
+    /// Another device of the team failed.
+    #[error(transparent)]
+    Team(#[from] TeamError),
     /// What is wrong with one group of experts.
     #[error("group {group} of the experts: {source}")]
     InGroup {

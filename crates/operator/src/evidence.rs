@@ -1,6 +1,7 @@
 //! What a recipe may need to know about the model that it grows.
 
 use burn::tensor::{Tensor, backend::Backend};
+use serde::{Deserialize, Serialize};
 
 use crate::error::OperatorError;
 
@@ -27,7 +28,7 @@ pub struct LayerEvidence {
 }
 
 /// Norm of every expert over its matrices.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Norms {
     /// Gate and up projection together, `[E]`.
     pub fc1: Vec<f64>,

@@ -1,31 +1,24 @@
 //! What the weights of a replica are, given those of its source.
 
 mod drop;
+mod make;
 mod matrix;
 mod noise;
 mod orthogonal;
 mod sparse_code;
 mod svd;
 
-use rand_chacha::ChaCha8Rng;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 pub use drop::Initialization;
 pub use matrix::ExpertMatrices;
-use matrix::Replica;
 pub(crate) use matrix::{Matrix, blend};
 pub(crate) use noise::normal;
 pub use noise::rms;
 pub(crate) use orthogonal::orthogonal;
 pub(crate) use svd::perturb;
 
-use crate::{
-    check::{Fault, at_least_one, below_one, not_negative, positive, share},
-    experts::sparse_code::Dictionary,
-    plan::LayerPlan,
-    seed,
-};
+use crate::check::{Fault, at_least_one, below_one, not_negative, positive, share};
 
 /// How the weights of a replica come from its source. The originals keep theirs.
 ///
@@ -83,7 +76,8 @@ pub enum ExpertInit {
         weight: f32,
     },
     /// Neurons in a sparse code over a dictionary that is learned from the layer's neurons; the code moves towards that
-    /// of the neighbour's neuron, and what the code does not explain is kept.
+    /// of the neighbour's neuron, and what the code does not explain is kept. Where several devices hold the experts of a
+    /// layer, each has all of them in the host's memory while it grows the layer.
     SparseCode {
         /// Dictionary entries.
         #[serde(default = "atoms")]
@@ -154,128 +148,5 @@ impl ExpertInit {
                 at_least_one("experts.iterations", iterations)
             }
         }
-    }
-
-    /// Gate, up and down projections of the grown layer, `[mE, D, F]`, `[mE, D, F]` and `[mE, F, D]`, and the replicas that
-    /// could not be made and are plain copies.
-    ///
-    /// Every replica has a stream of random numbers of its own, so that the result depends on the seed alone.
-    pub fn grow(
-        &self,
-        source: ExpertMatrices,
-        plan: &LayerPlan,
-        seed: u64,
-    ) -> ([Vec<f32>; 3], Vec<usize>) {
-        let size = source.d * source.f;
-        let mut grown = [source.gate, source.up, source.down].map(|values| {
-            let mut grown = Vec::with_capacity(plan.source_of().len() * size);
-            for &source in plan.source_of() {
-                grown.extend_from_slice(&values[source * size..][..size]);
-            }
-            grown
-        });
-        let dictionary = match *self {
-            Self::Copy {} => return (grown, Vec::new()),
-            Self::SparseCode {
-                atoms,
-                sparsity,
-                iterations,
-                ..
-            } => Some(Dictionary::learn(source, atoms, sparsity, iterations, seed)),
-            _ => None,
-        };
-        let [gate, up, down] = &mut grown;
-        let first = plan.first_replica();
-        let replicas = gate
-            .par_chunks_mut(size)
-            .zip(up.par_chunks_mut(size))
-            .zip(down.par_chunks_mut(size))
-            .enumerate()
-            .skip(first);
-        let copied = replicas.filter_map(|(expert, ((gate, up), down))| {
-            let mut rng = seed::part(seed, expert);
-            let own = plan.source_of()[expert];
-            let neighbour = source.expert((own + 1) % source.experts());
-            let matrices = [source.expert(own), neighbour];
-            let made = self.change([gate, up, down], matrices, dictionary.as_ref(), &mut rng);
-            (!made).then_some(expert)
-        });
-        let copied = copied.collect();
-        (grown, copied)
-    }
-
-    /// Gate, up and down of one replica, the grown layer's expert `expert`, from its source and the source's neighbour,
-    /// of one expert each: the same as of [`grow`](Self::grow), but for sparse codes, which need the whole layer. False if it
-    /// could not be made and is a plain copy.
-    pub fn replica(
-        &self,
-        source: ExpertMatrices,
-        neighbour: ExpertMatrices,
-        expert: usize,
-        seed: u64,
-    ) -> ([Vec<f32>; 3], bool) {
-        let mut replica = [source.gate, source.up, source.down].map(<[f32]>::to_vec);
-        let [gate, up, down] = &mut replica;
-        let mut rng = seed::part(seed, expert);
-        let matrices = [source.expert(0), neighbour.expert(0)];
-        let made = self.change([gate, up, down], matrices, None, &mut rng);
-        (replica, made)
-    }
-
-    /// Turns a copy of a source into what the initialisation says; false if that cannot be done, for weights that are not
-    /// finite or all zero, and some matrix is still the copy.
-    fn change(
-        &self,
-        replica: Replica,
-        [own, neighbour]: [[Matrix; 3]; 2],
-        dictionary: Option<&Dictionary>,
-        rng: &mut ChaCha8Rng,
-    ) -> bool {
-        let mut made = true;
-        match *self {
-            Self::Copy {} => {}
-            Self::Noise { std } => {
-                for (to, matrix) in replica.into_iter().zip(own) {
-                    let std = std * rms(matrix.values);
-                    to.iter_mut().for_each(|value| *value += std * normal(rng));
-                }
-            }
-            Self::Drop { share, init } => drop::drop_neurons(replica, own, share, init, rng),
-            Self::Shuffle { share } => drop::shuffle_neurons(replica, own, share, rng),
-            Self::Interpolate { weight } => {
-                for (to, other) in replica.into_iter().zip(neighbour) {
-                    blend(to, other.values, weight);
-                }
-            }
-            Self::Orthogonal {} => {
-                for (to, matrix) in replica.into_iter().zip(own) {
-                    made &= orthogonal(to, matrix.values, rng);
-                }
-            }
-            Self::Scale { factor } => {
-                for to in replica {
-                    to.iter_mut().for_each(|value| *value *= factor);
-                }
-            }
-            Self::SvdPerturb {
-                values,
-                vectors,
-                drop,
-            } => {
-                for (to, matrix) in replica.into_iter().zip(own) {
-                    made &= perturb(to, matrix, [values, vectors, drop], rng);
-                }
-            }
-            Self::SvdMix { weight } => {
-                for ((to, own), neighbour) in replica.into_iter().zip(own).zip(neighbour) {
-                    made &= svd::mix(to, own, neighbour, weight);
-                }
-            }
-            Self::SparseCode { mix, .. } => match dictionary {
-                Some(dictionary) => dictionary.mix(replica, own, neighbour, mix),
-                None => made = false,
-            },
-        }
-        made
     }
 }

@@ -2,23 +2,26 @@
 
 use burn::{
     module::{Param, ParamId},
-    tensor::{Tensor, backend::Backend},
+    tensor::backend::Backend,
 };
 use upcycle_kernels::MoeAutodiffBackend;
 use upcycle_moe::{
-    ExpertGroups, Experts, GrowthState, Initializer, MoeLayer, MoeModel, MoeSite, Resized,
-    TieBreak, TwoLevel,
+    ExpertGroups, GrowthState, Initializer, MoeLayer, MoeModel, MoeSite, Resized, TieBreak,
+    TwoLevel,
 };
+use upcycle_team::Team;
 
 use crate::{
+    block::Block,
     deviation::Deviation,
     error::OperatorError,
     evidence::Evidence,
-    experts::{ExpertMatrices, rms},
+    experts::rms,
     forecast::{Forecaster, RoutingForecast, RoutingRule},
+    grow_experts::{grow_experts, widen_experts},
     grows::Grows,
     layer::LayerGrowth,
-    optimizer::{AdamState, OptimizerPolicy, widen_moments},
+    optimizer::{AdamState, OptimizerPolicy},
     parameter::{host, on_device, replace},
     router::RouterRows,
     tie_break::Directions,
@@ -55,8 +58,13 @@ impl Upcycle {
     /// With a recipe that releases two-level selection, [`at_step`](Self::at_step) says where it counts from, and the
     /// model has to be told every step with [`MoeModel::at_step`].
     ///
+    /// Where [several devices](MoeLayer::shard) hold the experts of a layer, all of them grow the model with the same evidence:
+    /// each makes the experts that it is to hold, to the bit as one device does. The optimizer's state then has the moments of
+    /// these experts, and those of routers as a whole.
+    ///
     /// # Errors
-    /// If the recipe cannot be carried out on this model; nothing has been changed then.
+    /// If the recipe cannot be carried out on this model; nothing has been changed then. If another device fails, the model may
+    /// have been changed in part.
     pub fn grow<B, M, O>(
         &self,
         model: &mut M,
@@ -69,16 +77,17 @@ impl Upcycle {
         O: AdamState<B>,
     {
         let choice = self.plan(&model.growth_states(), evidence)?;
-        self.carry_out(model, optimizer, evidence, choice)
+        self.carry_out(model, optimizer, evidence, choice, None)
     }
 
-    /// Grows a model as was chosen.
+    /// Grows a model as was chosen. `spread` are the devices that are to hold its experts where every one holds them all before.
     pub(crate) fn carry_out<B, M, O>(
         &self,
         model: &mut M,
         optimizer: &mut O,
         evidence: &Evidence,
         choice: Choice,
+        spread: Option<&Team>,
     ) -> Result<Grown, OperatorError>
     where
         B: MoeAutodiffBackend,
@@ -98,8 +107,15 @@ impl Upcycle {
         let sampled = Forecaster::layers(choice.plan.layers.len());
         check_order(model)?;
         let sites = model.moe_sites();
+        let mut blocks = Vec::new();
         for ((site, growth), two_level) in sites.iter().zip(layers()).zip(two_levels) {
-            check_shapes(site, &growth)?;
+            let block = match spread {
+                Some(team) => Block::of_whole(growth.plan, team.clone()),
+                None => Block::of(growth.plan, site.layer.expert_team().clone()),
+            };
+            self.check_members(block.members())?;
+            check_shapes(site, &growth, &block)?;
+            blocks.push(block);
             if !resets && !optimizer.is_empty() {
                 check_moments::<B, O>(site.layer, growth.index, optimizer)?;
             }
@@ -131,17 +147,20 @@ impl Upcycle {
         }
         drop(sites);
 
-        // From here on nothing can fail.
+        // From here on nothing can fail but other devices.
         if resets {
             optimizer.clear();
         }
         let policy = &self.recipe.optimizer;
-        let layers = model.moe_layers_mut().into_iter().zip(layers());
-        for ((layer, growth), prepared) in layers.zip(prepared) {
+        let layers = model.moe_layers_mut().into_iter().zip(layers()).zip(blocks);
+        for (((layer, growth), block), prepared) in layers.zip(prepared) {
             let experts = &mut layer.experts;
             match (self.recipe.grows, prepared.state.resized.d_expert) {
                 (Grows::Width, Some(width)) => widen_experts(experts, optimizer, width)?,
-                _ => deviations.extend(grow_experts(experts, optimizer, policy, &growth)?),
+                _ => deviations.extend(grow_experts(experts, optimizer, policy, &growth, &block)?),
+            }
+            if let Some(team) = spread {
+                experts.team = team.clone();
             }
             grow_router(layer, optimizer, policy, &growth, prepared)?;
         }
@@ -184,8 +203,8 @@ impl Upcycle {
             OperatorError::ModelMismatch(problem)
         };
         let config = router.config();
-        let [experts, _, width] = site.layer.experts.gate_edf.dims();
-        let shape = [experts, config.top_k, width];
+        let [_, _, width] = site.layer.experts.gate_edf.dims();
+        let shape = [growth.plan.experts(), config.top_k, width];
         let [_, top_k, d_expert] = self.recipe.grows.shape(shape, self.target_experts)?;
         let already = site.layer.growth_state().resized;
         let resized = Resized {
@@ -234,16 +253,18 @@ fn check_order<B: MoeAutodiffBackend, M: MoeModel<B>>(model: &mut M) -> Result<(
     }
 }
 
-/// Every parameter of a layer must have the plan's experts.
+/// Every parameter of a layer must have the plan's experts, or its block of them.
 fn check_shapes<B: MoeAutodiffBackend>(
     site: &MoeSite<B>,
     growth: &LayerGrowth,
+    block: &Block,
 ) -> Result<(), OperatorError> {
     let (router, experts) = (&site.layer.router, &site.layer.experts);
-    let [e, d] = router.weight_ed.dims();
+    let [rows, d] = router.weight_ed.dims();
     let [_, _, f] = experts.gate_edf.dims();
-    let fits = e == growth.plan.experts()
-        && router.selection_bias_e.dims() == [e]
+    let e = block.before().len();
+    let fits = rows == growth.plan.experts()
+        && router.selection_bias_e.dims() == [rows]
         && experts.gate_edf.dims() == [e, d, f]
         && experts.up_edf.dims() == [e, d, f]
         && experts.down_efd.dims() == [e, f, d];
@@ -287,78 +308,6 @@ fn check_moments<B: MoeAutodiffBackend, O: AdamState<B>>(
     Ok(())
 }
 
-/// Experts of one layer, and their moments.
-fn grow_experts<B: MoeAutodiffBackend, O: AdamState<B>>(
-    experts: &mut Experts<B>,
-    optimizer: &mut O,
-    policy: &OptimizerPolicy,
-    growth: &LayerGrowth,
-) -> Result<Option<Deviation>, OperatorError> {
-    let mut deviation = None;
-    let weights = [
-        &mut experts.gate_edf,
-        &mut experts.up_edf,
-        &mut experts.down_efd,
-    ];
-    let before = weights.each_ref().map(|weight| weight.val().inner());
-    let [_, d, f] = before[0].dims();
-    let device = before[0].device();
-    let after = if growth.copies_experts() {
-        let source_of = growth.plan.sources().source_of_tensor(&device);
-        before
-            .clone()
-            .map(|weight| weight.select(0, source_of.clone()))
-    } else {
-        let [gate, up, down] = before.clone().map(host);
-        let matrices = ExpertMatrices {
-            gate: &gate,
-            up: &up,
-            down: &down,
-            d,
-            f,
-        };
-        let e = growth.plan.source_of().len();
-        let ([gate, up, down], copied) = growth.experts(matrices);
-        deviation = copied;
-        [
-            on_device(gate, [e, d, f], &device),
-            on_device(up, [e, d, f], &device),
-            on_device(down, [e, f, d], &device),
-        ]
-    };
-    for ((weight, before), after) in weights.into_iter().zip(before).zip(after) {
-        if weight.is_require_grad() {
-            policy.grow(optimizer, weight.id, &before, &after, growth.plan)?;
-        }
-        replace(weight, after);
-    }
-    Ok(deviation)
-}
-
-/// Experts of one layer, and their moments, with copies of all neurons up to a multiple of their width.
-fn widen_experts<B: MoeAutodiffBackend, O: AdamState<B>>(
-    experts: &mut Experts<B>,
-    optimizer: &mut O,
-    width: usize,
-) -> Result<(), OperatorError> {
-    let [_, _, f] = experts.gate_edf.dims();
-    let copies = width / f;
-    let weights = [
-        (&mut experts.gate_edf, 2, 1.0),
-        (&mut experts.up_edf, 2, 1.0),
-        // Every copy of a neuron adds its share of what the neuron added.
-        (&mut experts.down_efd, 1, 1.0 / copies as f32),
-    ];
-    for (weight, axis, share) in weights {
-        let before = weight.val().inner();
-        if weight.is_require_grad() {
-            widen_moments::<B, O>(optimizer, weight.id, before.dims(), axis, copies)?;
-        }
-        replace(weight, Tensor::cat(vec![before * share; copies], axis));
-    }
-    Ok(())
-}
-
 /// Router rows and biases of one layer, the rows' moments, and what the layer knows of its growths.
 fn grow_router<B: MoeAutodiffBackend, O: AdamState<B>>(
     layer: &mut MoeLayer<B>,
@@ -380,7 +329,8 @@ fn grow_router<B: MoeAutodiffBackend, O: AdamState<B>>(
     let after = on_device(rows.weight, [e, d], &device);
     if router.weight_ed.is_require_grad() {
         let id = router.weight_ed.id;
-        policy.grow(optimizer, id, &before, &after, growth.plan)?;
+        let block = Block::whole(growth.plan);
+        policy.grow(optimizer, id, &before, &after, &block)?;
     }
     replace(&mut router.weight_ed, after);
     let bias = on_device(rows.bias, [e], &device);

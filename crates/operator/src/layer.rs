@@ -1,5 +1,7 @@
 //! Growing one MoE layer: what is computed, apart from where its parameters are read from and written to.
 
+use std::ops::Range;
+
 use crate::{
     deviation::Deviation,
     error::OperatorError,
@@ -41,10 +43,32 @@ impl LayerGrowth<'_> {
     /// Gate, up and down projections of the grown layer, see [`ExpertInit::grow`].
     pub fn experts(&self, source: ExpertMatrices) -> ([Vec<f32>; 3], Option<Deviation>) {
         let seed = self.seed.of("experts");
-        let (matrices, experts) = self.recipe.experts.grow(source, self.plan, seed);
+        let (matrices, copied) = self.recipe.experts.grow(source, self.plan, seed);
+        (matrices, self.copied(copied))
+    }
+
+    /// Experts of the layer that those of a block of the grown one are made of, in ascending order.
+    pub(crate) fn reads(&self, block: Range<usize>) -> Vec<usize> {
+        self.recipe.experts.reads(self.plan, block)
+    }
+
+    /// Gate, up and down projections of a block of the grown layer, of the experts that it [`reads`](Self::reads), and the
+    /// replicas that could not be made and are plain copies.
+    pub(crate) fn block(
+        &self,
+        source: ExpertMatrices,
+        block: Range<usize>,
+    ) -> ([Vec<f32>; 3], Vec<usize>) {
+        let seed = self.seed.of("experts");
+        let held = self.reads(block.clone());
+        let init = &self.recipe.experts;
+        init.grow_block(source, &held, self.plan, block, seed)
+    }
+
+    /// That these experts are plain copies; none if there are none.
+    pub(crate) fn copied(&self, experts: Vec<usize>) -> Option<Deviation> {
         let layer = self.index;
-        let deviation = Deviation::CopiedExperts { layer, experts };
-        (matrices, some(deviation))
+        some(Deviation::CopiedExperts { layer, experts })
     }
 
     /// Gate, up and down of one expert of the grown layer, see [`ExpertInit::replica`].
@@ -56,11 +80,8 @@ impl LayerGrowth<'_> {
     ) -> ([Vec<f32>; 3], Option<Deviation>) {
         let seed = self.seed.of("experts");
         let (matrices, made) = self.recipe.experts.replica(source, neighbour, expert, seed);
-        let deviation = Deviation::CopiedExperts {
-            layer: self.index,
-            experts: vec![expert],
-        };
-        (matrices, (!made).then_some(deviation))
+        let copied = if made { vec![] } else { vec![expert] };
+        (matrices, self.copied(copied))
     }
 
     /// The tie-break of two-level selection for inputs of width `d`; none if the recipe has none.

@@ -6,7 +6,11 @@
 //! that shows its MoE layers ([`MoeModel`](upcycle_moe::MoeModel)) and the state of its optimizer, in memory;
 //! [`Evidence::gather`] measures before what the recipe needs, and [`verify`] says afterwards what growing changed.
 //! What is computed for one layer ([`LayerGrowth`]) works on slices, so that other drivers can use it.
+//!
+//! Where several devices hold the experts of a model, all of them gather the evidence and grow together, and each makes the
+//! experts that it is to hold: the result is to the bit that of one device.
 
+mod block;
 mod boost;
 mod centroids;
 mod check;
@@ -19,9 +23,12 @@ mod experts;
 mod forecast;
 mod gather;
 mod grow;
+mod grow_experts;
 mod grows;
 mod layer;
+mod layer_sums;
 mod measurement;
+mod members;
 mod named;
 mod optimizer;
 mod parameter;

@@ -8,12 +8,12 @@ use burn::{
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 use upcycle_kernels::{MoeAutodiffBackend, adamw::state_of_rank};
-use upcycle_moe::index_tensor;
+use upcycle_team::TeamError;
 
 use crate::{
+    block::Block,
     check::{Fault, not_negative, share},
     error::OperatorError,
-    plan::LayerPlan,
 };
 
 /// What happens to Adam's moments of a grown model.
@@ -71,21 +71,21 @@ impl OptimizerPolicy {
         }
     }
 
-    /// Grows the moments of parameter `id` along its first axis, as its weights went from `before` to `after`. An
-    /// optimizer that starts anew, or has taken no step yet, has nothing to grow.
+    /// Grows the moments of parameter `id` along its first axis, as the weights of the block's experts went from `before` to
+    /// `after`. An optimizer that starts anew, or has taken no step yet, has nothing to grow.
     pub(crate) fn grow<B: MoeAutodiffBackend, O: AdamState<B> + Moments<B, D>, const D: usize>(
         &self,
         optimizer: &mut O,
         id: ParamId,
         before: &Tensor<B::InnerBackend, D>,
         after: &Tensor<B::InnerBackend, D>,
-        plan: &LayerPlan,
+        block: &Block,
     ) -> Result<(), OperatorError> {
         if optimizer.is_empty() {
             return Ok(());
         }
         let mut momentum = optimizer.moments_of(id, before.dims())?;
-        let everywhere = |factor: f32| Some(factors(plan, |_| factor));
+        let everywhere = |factor: f32| Some(factors(block, |_| factor));
         let (first, second, neighbours) = match *self {
             Self::Reset {} => return Ok(()),
             Self::Copy {} => (None, None, 0.0),
@@ -99,19 +99,20 @@ impl OptimizerPolicy {
                 adaptive,
             } => {
                 let kept = if adaptive {
-                    kept_share(before, after, plan)
+                    kept_share(before, after, block)?
                 } else {
-                    vec![1.0; plan.source_of().len()]
+                    vec![1.0; block.after().len()]
                 };
-                let scaled = |factor: f32| Some(factors(plan, |expert| factor * kept[expert]));
+                let scaled = |factor: f32| Some(factors(block, |place| factor * kept[place]));
                 (scaled(momentum), scaled(variance), 0.0)
             }
         };
-        momentum.moment_1 = grown(momentum.moment_1, plan, first, neighbours);
-        momentum.moment_2 = grown(momentum.moment_2, plan, second.clone(), neighbours);
-        momentum.max_moment_2 = momentum
-            .max_moment_2
-            .map(|moment| grown(moment, plan, second, neighbours));
+        momentum.moment_1 = grown(momentum.moment_1, block, first, neighbours)?;
+        momentum.moment_2 = grown(momentum.moment_2, block, second.clone(), neighbours)?;
+        momentum.max_moment_2 = match momentum.max_moment_2 {
+            Some(moment) => Some(grown(moment, block, second, neighbours)?),
+            None => None,
+        };
         optimizer.set_moments(id, momentum);
         Ok(())
     }
@@ -228,59 +229,59 @@ pub(crate) fn widen_moments<B: MoeAutodiffBackend, O: AdamState<B>>(
     Ok(())
 }
 
-/// `factor_e * moment[source of e]`, and for replicas `neighbours * moment[neighbour of the source]` more.
+/// `factor_e * moment[source of e]` for the experts of a block, and for replicas `neighbours * moment[neighbour of the source]`
+/// more.
 fn grown<B: Backend, const D: usize>(
     moment: Tensor<B, D>,
-    plan: &LayerPlan,
+    block: &Block,
     factors: Option<Vec<f32>>,
     neighbours: f32,
-) -> Tensor<B, D> {
+) -> Result<Tensor<B, D>, TeamError> {
     let device = moment.device();
-    let copies = moment
-        .clone()
-        .select(0, plan.sources().source_of_tensor(&device));
+    let copies = block.copies(moment.clone())?;
     let Some(factors) = factors else {
-        return copies;
+        return Ok(copies);
     };
     let scaled = copies * by_expert(factors, &device);
     if neighbours == 0.0 {
-        return scaled;
+        return Ok(scaled);
     }
-    let sources = plan.source_of().iter();
-    let next: Vec<usize> = sources.map(|s| (s + 1) % plan.experts()).collect();
-    let next = moment.clone().select(0, index_tensor(&next, &device));
-    let shares = (0..plan.source_of().len()).map(|expert| {
+    let plan = block.plan;
+    let next = block.rows(moment, |block| {
+        let sources = plan.source_of()[block].iter();
+        sources.map(|s| (s + 1) % plan.experts()).collect()
+    })?;
+    let shares = block.after().map(|expert| {
         if expert < plan.first_replica() {
             0.0
         } else {
             neighbours
         }
     });
-    scaled + next * by_expert(shares.collect(), &device)
+    Ok(scaled + next * by_expert(shares.collect(), &device))
 }
 
-/// 1 for originals.
-fn factors(plan: &LayerPlan, of_replica: impl Fn(usize) -> f32) -> Vec<f32> {
-    (0..plan.source_of().len())
-        .map(|expert| {
-            if expert < plan.first_replica() {
+/// One for each expert of a block, given its place there: 1 for originals.
+fn factors(block: &Block, of_replica: impl Fn(usize) -> f32) -> Vec<f32> {
+    (block.after().enumerate())
+        .map(|(place, expert)| {
+            if expert < block.plan.first_replica() {
                 1.0
             } else {
-                of_replica(expert)
+                of_replica(place)
             }
         })
         .collect()
 }
 
-/// `max(0, 1 - mean |w' - w| / mean |w|)` of every expert, `[mE]`.
+/// `max(0, 1 - mean |w' - w| / mean |w|)` of every expert of a block.
 fn kept_share<B: Backend, const D: usize>(
     before: &Tensor<B, D>,
     after: &Tensor<B, D>,
-    plan: &LayerPlan,
-) -> Vec<f32> {
-    let experts = plan.source_of().len();
-    let source_of = plan.sources().source_of_tensor(&before.device());
-    let copies = before.clone().select(0, source_of);
+    block: &Block,
+) -> Result<Vec<f32>, TeamError> {
+    let experts = block.after().len();
+    let copies = block.copies(before.clone())?;
     let means = |tensor: Tensor<B, D>| -> Vec<f64> {
         let size = tensor.shape().num_elements() / experts;
         let mean_e1 = tensor.abs().reshape([experts, size]).mean_dim(1);
@@ -288,11 +289,11 @@ fn kept_share<B: Backend, const D: usize>(
         values.iter::<B::FloatElem>().map(|v| v.elem()).collect()
     };
     let change = means(after.clone() - copies.clone());
-    change
+    let kept = change
         .iter()
         .zip(means(copies))
-        .map(|(change, size)| (1.0 - change / (size + EPSILON)).max(0.0) as f32)
-        .collect()
+        .map(|(change, size)| (1.0 - change / (size + EPSILON)).max(0.0) as f32);
+    Ok(kept.collect())
 }
 
 /// One number an expert, broadcast over the other axes.
@@ -311,6 +312,7 @@ mod tests {
     use upcycle_kernels::AdamWRecord;
 
     use super::*;
+    use crate::plan::LayerPlan;
 
     type B = Autodiff<Flex>;
 
@@ -366,7 +368,7 @@ mod tests {
                 record.set_moments(id, state);
                 let plan = LayerPlan::from_counts(&[2, 1]);
                 policy
-                    .grow(&mut record, id, &before, &after, &plan)
+                    .grow(&mut record, id, &before, &after, &Block::whole(&plan))
                     .unwrap();
                 let grown = Moments::<B, 3>::moments(&record, id).unwrap();
                 assert_eq!(grown.time, 5);

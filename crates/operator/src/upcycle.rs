@@ -93,6 +93,18 @@ impl Upcycle {
         self.two_levels(layers, &choice.plan).map(|_| ())
     }
 
+    /// Checks that so many devices can hold the experts of a grown layer, equally many each.
+    ///
+    /// # Errors
+    /// If they cannot, with what would be right.
+    pub fn check_members(&self, members: usize) -> Result<(), OperatorError> {
+        let target = self.target_experts;
+        match self.recipe.grows == Grows::Width || target.is_multiple_of(members) {
+            true => Ok(()),
+            false => Err(OperatorError::UnevenBlocks { target, members }),
+        }
+    }
+
     /// Decides which experts are copied.
     ///
     /// # Errors

@@ -179,7 +179,15 @@ impl<B: MoeAutodiffBackend> Engine for BurnEngine<B> {
     }
 
     fn upcycle(&self, job: &UpcycleJob) -> Result<UpcycleOutcome, TrainError> {
-        B::InnerBackend::run(|| upcycler::upcycle::<B>(job, &self.device))
+        match &self.trainers {
+            Trainers::Devices(devices) => {
+                upcycler::upcycle_on_devices::<B>(job, devices, self.expert_parallel)
+            }
+            Trainers::Processes(team) => {
+                let crew = Crew::new(team.clone(), self.expert_parallel)?;
+                B::InnerBackend::run(|| upcycler::upcycle::<B>(job, &crew, &self.device))
+            }
+        }
     }
 
     fn export(&self, from: &Path, sink: &mut (dyn WeightSink + Send)) -> Result<(), TrainError> {

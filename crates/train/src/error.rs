@@ -125,6 +125,7 @@ impl TrainError {
         match self {
             Self::Spec { .. } | Self::Devices(_) | Self::Config(_) | Self::OtherData { .. } => true,
             Self::NotFinite { .. } | Self::Cancelled | Self::Interrupted { .. } => true,
+            Self::NotFiniteAfterGrowing | Self::InterruptedGrowth => true,
             Self::Stopped { source, .. } => source.is_of_all(),
             _ => false,
         }

@@ -11,7 +11,7 @@ use upcycle_data::{Batch, Dataset, Split};
 use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend};
 use upcycle_lm::{Lm, Objective};
 use upcycle_moe::MoeModel;
-use upcycle_operator::{Evidence, ForwardPass, Grown, Recipe, Upcycle};
+use upcycle_operator::{Evidence, ForwardPass, Grown, Measurement, Recipe, Upcycle};
 
 use crate::{
     checkpoint::Checkpoint,
@@ -21,6 +21,7 @@ use crate::{
     evaluate::{Evaluation, evaluate, tensors},
     gradients,
     shared_update::{SharedUpdate, put},
+    whole_moments,
 };
 
 /// A model, its optimizer and the steps that it has taken, in memory.
@@ -285,10 +286,11 @@ impl<B: MoeAutodiffBackend> Learner<B> {
         Ok(evaluation)
     }
 
-    /// Measures what a recipe needs to know, and nothing else.
+    /// Measures what a recipe needs to know, and nothing else. Each device runs its share of every batch, and all get the same
+    /// evidence.
     ///
     /// # Errors
-    /// If the data cannot be read.
+    /// If the data cannot be read, the sequences of a batch cannot be shared evenly, or another device failed.
     pub fn measure(
         &self,
         recipe: &Recipe,
@@ -301,23 +303,33 @@ impl<B: MoeAutodiffBackend> Learner<B> {
             rows,
             context,
         } = *config;
+        self.crew.check_rows(rows)?;
         let forward = |model: &Lm<B>, index| {
             let batch = data.batch(Split::Cpt, data_seed, index, rows, context)?;
-            let (inputs, targets) = tensors::<B>(&batch, &self.device);
+            let own = batch.part(self.crew.share(rows));
+            let (inputs, targets) = tensors::<B>(&own, &self.device);
             let output = model.forward(inputs, targets, self.config.precision);
             Ok::<_, TrainError>(ForwardPass {
                 loss: output.loss_t.sum() / batch.scored() as f32,
                 routing: output.routing,
             })
         };
-        Evidence::gather(recipe, self.model(), &self.optimizer, batches, forward)
+        let (model, crew) = (self.model(), &self.crew);
+        let optimizer = match recipe.measurements().contains(&Measurement::SecondMoments) {
+            true => {
+                let parts = self.optimizer.clone();
+                Cow::Owned(whole_moments::gather(model, crew, parts, &self.device)?)
+            }
+            false => Cow::Borrowed(&self.optimizer),
+        };
+        Evidence::gather_in_team(&crew.all, recipe, model, &*optimizer, batches, forward)
     }
 
     /// Grows the experts between two steps; the operator counts from this learner's step.
     ///
     /// # Errors
     /// If the recipe cannot be carried out, or batches have been accumulated, whose gradients are those of the small model;
-    /// nothing has been changed then.
+    /// nothing has been changed then. If another device failed, the learner is of no use any more.
     pub fn grow(&mut self, operator: &Upcycle, evidence: &Evidence) -> Result<Grown, TrainError> {
         if self.sums.passes > 0 {
             return Err(TrainError::GrownInAStep { step: self.step });
@@ -327,10 +339,14 @@ impl<B: MoeAutodiffBackend> Learner<B> {
             unreachable!("an update puts the model back")
         };
         let is_dense = model.moe_layers().next().is_none();
-        Ok(match operator.recipe.dense {
-            Some(_) if is_dense => operator.grow_dense(model, &mut self.optimizer)?,
-            _ => operator.grow(model, &mut self.optimizer, evidence)?,
-        })
+        let (crew, parts) = (&self.crew, std::mem::take(&mut self.optimizer));
+        let mut optimizer = whole_moments::gather(model, crew, parts, &self.device)?;
+        let grown = match operator.recipe.dense {
+            Some(_) if is_dense => operator.grow_dense_in_team(&crew.group, model, &mut optimizer),
+            _ => operator.grow(model, &mut optimizer, evidence),
+        };
+        self.optimizer = whole_moments::cut(model, crew, optimizer);
+        Ok(grown?)
     }
 
     /// All that is needed to go on from here, without what was accumulated. Tensors are shared, not copied.

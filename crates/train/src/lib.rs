@@ -33,6 +33,7 @@ mod stepper;
 mod tensorboard;
 mod trainer;
 mod upcycler;
+mod whole_moments;
 
 pub use checkpoint::{Checkpoint, CheckpointInfo, RESULTS_VERSION, StageCheckpoints};
 pub use config::{
