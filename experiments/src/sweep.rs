@@ -26,6 +26,7 @@ use upcycle_lab::{
 };
 use upcycle_lm::CostModel;
 use upcycle_report::{TaskRow, number};
+use upcycle_team::Team;
 use upcycle_train::Engine;
 
 use crate::{
@@ -173,6 +174,7 @@ impl SweepArgs {
         let progress = Progress::new(self.ui.choice()?, plan.graph.len(), estimate.steps());
         let runner = Runner {
             engine: engine.as_ref(),
+            team: Team::alone(),
             data: &data,
             store: &store,
             limit,

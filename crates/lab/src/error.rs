@@ -7,6 +7,7 @@ use upcycle_data::DataError;
 use upcycle_files::FileError;
 use upcycle_lm::ConfigError;
 use upcycle_operator::OperatorError;
+use upcycle_team::TeamError;
 use upcycle_train::TrainError;
 
 /// A sweep that cannot be planned or did not finish.
@@ -96,6 +97,9 @@ pub enum LabError {
     /// A recipe cannot be used.
     #[error(transparent)]
     Operator(#[from] OperatorError),
+    /// A process of the same stage is gone.
+    #[error(transparent)]
+    Team(#[from] TeamError),
     /// Training or its files.
     #[error(transparent)]
     Train(#[from] TrainError),

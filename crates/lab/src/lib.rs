@@ -20,6 +20,7 @@ mod plan;
 pub mod presets;
 mod runner;
 mod scale;
+mod shared;
 mod slurm;
 mod stage;
 mod store;
