@@ -761,8 +761,11 @@ fn a_team_computes_a_stage_together_and_its_leader_writes() {
     for _ in 0..2 {
         std::thread::scope(|scope| {
             for team in Team::threads(3) {
-                let runner = runner(team, &engine, &data, &store, &events);
-                scope.spawn(move || runner.run_stage(stage).unwrap());
+                let runner = runner(team.clone(), &engine, &data, &store, &events);
+                scope.spawn(move || {
+                    runner.run_stage(stage).unwrap();
+                    team.leave();
+                });
             }
         });
     }
