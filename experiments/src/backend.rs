@@ -5,7 +5,10 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use upcycle_train::{BurnEngine, Engine};
 
-use crate::bench::measure::{Bench, BurnBench};
+use crate::{
+    bench::measure::{Bench, BurnBench},
+    processes::Member,
+};
 
 /// Where tensors are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
@@ -52,17 +55,38 @@ pub struct Machine {
     pub meter: Box<dyn Bench>,
 }
 
+/// The devices that train one model.
+#[derive(Debug, Clone, Copy)]
+enum DeviceSet<'a> {
+    /// So many of this process.
+    Own(usize),
+    /// One of each process, with experts in so many blocks.
+    OfTeam(&'a Member, usize),
+}
+
 impl Machine {
+    /// A backend whose devices have numbers on their machine.
     fn new<B: upcycle_kernels::MoeAutodiffBackend>(
         backend: &'static str,
         description: String,
-        device: B::Device,
-        more: impl IntoIterator<Item = B::Device>,
+        devices: DeviceSet,
+        device: impl Fn(usize) -> B::Device,
     ) -> Self {
-        let engine = BurnEngine::<B>::new(backend, description, device.clone());
+        let first = match devices {
+            DeviceSet::Own(_) => 0,
+            DeviceSet::OfTeam(member, _) => member.local(),
+        };
+        let engine = BurnEngine::<B>::new(backend, description, device(first));
+        let meter = BurnBench::<B>::new(device(first));
+        let engine = match devices {
+            DeviceSet::Own(count) => engine.with_more_devices((1..count).map(device)),
+            DeviceSet::OfTeam(member, expert_parallel) => {
+                engine.in_team(member.team().clone(), expert_parallel)
+            }
+        };
         Self {
-            engine: Box::new(engine.with_more_devices(more)),
-            meter: Box::new(BurnBench::<B>::new(device)),
+            engine: Box::new(engine),
+            meter: Box::new(meter),
         }
     }
 }
@@ -95,12 +119,31 @@ pub fn machine_on(kind: BackendKind, devices: usize) -> Result<Machine> {
     }
     match kind {
         BackendKind::Auto => auto(devices),
-        BackendKind::Cpu => cpu(devices),
+        BackendKind::Cpu => cpu(DeviceSet::Own(devices)),
         BackendKind::Ndarray if devices == 1 => ndarray(),
         BackendKind::Wgpu if devices == 1 => wgpu_backend::machine(wgpu_backend::Device::Any),
-        BackendKind::Cuda => cuda_backend::machine(devices),
+        BackendKind::Cuda => cuda_backend::machine(DeviceSet::Own(devices)),
         BackendKind::Ndarray | BackendKind::Wgpu => bail!(
             "backend `{}` trains on one device; several are for --backend cuda",
+            kind.name()
+        ),
+    }
+}
+
+/// The device of a process among those that train one model together, with experts in so many blocks.
+///
+/// # Errors
+/// As [`engine`], or if the process has none of its own.
+pub fn machine_of(kind: BackendKind, member: &Member, expert_parallel: usize) -> Result<Machine> {
+    let devices = DeviceSet::OfTeam(member, expert_parallel);
+    match kind {
+        BackendKind::Cpu => cpu(devices),
+        BackendKind::Cuda => cuda_backend::machine(devices),
+        BackendKind::Auto => bail!(
+            "several processes need --backend: their machines may have different devices; give --backend cuda or --backend cpu"
+        ),
+        BackendKind::Ndarray | BackendKind::Wgpu => bail!(
+            "backend `{}` trains in one process; several are for --backend cuda or --backend cpu",
             kind.name()
         ),
     }
@@ -109,11 +152,11 @@ pub fn machine_on(kind: BackendKind, devices: usize) -> Result<Machine> {
 /// CUDA, then a real GPU through WGPU, then the CPU; what is not compiled in or has no device is passed over.
 fn auto(devices: usize) -> Result<Machine> {
     if devices > 1 {
-        return cuda_backend::machine(devices);
+        return cuda_backend::machine(DeviceSet::Own(devices));
     }
-    cuda_backend::machine(1)
+    cuda_backend::machine(DeviceSet::Own(1))
         .or_else(|_| wgpu_backend::machine(wgpu_backend::Device::Gpu))
-        .or_else(|_| cpu(1))
+        .or_else(|_| cpu(DeviceSet::Own(1)))
         .or_else(|_| ndarray())
 }
 
@@ -135,24 +178,24 @@ fn threads() -> String {
 }
 
 #[cfg(feature = "cpu")]
-fn cpu(devices: usize) -> Result<Machine> {
+fn cpu(devices: DeviceSet) -> Result<Machine> {
     type B = burn::backend::Autodiff<burn_flex::Flex>;
     // They are all this processor: slower than one, but the same arithmetic as on several GPUs.
-    let more = vec![burn_flex::FlexDevice; devices - 1];
-    let device = burn_flex::FlexDevice;
-    Ok(Machine::new::<B>("cpu", threads(), device, more))
+    let device = |_| burn_flex::FlexDevice;
+    Ok(Machine::new::<B>("cpu", threads(), devices, device))
 }
 
 #[cfg(not(feature = "cpu"))]
-fn cpu(_devices: usize) -> Result<Machine> {
+fn cpu(_devices: DeviceSet) -> Result<Machine> {
     not_compiled("cpu")
 }
 
 #[cfg(feature = "ndarray")]
 fn ndarray() -> Result<Machine> {
     type B = burn::backend::Autodiff<burn_ndarray::NdArray>;
-    let device = burn_ndarray::NdArrayDevice::Cpu;
-    Ok(Machine::new::<B>("ndarray", threads(), device, []))
+    let device = |_| burn_ndarray::NdArrayDevice::Cpu;
+    let devices = DeviceSet::Own(1);
+    Ok(Machine::new::<B>("ndarray", threads(), devices, device))
 }
 
 #[cfg(not(feature = "ndarray"))]
@@ -195,7 +238,9 @@ mod wgpu_backend {
             ),
         };
         let description = format!("{}, {:?}", info.name, info.backend);
-        Ok(Machine::new::<B>("wgpu", description, device, []))
+        let device = |_| device.clone();
+        let devices = DeviceSet::Own(1);
+        Ok(Machine::new::<B>("wgpu", description, devices, device))
     }
 
     #[cfg(not(feature = "wgpu"))]
@@ -208,17 +253,32 @@ mod cuda_backend {
     use super::*;
 
     #[cfg(feature = "cuda")]
-    pub fn machine(devices: usize) -> Result<Machine> {
+    pub fn machine(devices: DeviceSet) -> Result<Machine> {
         use burn_cuda::{Cuda, CudaDevice};
 
         type B = burn::backend::Autodiff<Cuda>;
 
         let (name, count) = probe()?;
-        if devices > count {
-            bail!("{devices} devices are asked for, and `cuda` finds {count}; lower --devices");
+        match devices {
+            DeviceSet::Own(devices) if devices > count => {
+                bail!("{devices} devices are asked for, and `cuda` finds {count}; lower --devices")
+            }
+            DeviceSet::OfTeam(member, _) if member.local() >= count && !is_shown_its_own(count) => {
+                bail!(
+                    "this is process {} of its machine, from 0, and `cuda` finds {count} GPUs there; start one process for each GPU, or set LOCAL_RANK",
+                    member.local()
+                )
+            }
+            _ => {}
         }
-        let more = (1..devices).map(CudaDevice::new);
-        Ok(Machine::new::<B>("cuda", name, CudaDevice::new(0), more))
+        let device = |number: usize| CudaDevice::new(number.min(count - 1));
+        Ok(Machine::new::<B>("cuda", name, devices, device))
+    }
+
+    /// Whether a launcher shows each process no GPU but its own.
+    #[cfg(feature = "cuda")]
+    fn is_shown_its_own(count: usize) -> bool {
+        count == 1 && std::env::var_os("CUDA_VISIBLE_DEVICES").is_some()
     }
 
     /// Name of the first GPU, and how many there are. Burn panics where driver, compiler library or headers are missing, so look first.
@@ -269,7 +329,7 @@ mod cuda_backend {
     }
 
     #[cfg(not(feature = "cuda"))]
-    pub fn machine(_devices: usize) -> Result<Machine> {
+    pub fn machine(_devices: DeviceSet) -> Result<Machine> {
         not_compiled("cuda")
     }
 }

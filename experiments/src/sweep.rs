@@ -5,6 +5,7 @@ mod cluster;
 mod cost;
 mod jobs;
 mod logs;
+mod nodes;
 mod plan_file;
 mod stage;
 mod status;
@@ -94,8 +95,17 @@ impl SweepArgs {
             bail!("--devices takes all devices for one stage at a time; leave --jobs out");
         }
         let on_cluster = self.launcher == Launcher::Slurm;
-        if !on_cluster && (self.detach || !self.slurm_args.is_empty()) {
-            bail!("--detach and --slurm-args are for jobs of a cluster; add --launcher slurm");
+        if !on_cluster && (self.detach || !self.slurm_args.is_empty() || self.nodes.nodes.is_some())
+        {
+            bail!(
+                "--nodes, --detach and --slurm-args are for jobs of a cluster; add --launcher slurm"
+            );
+        }
+        if self.nodes.processes().get() > 1 && self.devices.get() > 1 {
+            bail!(
+                "--devices is for one process, and each of several has one device; give --tasks-per-node {} in its place",
+                self.devices
+            );
         }
         if on_cluster && !self.tasks.is_empty() {
             bail!(

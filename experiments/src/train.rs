@@ -28,7 +28,7 @@ use upcycle_train::{
 use crate::dashboard::{Dashboard, StageProgress};
 use crate::{
     amount,
-    backend::{BackendKind, Machine, machine_on},
+    backend::{BackendKind, Machine, machine_of, machine_on},
     data_args::{self, DataArgs, check_vocabulary},
     export::{self, ExportTypeArg, Exporter},
     generate::sample,
@@ -36,7 +36,9 @@ use crate::{
     interrupt::{self, Work},
     kernels::KernelsArg,
     limits::{self, Force, MemoryArgs, advice, pass_note, refusal, slow_precision},
-    output, program,
+    output,
+    processes::{MeetArgs, Member},
+    program,
     progress::style,
     sources,
     sweep::PrecisionArg,
@@ -155,6 +157,8 @@ pub struct TrainArgs {
     #[arg(long, value_enum)]
     precision: Option<PrecisionArg>,
     #[command(flatten)]
+    meet: MeetArgs,
+    #[command(flatten)]
     memory: MemoryArgs,
     #[command(flatten)]
     kernels: KernelsArg,
@@ -211,10 +215,22 @@ impl TrainArgs {
         // Said before models are loaded.
         self.ui.choice()?;
         self.threads.apply()?;
-        let init = self.import()?;
-        let like = export::sample(self.export_like.as_deref())?;
+        if self.meet.is_team() && self.devices.get() > 1 {
+            bail!(
+                "--devices is for one process, and each of several has one device; leave it out and start more processes"
+            );
+        }
+        self.meet.join(|member| self.run_with(member))
+    }
+
+    fn run_with(&self, member: &Member) -> Result<()> {
+        let init = member.after_leader(|| self.import())?;
+        let like = match member.is_leader() {
+            true => export::sample(self.export_like.as_deref())?,
+            false => None,
+        };
         let like = like.as_ref().or(init.as_deref().map(Import::checkpoint));
-        let exporter = self.exporter(like);
+        let exporter = self.exporter(like).filter(|_| member.is_leader());
         let parent = self.parent()?;
         let before = parent.as_ref().and_then(|parent| parent.training.as_ref());
         let config = match (&init, &parent) {
@@ -229,7 +245,7 @@ impl TrainArgs {
             }
             (None, None) => self.data.config()?.unwrap_or_default(),
         };
-        let data = data_args::open(&config, &self.data_cache)?;
+        let data = member.after_leader(|| data_args::open(&config, &self.data_cache))?;
         let mut scale = self.scale(&data, before)?;
         if let Some(parent) = &parent {
             scale.model = parent.info.model.clone();
@@ -274,7 +290,10 @@ impl TrainArgs {
             Some(exporter) => Some(self.check_export(exporter, &scale.model, growths, &spec)?),
             None => None,
         };
-        let Machine { engine, meter } = machine_on(self.backend, self.devices.get())?;
+        let Machine { engine, meter } = match self.meet.is_team() {
+            true => machine_of(self.backend, member, 1)?,
+            false => machine_on(self.backend, self.devices.get())?,
+        };
         output::note!("backend {}: {}", engine.backend(), engine.device());
         let slow = slow_precision(engine.as_ref(), spec.precision);
         if let Some(slow) = slow.filter(|_| !self.force.force) {
@@ -302,7 +321,7 @@ impl TrainArgs {
         let tokens = scale.training.pretrain_steps * batch.tokens();
         let seconds = training_seconds(flops * tokens as f64, meter.matmul_rate());
         let limit = self.memory.limit(engine.as_ref(), self.devices, 1);
-        let passes = limit.passes(&run.model, batch, engine.backend());
+        let passes = limit.passes_of(member.team(), &run.model, batch, engine.backend())?;
         if let Some(note) = pass_note(passes) {
             output::note!("{note}");
         }
@@ -326,19 +345,24 @@ impl TrainArgs {
                 exporter.check_biases(engine.as_ref(), path, fit)?;
             }
         }
-        let (run, _lock) = run.claim(&self.out)?;
-        let training = TrainingFile {
-            scale,
-            data: training_file::in_full(&config)?,
-            seed,
-            cpt_from: run.spec.data.cpt_from,
-        };
-        training.write(&self.out)?;
+        let (run, _lock) = run.claim_for(member, &self.out)?;
+        if member.is_leader() {
+            let training = TrainingFile {
+                scale,
+                data: training_file::in_full(&config)?,
+                seed,
+                cpt_from: run.spec.data.cpt_from,
+            };
+            training.write(&self.out)?;
+        }
         let result = self.out.join("result.json");
-        let finished = fs::read_to_string(&result).ok();
-        let finished = finished.and_then(|text| serde_json::from_str::<TrainOutcome>(&text).ok());
-        // A run that has become longer is not finished any more.
-        if let Some(outcome) = finished.filter(|outcome| outcome.step >= run.spec.schedule.end) {
+        let finished = member.of_leader(|| {
+            let text = fs::read_to_string(&result).ok();
+            let outcome = text.and_then(|text| serde_json::from_str::<TrainOutcome>(&text).ok());
+            // A run that has become longer is not finished any more.
+            Ok(outcome.filter(|outcome| outcome.step >= run.spec.schedule.end))
+        })?;
+        if let Some(outcome) = finished {
             output::note!("{} is finished already", self.out.display());
             self.print(&outcome)?;
             return self.write_export(engine.as_ref(), exporter.as_ref());
@@ -353,6 +377,11 @@ impl TrainArgs {
         };
         self.kernels.choose(engine.as_ref(), run.spec.precision);
         let outcome = self.train(engine.as_ref(), &run.spec, &start, &data, from_step, passes)?;
+        if !member.is_leader() {
+            return Ok(());
+        }
+        let lines = read_metrics(&self.out.join("metrics.jsonl"))?;
+        write_curve(&self.out.join("curve.csv"), &lines)?;
         let json = serde_json::to_string_pretty(&outcome)?;
         upcycle_files::write(&result, json.as_bytes())?;
         self.print(&outcome)?;
@@ -560,7 +589,10 @@ impl TrainArgs {
             stop: interrupt::flag(),
             checkpoint_interval: Duration::from_secs(self.checkpoint_seconds),
         };
-        let ui = self.ui.choice()?;
+        let ui = match output::is_silent() {
+            true => Ui::None,
+            false => self.ui.choice()?,
+        };
         let work = Work::Training {
             checkpoints: job.checkpoint_interval,
         };
@@ -570,10 +602,7 @@ impl TrainArgs {
         })?;
         display.bar.finish_and_clear();
         drop(display);
-        let outcome = outcome?;
-        let lines = read_metrics(&self.out.join("metrics.jsonl"))?;
-        write_curve(&self.out.join("curve.csv"), &lines)?;
-        Ok(outcome)
+        Ok(outcome?)
     }
 }
 

@@ -31,7 +31,7 @@ mod usage;
 pub use calibrate::{Calibration, training_seconds};
 pub use claim::{ClaimFile, Patience};
 pub use collect::collect;
-pub use environment::{available_memory, environment};
+pub use environment::{available_memory, environment, host_name};
 pub use error::LabError;
 pub use estimate::{Estimate, Price, StageEstimate};
 pub use graph::{Stage, StageGraph};

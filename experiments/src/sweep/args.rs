@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use upcycle_kernels::Precision;
 use upcycle_lab::{Growth, Protocol, SweepConfig, presets};
 
-use super::plan_file::PlanFile;
+use super::{nodes::NodesArgs, plan_file::PlanFile};
 use crate::{
     amount,
     backend::BackendKind,
@@ -204,6 +204,8 @@ pub(super) struct SweepArgs {
         help_heading = "Many machines"
     )]
     pub(super) slurm_args: Vec<String>,
+    #[command(flatten)]
+    pub(super) nodes: NodesArgs,
     /// Only submit the jobs; the same command without this flag collects the results.
     #[arg(long, help_heading = "Many machines")]
     pub(super) detach: bool,

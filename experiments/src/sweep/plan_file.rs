@@ -8,7 +8,7 @@ use upcycle_data::Dataset;
 use upcycle_lab::{StageSpec, Store, SweepConfig, SweepPlan};
 use upcycle_operator::Recipe;
 
-use super::{SweepArgs, command_line};
+use super::{SweepArgs, command_line, nodes::NodesArgs};
 use crate::{backend::BackendKind, kernels::KernelsArg, limits::MemoryArgs, threads::ThreadsArg};
 
 const FILE: &str = "sweep.toml";
@@ -18,8 +18,11 @@ const FILE: &str = "sweep.toml";
 pub struct PlanFile {
     /// Where it computes; never `auto`.
     pub backend: BackendKind,
-    /// Devices that train one model together.
+    /// Devices of a process that train one model together.
     pub devices: NonZeroUsize,
+    /// Nodes of a cluster that compute each stage together.
+    #[serde(default, flatten)]
+    pub nodes: NodesArgs,
     /// Threads that compute on the processor, if a number was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<NonZeroUsize>,
@@ -71,6 +74,7 @@ impl PlanFile {
         Self {
             backend,
             devices: args.devices,
+            nodes: args.nodes,
             threads: args.threads.threads,
             checkpoint_seconds: args.checkpoint_seconds,
             memory: args.memory,
