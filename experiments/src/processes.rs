@@ -11,7 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use upcycle_lab::host_name;
 use upcycle_team::{Meeting, Team};
 
-use crate::output;
+use crate::{interrupt, output};
 use place::{Environment, Place};
 
 /// The flags that say where the processes of one training meet.
@@ -51,6 +51,8 @@ impl MeetArgs {
         let outcome = work(&member);
         match &outcome {
             Ok(()) => member.team.leave(),
+            // All are stopped at the same step, and the leader may still be writing what it has got from here.
+            Err(error) if interrupt::is_one(error) => member.team.leave(),
             // That others have failed is known to them.
             Err(_) if member.team.fault().is_some() => {}
             Err(error) => member.team.fail(&format!("{error:#}")),
@@ -110,6 +112,7 @@ impl Member {
             rank: place.rank,
             size: *size,
             token: place.token.clone(),
+            timeout: Meeting::TIMEOUT,
         })?;
         let hosts = team.gather_values(&host_name())?;
         let here = |hosts: &[String]| {
