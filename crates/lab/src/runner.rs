@@ -162,7 +162,7 @@ impl Runner<'_> {
                 };
                 let backend = self.engine.backend();
                 let job = TrainJob {
-                    spec,
+                    spec: &self.limit.devices.spec(spec),
                     start: &start,
                     dir: &dir,
                     data: self.data,
