@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use upcycle_lab::Devices;
 use upcycle_train::{BurnEngine, Engine};
 
 use crate::bench::measure::{Bench, BurnBench};
@@ -58,10 +59,11 @@ impl Machine {
         description: String,
         device: B::Device,
         more: impl IntoIterator<Item = B::Device>,
+        expert_parallel: usize,
     ) -> Self {
         let engine = BurnEngine::<B>::new(backend, description, device.clone());
         Self {
-            engine: Box::new(engine.with_more_devices(more)),
+            engine: Box::new(engine.with_more_devices(more, expert_parallel)),
             meter: Box::new(BurnBench::<B>::new(device)),
         }
     }
@@ -80,24 +82,25 @@ pub fn engine(kind: BackendKind) -> Result<Box<dyn Engine>> {
 /// # Errors
 /// As [`engine`].
 pub fn machine(kind: BackendKind) -> Result<Machine> {
-    machine_on(kind, 1)
+    machine_on(kind, Devices::ONE)
 }
 
 /// A device of a backend, with others that train one model together with it.
 ///
 /// # Errors
 /// As [`engine`], or if there are not as many devices.
-pub fn machine_on(kind: BackendKind, devices: usize) -> Result<Machine> {
-    if devices > 1 && !cfg!(feature = "multi-device") {
+pub fn machine_on(kind: BackendKind, devices: Devices) -> Result<Machine> {
+    let count = devices.count.get();
+    if count > 1 && !cfg!(feature = "multi-device") {
         bail!(
-            "training on {devices} devices is not compiled in; add `--features multi-device` to `cargo run`, `cargo build` or `cargo install`"
+            "training on {count} devices is not compiled in; add `--features multi-device` to `cargo run`, `cargo build` or `cargo install`"
         );
     }
     match kind {
         BackendKind::Auto => auto(devices),
         BackendKind::Cpu => cpu(devices),
-        BackendKind::Ndarray if devices == 1 => ndarray(),
-        BackendKind::Wgpu if devices == 1 => wgpu_backend::machine(wgpu_backend::Device::Any),
+        BackendKind::Ndarray if count == 1 => ndarray(),
+        BackendKind::Wgpu if count == 1 => wgpu_backend::machine(wgpu_backend::Device::Any),
         BackendKind::Cuda => cuda_backend::machine(devices),
         BackendKind::Ndarray | BackendKind::Wgpu => bail!(
             "backend `{}` trains on one device; several are for --backend cuda",
@@ -107,13 +110,13 @@ pub fn machine_on(kind: BackendKind, devices: usize) -> Result<Machine> {
 }
 
 /// CUDA, then a real GPU through WGPU, then the CPU; what is not compiled in or has no device is passed over.
-fn auto(devices: usize) -> Result<Machine> {
-    if devices > 1 {
+fn auto(devices: Devices) -> Result<Machine> {
+    if devices.count.get() > 1 {
         return cuda_backend::machine(devices);
     }
-    cuda_backend::machine(1)
+    cuda_backend::machine(devices)
         .or_else(|_| wgpu_backend::machine(wgpu_backend::Device::Gpu))
-        .or_else(|_| cpu(1))
+        .or_else(|_| cpu(devices))
         .or_else(|_| ndarray())
 }
 
@@ -135,16 +138,17 @@ fn threads() -> String {
 }
 
 #[cfg(feature = "cpu")]
-fn cpu(devices: usize) -> Result<Machine> {
+fn cpu(devices: Devices) -> Result<Machine> {
     type B = burn::backend::Autodiff<burn_flex::Flex>;
     // They are all this processor: slower than one, but the same arithmetic as on several GPUs.
-    let more = vec![burn_flex::FlexDevice; devices - 1];
+    let more = vec![burn_flex::FlexDevice; devices.count.get() - 1];
     let device = burn_flex::FlexDevice;
-    Ok(Machine::new::<B>("cpu", threads(), device, more))
+    let blocks = devices.expert_parallel.get();
+    Ok(Machine::new::<B>("cpu", threads(), device, more, blocks))
 }
 
 #[cfg(not(feature = "cpu"))]
-fn cpu(_devices: usize) -> Result<Machine> {
+fn cpu(_devices: Devices) -> Result<Machine> {
     not_compiled("cpu")
 }
 
@@ -152,7 +156,7 @@ fn cpu(_devices: usize) -> Result<Machine> {
 fn ndarray() -> Result<Machine> {
     type B = burn::backend::Autodiff<burn_ndarray::NdArray>;
     let device = burn_ndarray::NdArrayDevice::Cpu;
-    Ok(Machine::new::<B>("ndarray", threads(), device, []))
+    Ok(Machine::new::<B>("ndarray", threads(), device, [], 1))
 }
 
 #[cfg(not(feature = "ndarray"))]
@@ -195,7 +199,7 @@ mod wgpu_backend {
             ),
         };
         let description = format!("{}, {:?}", info.name, info.backend);
-        Ok(Machine::new::<B>("wgpu", description, device, []))
+        Ok(Machine::new::<B>("wgpu", description, device, [], 1))
     }
 
     #[cfg(not(feature = "wgpu"))]
@@ -208,17 +212,19 @@ mod cuda_backend {
     use super::*;
 
     #[cfg(feature = "cuda")]
-    pub fn machine(devices: usize) -> Result<Machine> {
+    pub fn machine(devices: Devices) -> Result<Machine> {
         use burn_cuda::{Cuda, CudaDevice};
 
         type B = burn::backend::Autodiff<Cuda>;
 
         let (name, count) = probe()?;
-        if devices > count {
-            bail!("{devices} devices are asked for, and `cuda` finds {count}; lower --devices");
+        let (wanted, blocks) = (devices.count.get(), devices.expert_parallel.get());
+        if wanted > count {
+            bail!("{wanted} devices are asked for, and `cuda` finds {count}; lower --devices");
         }
-        let more = (1..devices).map(CudaDevice::new);
-        Ok(Machine::new::<B>("cuda", name, CudaDevice::new(0), more))
+        let more = (1..wanted).map(CudaDevice::new);
+        let device = CudaDevice::new(0);
+        Ok(Machine::new::<B>("cuda", name, device, more, blocks))
     }
 
     /// Name of the first GPU, and how many there are. Burn panics where driver, compiler library or headers are missing, so look first.
@@ -269,7 +275,7 @@ mod cuda_backend {
     }
 
     #[cfg(not(feature = "cuda"))]
-    pub fn machine(_devices: usize) -> Result<Machine> {
+    pub fn machine(_devices: Devices) -> Result<Machine> {
         not_compiled("cuda")
     }
 }

@@ -5,9 +5,7 @@
 use std::{num::NonZeroUsize, path::Path};
 
 use upcycle_data::Dataset;
-use upcycle_lab::{
-    Calibration, Devices, Estimate, MemoryLimit, StageEstimate, SweepPlan, presets,
-};
+use upcycle_lab::{Calibration, Devices, Estimate, MemoryLimit, StageEstimate, SweepPlan, presets};
 
 const GIGABYTES: u64 = 1_000_000_000;
 

@@ -23,7 +23,7 @@ pub fn slurm(folder: &Path, file: &PlanFile, args: &[String]) -> Result<Slurm> {
             _ => asked.unwrap_or_else(threads::count),
         },
         gpus: match file.backend {
-            BackendKind::Cuda | BackendKind::Wgpu => file.devices.get(),
+            BackendKind::Cuda | BackendKind::Wgpu => file.devices.devices.get(),
             _ => 0,
         },
         args: args.to_vec(),

@@ -9,7 +9,10 @@ use upcycle_lab::{StageSpec, Store, SweepConfig, SweepPlan};
 use upcycle_operator::Recipe;
 
 use super::{SweepArgs, command_line};
-use crate::{backend::BackendKind, kernels::KernelsArg, limits::MemoryArgs, threads::ThreadsArg};
+use crate::{
+    backend::BackendKind, devices::DevicesArgs, kernels::KernelsArg, limits::MemoryArgs,
+    threads::ThreadsArg,
+};
 
 const FILE: &str = "sweep.toml";
 
@@ -19,7 +22,8 @@ pub struct PlanFile {
     /// Where it computes; never `auto`.
     pub backend: BackendKind,
     /// Devices that train one model together.
-    pub devices: NonZeroUsize,
+    #[serde(flatten)]
+    pub devices: DevicesArgs,
     /// Threads that compute on the processor, if a number was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<NonZeroUsize>,

@@ -50,7 +50,8 @@ impl StageArgs {
                 stage.label
             );
         }
-        let engine = machine_on(file.backend, file.devices.get())?.engine;
+        let devices = file.devices.devices()?;
+        let engine = machine_on(file.backend, devices)?.engine;
         output::note!("backend {}: {}", engine.backend(), engine.device());
         file.kernels.choose(engine.as_ref(), file.sweep.precision);
         let progress = Progress::new(Ui::Plain, 1, stage.steps());
@@ -58,7 +59,7 @@ impl StageArgs {
             engine: engine.as_ref(),
             data: &data,
             store: &store,
-            limit: file.memory.limit(engine.as_ref(), file.devices, 1),
+            limit: file.memory.limit(engine.as_ref(), devices, 1),
             checkpoint_interval: Duration::from_secs(file.checkpoint_seconds),
             observer: &progress,
             stop: interrupt::flag(),

@@ -1,0 +1,34 @@
+//! Flags for devices that train one model together.
+
+use std::num::NonZeroUsize;
+
+use anyhow::Result;
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use upcycle_lab::Devices;
+
+#[derive(Debug, Clone, Copy, Args, Serialize, Deserialize)]
+pub struct DevicesArgs {
+    /// Devices that train one model together: each takes a share of the sequences of a batch, and of the optimizer's state.
+    #[arg(long, value_name = "N", default_value = "1", help_heading = "Running")]
+    pub devices: NonZeroUsize,
+    /// Of those devices, so many share the experts of every layer, each an equal block of them, and tokens are sent to the
+    /// experts that they choose; it divides --devices and the number of experts. With 1 each device holds all experts.
+    #[arg(long, value_name = "M", default_value = "1", help_heading = "Running")]
+    #[serde(default = "one")]
+    pub expert_parallel: NonZeroUsize,
+}
+
+fn one() -> NonZeroUsize {
+    NonZeroUsize::MIN
+}
+
+impl DevicesArgs {
+    /// The devices.
+    ///
+    /// # Errors
+    /// If they cannot hold each block of experts equally often.
+    pub fn devices(self) -> Result<Devices> {
+        Ok(Devices::new(self.devices, self.expert_parallel)?)
+    }
+}
