@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use upcycle_lab::Devices;
 use upcycle_train::{BurnEngine, Engine};
 
 use crate::{
@@ -55,34 +56,22 @@ pub struct Machine {
     pub meter: Box<dyn Bench>,
 }
 
-/// The devices that train one model.
-#[derive(Debug, Clone, Copy)]
-enum DeviceSet<'a> {
-    /// So many of this process.
-    Own(usize),
-    /// One of each process, with experts in so many blocks.
-    OfTeam(&'a Member, usize),
-}
-
 impl Machine {
-    /// A backend whose devices have numbers on their machine.
+    /// A backend whose devices have numbers on their machine: with all devices of the model, or with the one of a process.
     fn new<B: upcycle_kernels::MoeAutodiffBackend>(
         backend: &'static str,
         description: String,
-        devices: DeviceSet,
+        devices: Devices,
+        member: &Member,
         device: impl Fn(usize) -> B::Device,
     ) -> Self {
-        let first = match devices {
-            DeviceSet::Own(_) => 0,
-            DeviceSet::OfTeam(member, _) => member.local(),
-        };
+        let first = member.local();
         let engine = BurnEngine::<B>::new(backend, description, device(first));
         let meter = BurnBench::<B>::new(device(first));
-        let engine = match devices {
-            DeviceSet::Own(count) => engine.with_more_devices((1..count).map(device)),
-            DeviceSet::OfTeam(member, expert_parallel) => {
-                engine.in_team(member.team().clone(), expert_parallel)
-            }
+        let (count, blocks) = (devices.count.get(), devices.expert_parallel.get());
+        let engine = match member.is_alone() {
+            true => engine.with_more_devices((1..count).map(device), blocks),
+            false => engine.in_team(member.team().clone(), blocks),
         };
         Self {
             engine: Box::new(engine),
@@ -104,25 +93,38 @@ pub fn engine(kind: BackendKind) -> Result<Box<dyn Engine>> {
 /// # Errors
 /// As [`engine`].
 pub fn machine(kind: BackendKind) -> Result<Machine> {
-    machine_on(kind, 1)
+    machine_on(kind, Devices::ONE)
 }
 
 /// A device of a backend, with others that train one model together with it.
 ///
 /// # Errors
 /// As [`engine`], or if there are not as many devices.
-pub fn machine_on(kind: BackendKind, devices: usize) -> Result<Machine> {
-    if devices > 1 && !cfg!(feature = "multi-device") {
+pub fn machine_on(kind: BackendKind, devices: Devices) -> Result<Machine> {
+    let count = devices.count.get();
+    if count > 1 && !cfg!(feature = "multi-device") {
         bail!(
-            "training on {devices} devices is not compiled in; add `--features multi-device` to `cargo run`, `cargo build` or `cargo install`"
+            "training on {count} devices is not compiled in; add `--features multi-device` to `cargo run`, `cargo build` or `cargo install`"
         );
     }
+    machine_of(kind, devices, &Member::alone())
+}
+
+/// What a process has of the devices that train one model: all of them if it is alone, else one.
+///
+/// # Errors
+/// As [`machine_on`].
+pub fn machine_of(kind: BackendKind, devices: Devices, member: &Member) -> Result<Machine> {
+    let count = devices.count.get();
     match kind {
-        BackendKind::Auto => auto(devices),
-        BackendKind::Cpu => cpu(DeviceSet::Own(devices)),
-        BackendKind::Ndarray if devices == 1 => ndarray(),
-        BackendKind::Wgpu if devices == 1 => wgpu_backend::machine(wgpu_backend::Device::Any),
-        BackendKind::Cuda => cuda_backend::machine(DeviceSet::Own(devices)),
+        BackendKind::Auto if member.is_alone() => auto(devices),
+        BackendKind::Auto => bail!(
+            "several processes need --backend: their machines may have different devices; give --backend cuda or --backend cpu"
+        ),
+        BackendKind::Cpu => cpu(devices, member),
+        BackendKind::Ndarray if count == 1 => ndarray(),
+        BackendKind::Wgpu if count == 1 => wgpu_backend::machine(wgpu_backend::Device::Any),
+        BackendKind::Cuda => cuda_backend::machine(devices, member),
         BackendKind::Ndarray | BackendKind::Wgpu => bail!(
             "backend `{}` trains on one device; several are for --backend cuda",
             kind.name()
@@ -130,33 +132,15 @@ pub fn machine_on(kind: BackendKind, devices: usize) -> Result<Machine> {
     }
 }
 
-/// The device of a process among those that train one model together, with experts in so many blocks.
-///
-/// # Errors
-/// As [`engine`], or if the process has none of its own.
-pub fn machine_of(kind: BackendKind, member: &Member, expert_parallel: usize) -> Result<Machine> {
-    let devices = DeviceSet::OfTeam(member, expert_parallel);
-    match kind {
-        BackendKind::Cpu => cpu(devices),
-        BackendKind::Cuda => cuda_backend::machine(devices),
-        BackendKind::Auto => bail!(
-            "several processes need --backend: their machines may have different devices; give --backend cuda or --backend cpu"
-        ),
-        BackendKind::Ndarray | BackendKind::Wgpu => bail!(
-            "backend `{}` trains in one process; several are for --backend cuda or --backend cpu",
-            kind.name()
-        ),
-    }
-}
-
 /// CUDA, then a real GPU through WGPU, then the CPU; what is not compiled in or has no device is passed over.
-fn auto(devices: usize) -> Result<Machine> {
-    if devices > 1 {
-        return cuda_backend::machine(DeviceSet::Own(devices));
+fn auto(devices: Devices) -> Result<Machine> {
+    let alone = &Member::alone();
+    if devices.count.get() > 1 {
+        return cuda_backend::machine(devices, alone);
     }
-    cuda_backend::machine(DeviceSet::Own(1))
+    cuda_backend::machine(devices, alone)
         .or_else(|_| wgpu_backend::machine(wgpu_backend::Device::Gpu))
-        .or_else(|_| cpu(DeviceSet::Own(1)))
+        .or_else(|_| cpu(devices, alone))
         .or_else(|_| ndarray())
 }
 
@@ -178,24 +162,30 @@ fn threads() -> String {
 }
 
 #[cfg(feature = "cpu")]
-fn cpu(devices: DeviceSet) -> Result<Machine> {
+fn cpu(devices: Devices, member: &Member) -> Result<Machine> {
     type B = burn::backend::Autodiff<burn_flex::Flex>;
     // They are all this processor: slower than one, but the same arithmetic as on several GPUs.
     let device = |_| burn_flex::FlexDevice;
-    Ok(Machine::new::<B>("cpu", threads(), devices, device))
+    Ok(Machine::new::<B>("cpu", threads(), devices, member, device))
 }
 
 #[cfg(not(feature = "cpu"))]
-fn cpu(_devices: DeviceSet) -> Result<Machine> {
+fn cpu(_devices: Devices, _member: &Member) -> Result<Machine> {
     not_compiled("cpu")
 }
 
 #[cfg(feature = "ndarray")]
 fn ndarray() -> Result<Machine> {
     type B = burn::backend::Autodiff<burn_ndarray::NdArray>;
+    let (devices, alone) = (Devices::ONE, &Member::alone());
     let device = |_| burn_ndarray::NdArrayDevice::Cpu;
-    let devices = DeviceSet::Own(1);
-    Ok(Machine::new::<B>("ndarray", threads(), devices, device))
+    Ok(Machine::new::<B>(
+        "ndarray",
+        threads(),
+        devices,
+        alone,
+        device,
+    ))
 }
 
 #[cfg(not(feature = "ndarray"))]
@@ -238,9 +228,15 @@ mod wgpu_backend {
             ),
         };
         let description = format!("{}, {:?}", info.name, info.backend);
+        let (devices, alone) = (Devices::ONE, &Member::alone());
         let device = |_| device.clone();
-        let devices = DeviceSet::Own(1);
-        Ok(Machine::new::<B>("wgpu", description, devices, device))
+        Ok(Machine::new::<B>(
+            "wgpu",
+            description,
+            devices,
+            alone,
+            device,
+        ))
     }
 
     #[cfg(not(feature = "wgpu"))]
@@ -253,26 +249,24 @@ mod cuda_backend {
     use super::*;
 
     #[cfg(feature = "cuda")]
-    pub fn machine(devices: DeviceSet) -> Result<Machine> {
+    pub fn machine(devices: Devices, member: &Member) -> Result<Machine> {
         use burn_cuda::{Cuda, CudaDevice};
 
         type B = burn::backend::Autodiff<Cuda>;
 
         let (name, count) = probe()?;
-        match devices {
-            DeviceSet::Own(devices) if devices > count => {
-                bail!("{devices} devices are asked for, and `cuda` finds {count}; lower --devices")
-            }
-            DeviceSet::OfTeam(member, _) if member.local() >= count && !is_shown_its_own(count) => {
-                bail!(
-                    "this is process {} of its machine, from 0, and `cuda` finds {count} GPUs there; start one process for each GPU, or set LOCAL_RANK",
-                    member.local()
-                )
-            }
-            _ => {}
+        let wanted = devices.count.get();
+        if member.is_alone() && wanted > count {
+            bail!("{wanted} devices are asked for, and `cuda` finds {count}; lower --devices");
+        }
+        if member.local() >= count && !is_shown_its_own(count) {
+            bail!(
+                "this is process {} of its machine, from 0, and `cuda` finds {count} GPUs there; start one process for each GPU, or set LOCAL_RANK",
+                member.local()
+            );
         }
         let device = |number: usize| CudaDevice::new(number.min(count - 1));
-        Ok(Machine::new::<B>("cuda", name, devices, device))
+        Ok(Machine::new::<B>("cuda", name, devices, member, device))
     }
 
     /// Whether a launcher shows each process no GPU but its own.
@@ -329,7 +323,7 @@ mod cuda_backend {
     }
 
     #[cfg(not(feature = "cuda"))]
-    pub fn machine(_devices: DeviceSet) -> Result<Machine> {
+    pub fn machine(_devices: Devices, _member: &Member) -> Result<Machine> {
         not_compiled("cuda")
     }
 }

@@ -8,6 +8,7 @@ pub mod commands;
 #[cfg(feature = "tui")]
 mod dashboard;
 mod data_args;
+mod devices;
 pub mod evaluate;
 pub mod export;
 mod flags;

@@ -131,9 +131,14 @@ impl Member {
         self.team.rank() == 0
     }
 
-    /// Processes.
-    pub fn count(&self) -> usize {
-        self.team.size()
+    /// Whether there are no others.
+    pub fn is_alone(&self) -> bool {
+        self.team.size() == 1
+    }
+
+    /// How many train the model.
+    pub fn processes(&self) -> NonZeroUsize {
+        NonZeroUsize::new(self.team.size()).unwrap_or(NonZeroUsize::MIN)
     }
 
     /// Its number among the processes of its machine.

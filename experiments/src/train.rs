@@ -4,7 +4,6 @@ mod run_file;
 
 use std::{
     fs,
-    num::NonZeroUsize,
     path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
@@ -28,8 +27,9 @@ use upcycle_train::{
 use crate::dashboard::{Dashboard, StageProgress};
 use crate::{
     amount,
-    backend::{BackendKind, Machine, machine_of, machine_on},
+    backend::{BackendKind, Machine, machine_of},
     data_args::{self, DataArgs, check_vocabulary},
+    devices::DevicesArgs,
     export::{self, ExportTypeArg, Exporter},
     generate::sample,
     inspect::checkpoint_of,
@@ -150,9 +150,8 @@ pub struct TrainArgs {
     backend: BackendKind,
     #[command(flatten)]
     threads: ThreadsArg,
-    /// GPUs that train the model together, each a share of the sequences of a batch. Needs the feature multi-device.
-    #[arg(long, value_name = "N", default_value = "1")]
-    devices: NonZeroUsize,
+    #[command(flatten)]
+    devices: DevicesArgs,
     /// Precision of matrix products; parameters are always f32.
     #[arg(long, value_enum)]
     precision: Option<PrecisionArg>,
@@ -215,7 +214,7 @@ impl TrainArgs {
         // Said before models are loaded.
         self.ui.choice()?;
         self.threads.apply()?;
-        if self.meet.is_team() && self.devices.get() > 1 {
+        if self.meet.is_team() && self.devices.devices.get() > 1 {
             bail!(
                 "--devices is for one process, and each of several has one device; leave it out and start more processes"
             );
@@ -285,15 +284,14 @@ impl TrainArgs {
         };
         let spec = self.spec(&scale, order, parent.is_some(), from_step);
         spec.validate()?;
+        let devices = self.devices.of_processes(member.processes())?;
+        devices.check(&scale.model, &spec.batch)?;
         let growths = parent.as_ref().map_or(&[][..], |it| &it.info.growths);
         let fit = match &exporter {
             Some(exporter) => Some(self.check_export(exporter, &scale.model, growths, &spec)?),
             None => None,
         };
-        let Machine { engine, meter } = match self.meet.is_team() {
-            true => machine_of(self.backend, member, 1)?,
-            false => machine_on(self.backend, self.devices.get())?,
-        };
+        let Machine { engine, meter } = machine_of(self.backend, devices, member)?;
         output::note!("backend {}: {}", engine.backend(), engine.device());
         let slow = slow_precision(engine.as_ref(), spec.precision);
         if let Some(slow) = slow.filter(|_| !self.force.force) {
@@ -320,13 +318,13 @@ impl TrainArgs {
         let flops = cost.train_flops_per_token(batch.context) + cost.head_flops_per_token();
         let tokens = scale.training.pretrain_steps * batch.tokens();
         let seconds = training_seconds(flops * tokens as f64, meter.matmul_rate());
-        let limit = self.memory.limit(engine.as_ref(), self.devices, 1);
+        let limit = self.memory.limit(engine.as_ref(), devices, member, 1);
         let passes = limit.passes_of(member.team(), &run.model, batch, engine.backend())?;
         if let Some(note) = pass_note(passes) {
             output::note!("{note}");
         }
-        let share = limit.share(batch);
-        let memory = peak_memory(&run.model, &share, engine.backend(), passes);
+        let share = devices.share(batch);
+        let memory = peak_memory(&run.model, &share, engine.backend(), passes, &devices);
         let too_large = (self.memory.available(engine.as_ref()))
             .filter(|&available| memory > available)
             .map(|available| advice(&limits::too_large("it", memory, available)));
@@ -376,7 +374,8 @@ impl TrainArgs {
             },
         };
         self.kernels.choose(engine.as_ref(), run.spec.precision);
-        let outcome = self.train(engine.as_ref(), &run.spec, &start, &data, from_step, passes)?;
+        let spec = devices.spec(&run.spec);
+        let outcome = self.train(engine.as_ref(), &spec, &start, &data, from_step, passes)?;
         if !member.is_leader() {
             return Ok(());
         }

@@ -47,6 +47,14 @@ pub enum LabError {
         /// What is wrong, and what would be right.
         problem: String,
     },
+    /// Devices cannot share a model or its batches.
+    #[error("`{field}`: {problem}")]
+    Devices {
+        /// Which number of them.
+        field: &'static str,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
     /// A stage failed.
     #[error("stage {stage} ({dir}): {source}")]
     Stage {

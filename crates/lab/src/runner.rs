@@ -233,18 +233,16 @@ impl Runner<'_> {
                     },
                 };
                 let backend = self.engine.backend();
-                let passes = self.limit.passes(&stage.model, &spec.batch, backend);
-                // Some machines may have less memory than others.
-                let all = self.team.gather_values(&passes)?;
-                let most = all.into_iter().max_by_key(|passes| passes.micro_batches);
+                let (limit, batch) = (&self.limit, &spec.batch);
+                let passes = limit.passes_of(&self.team, &stage.model, batch, backend)?;
                 let job = TrainJob {
-                    spec,
+                    spec: &limit.devices.spec(spec),
                     start: &start,
                     dir: &store.stage_dir(&stage.key),
                     data: self.data,
                     other_data: false,
                     event_file: false,
-                    passes: most.unwrap_or(passes),
+                    passes,
                     checkpoint_interval: self.checkpoint_interval,
                     cancelled,
                     stop: self.stop,

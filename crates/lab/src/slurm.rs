@@ -17,9 +17,10 @@ use upcycle_files as files;
 
 use crate::{
     error::LabError,
-    estimate::{Estimate, StageEstimate},
+    estimate::Estimate,
     graph::{Stage, StageGraph},
     stage::StageKey,
+    stage_estimate::StageEstimate,
     store::Store,
 };
 

@@ -16,6 +16,7 @@ use crate::{
     backend::BackendKind,
     baseline::BaselineArg,
     data_args::DataArgs,
+    devices::DevicesArgs,
     kernels::KernelsArg,
     limits::{Force, MemoryArgs},
     threads::ThreadsArg,
@@ -159,9 +160,15 @@ pub(super) struct SweepArgs {
     /// Where to compute.
     #[arg(long, value_enum, default_value_t, help_heading = "Running")]
     pub(super) backend: BackendKind,
-    /// GPUs that train one model together, each a share of the sequences of a batch. Needs the feature multi-device.
-    #[arg(long, value_name = "N", default_value = "1", help_heading = "Running")]
-    pub(super) devices: NonZeroUsize,
+    #[command(flatten)]
+    pub(super) devices: DevicesArgs,
+    /// With --dry-run: bytes a second that each device sends to others, such as 450GB/s or 400Gb/s.
+    #[arg(long, value_name = "RATE", value_parser = amount::parse_link, requires = "dry_run", help_heading = "Running")]
+    pub(super) link: Option<f64>,
+    /// With --dry-run: what each device computes in training, such as 400TFLOP/s, for a plan of devices that need not be here.
+    /// [default: measured where there is one]
+    #[arg(long, value_name = "SPEED", value_parser = amount::parse_speed, requires = "dry_run", help_heading = "Running")]
+    pub(super) device_speed: Option<f64>,
     /// Precision of matrix products; parameters are always f32.
     #[arg(long, value_enum, help_heading = "Running")]
     pub(super) precision: Option<PrecisionArg>,

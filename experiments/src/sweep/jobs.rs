@@ -27,7 +27,7 @@ pub fn slurm(folder: &Path, file: &PlanFile, args: &[String]) -> Result<Slurm> {
         },
         gpus: match file.backend {
             // Each process of several has one.
-            BackendKind::Cuda | BackendKind::Wgpu => file.devices.get().max(tasks),
+            BackendKind::Cuda | BackendKind::Wgpu => file.devices.devices.get().max(tasks),
             _ => 0,
         },
         args: args.to_vec(),

@@ -9,7 +9,10 @@ use upcycle_lab::{StageSpec, Store, SweepConfig, SweepPlan};
 use upcycle_operator::Recipe;
 
 use super::{SweepArgs, command_line, nodes::NodesArgs};
-use crate::{backend::BackendKind, kernels::KernelsArg, limits::MemoryArgs, threads::ThreadsArg};
+use crate::{
+    backend::BackendKind, devices::DevicesArgs, kernels::KernelsArg, limits::MemoryArgs,
+    threads::ThreadsArg,
+};
 
 const FILE: &str = "sweep.toml";
 
@@ -19,7 +22,8 @@ pub struct PlanFile {
     /// Where it computes; never `auto`.
     pub backend: BackendKind,
     /// Devices of a process that train one model together.
-    pub devices: NonZeroUsize,
+    #[serde(flatten)]
+    pub devices: DevicesArgs,
     /// Nodes of a cluster that compute each stage together.
     #[serde(default, flatten)]
     pub nodes: NodesArgs,

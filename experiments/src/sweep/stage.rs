@@ -8,7 +8,7 @@ use upcycle_lab::Runner;
 
 use super::plan_file::Started;
 use crate::{
-    backend::{machine_of, machine_on},
+    backend::machine_of,
     interrupt::{self, Work},
     output,
     processes::{MeetArgs, Member},
@@ -57,11 +57,8 @@ impl StageArgs {
             ),
             _ => Ok(()),
         })?;
-        let machine = match self.meet.is_team() {
-            true => machine_of(file.backend, member, 1),
-            false => machine_on(file.backend, file.devices.get()),
-        };
-        let engine = machine?.engine;
+        let devices = file.devices.of_processes(member.processes())?;
+        let engine = machine_of(file.backend, devices, member)?.engine;
         output::note!("backend {}: {}", engine.backend(), engine.device());
         file.kernels.choose(engine.as_ref(), file.sweep.precision);
         let progress = Progress::new(Ui::Plain, 1, stage.steps());
@@ -70,7 +67,7 @@ impl StageArgs {
             team: member.team().clone(),
             data: &data,
             store: &store,
-            limit: file.memory.limit(engine.as_ref(), file.devices, 1),
+            limit: file.memory.limit(engine.as_ref(), devices, member, 1),
             checkpoint_interval: Duration::from_secs(file.checkpoint_seconds),
             observer: &progress,
             stop: interrupt::flag(),
