@@ -59,6 +59,9 @@ impl MemoryLimit {
         backend: &str,
     ) -> Result<PassConfig, TeamError> {
         let own = self.passes(model, batch, backend);
+        if team.size() == 1 {
+            return Ok(own);
+        }
         let all = team.gather_values(&own)?;
         let most = all.into_iter().max_by_key(|passes| passes.micro_batches);
         Ok(most.unwrap_or(own))
