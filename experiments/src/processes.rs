@@ -8,8 +8,9 @@ use std::num::NonZeroUsize;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::{Serialize, de::DeserializeOwned};
-use upcycle_lab::host_name;
+use upcycle_lab::{LabError, host_name};
 use upcycle_team::{Meeting, Team};
+use upcycle_train::TrainError;
 
 use crate::{interrupt, output};
 use place::{Environment, Place};
@@ -50,12 +51,9 @@ impl MeetArgs {
         let member = Member::meet(&place)?;
         let outcome = work(&member);
         match &outcome {
-            Ok(()) => member.team.leave(),
-            // All are stopped at the same step, and the leader may still be writing what it has got from here.
-            Err(error) if interrupt::is_one(error) => member.team.leave(),
-            // That others have failed is known to them.
-            Err(_) if member.team.fault().is_some() => {}
-            Err(error) => member.team.fail(&format!("{error:#}")),
+            // The leader may still be writing what it has got from here.
+            Err(error) if !is_of_all(error) => member.team.fail(&format!("{error:#}")),
+            _ => member.team.leave(),
         }
         outcome
     }
@@ -78,6 +76,16 @@ impl MeetArgs {
         };
         Ok(Some(place))
     }
+}
+
+/// Whether all processes end with an error at the same step: they are stopped, or the loss is not finite, or another one has
+/// failed.
+fn is_of_all(error: &anyhow::Error) -> bool {
+    let trained = match error.downcast_ref::<LabError>() {
+        Some(LabError::Stage { source, .. }) => Some(source.as_ref()),
+        _ => error.downcast_ref::<TrainError>(),
+    };
+    interrupt::is_one(error) || matches!(trained, Some(TrainError::Stopped { .. }))
 }
 
 /// This process among those that train one model.
