@@ -139,7 +139,7 @@ impl SweepArgs {
         let jobs = self.jobs(&plan, engine.as_ref(), devices, available);
         let limit = self.memory.limit(engine.as_ref(), devices, jobs);
         let calibration = Calibration::measure(meter.as_ref(), &plan.graph, known.as_ref(), jobs)
-            .with_link(self.link);
+            .with_link(self.link.link());
         let estimate = Estimate::new(
             &plan,
             known.as_ref(),
