@@ -5,7 +5,9 @@ use std::num::NonZeroUsize;
 use anyhow::{Result, bail};
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use upcycle_lab::Devices;
+use upcycle_lab::{Devices, Link};
+
+use crate::amount;
 
 #[derive(Debug, Clone, Copy, Args, Serialize, Deserialize)]
 pub struct DevicesArgs {
@@ -36,5 +38,30 @@ impl DevicesArgs {
         }
         let count = self.devices.max(processes);
         Ok(Devices::new(count, self.expert_parallel)?)
+    }
+}
+
+/// How devices that are planned for are connected.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct LinkArgs {
+    /// With --dry-run: bytes a second that each device sends to others, such as 450GB/s or 400Gb/s.
+    #[arg(long, value_name = "RATE", value_parser = amount::parse_link, requires = "dry_run", help_heading = "Running")]
+    pub link: Option<f64>,
+    /// The same to devices of other machines. [default: that of --link]
+    #[arg(long, value_name = "RATE", value_parser = amount::parse_link, requires = "link", help_heading = "Running")]
+    pub link_between: Option<f64>,
+    /// Devices of a machine, for --link-between.
+    #[arg(long, value_name = "N", default_value = "8", help_heading = "Running")]
+    pub machine_devices: NonZeroUsize,
+}
+
+impl LinkArgs {
+    /// How fast a device sends, if it was said.
+    pub fn link(self) -> Option<Link> {
+        self.link.map(|within| Link {
+            within,
+            between: self.link_between.unwrap_or(within),
+            machine: self.machine_devices,
+        })
     }
 }

@@ -146,7 +146,7 @@ impl SweepArgs {
         let alone = &Member::alone();
         let limit = (self.memory).limit(engine.as_ref(), devices, alone, jobs);
         let calibration = Calibration::measure(meter.as_ref(), &plan.graph, known.as_ref(), jobs)
-            .with_link(self.link);
+            .with_link(self.link.link());
         let estimate = Estimate::new(
             &plan,
             known.as_ref(),

@@ -9,6 +9,7 @@ use upcycle_train::{BatchConfig, EvaluationConfig};
 
 use crate::{
     collect::train_flops,
+    exchange::Link,
     graph::{Stage, StageGraph},
     meter::{Meter, StepTimes, Workload},
     stage::StageSpec,
@@ -44,8 +45,8 @@ pub struct Calibration {
     speed: Speed,
     /// Measured seconds of a training step.
     steps: Vec<(Kind, f64)>,
-    /// Bytes a second that a device sends to others.
-    link: Option<f64>,
+    /// How fast a device sends to others, if that is known.
+    link: Option<Link>,
 }
 
 /// How the speed of a device is known.
@@ -141,9 +142,9 @@ impl Calibration {
         }
     }
 
-    /// The same devices, each of which sends so many bytes a second to others.
+    /// The same devices, which send to others so fast.
     #[must_use]
-    pub fn with_link(self, link: Option<f64>) -> Self {
+    pub fn with_link(self, link: Option<Link>) -> Self {
         Self { link, ..self }
     }
 
@@ -157,9 +158,9 @@ impl Calibration {
         self.speed
     }
 
-    /// Bytes a second that a device sends to others, if that is known.
-    pub fn link(&self) -> Option<f64> {
-        self.link
+    /// How fast a device sends to others, if that is known.
+    pub fn link(&self) -> Option<&Link> {
+        self.link.as_ref()
     }
 
     /// Seconds of a step by its FLOPs, alone on the machine.

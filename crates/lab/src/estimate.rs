@@ -8,6 +8,7 @@ use upcycle_report::Setting;
 use crate::{
     calibrate::{Calibration, Speed, stage_flops},
     devices::Devices,
+    exchange::Link,
     fewest::{Fewest, fewest},
     frontier::Frontier,
     graph::{Stage, StageGraph},
@@ -33,8 +34,8 @@ pub struct Estimate {
     pub speed: Option<Speed>,
     /// FLOP/s of training on one device, where no steps were measured.
     pub rate: Option<f64>,
-    /// Bytes a second that a device sends to others, if it was said; else exchanges are not in the seconds.
-    pub link: Option<f64>,
+    /// How fast a device sends to others, if it was said; else exchanges are not in the seconds.
+    pub link: Option<Link>,
     /// The fewest devices for each scale, where GPUs have a stated memory.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fewest: Vec<Fewest>,
@@ -110,7 +111,7 @@ impl Estimate {
             devices: limit.devices,
             speed: calibration.map(Calibration::speed),
             rate: calibration.map(Calibration::rate),
-            link: calibration.and_then(Calibration::link),
+            link: calibration.and_then(Calibration::link).copied(),
             fewest: match limit.bytes.is_some() && !on_cpu(backend) {
                 true => fewest(plan, backend, limit),
                 false => Vec::new(),

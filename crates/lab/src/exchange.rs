@@ -1,5 +1,7 @@
 //! What devices that train one model send each other.
 
+use std::num::NonZeroUsize;
+
 use serde::Serialize;
 use upcycle_lm::{CostModel, LmConfig};
 use upcycle_train::{BatchConfig, PassConfig};
@@ -16,6 +18,27 @@ pub struct Exchange {
     pub rows: u64,
     /// Gradients that are summed, and parameters that were updated.
     pub gradients: u64,
+}
+
+/// How fast a device sends to others.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Link {
+    /// Bytes a second to devices of its own machine.
+    pub within: f64,
+    /// Bytes a second to those of other machines.
+    pub between: f64,
+    /// Devices of a machine.
+    pub machine: NonZeroUsize,
+}
+
+impl Link {
+    /// Bytes a second among so many devices with ranks in a row; those of other machines set the pace.
+    fn among(&self, devices: NonZeroUsize) -> f64 {
+        match devices <= self.machine {
+            true => self.within,
+            false => self.between,
+        }
+    }
 }
 
 /// Estimated seconds of a training step; its parts come one after the other.
@@ -59,13 +82,13 @@ impl Exchange {
         }
     }
 
-    /// A step's seconds where a device computes for so long, and sends so many bytes a second.
-    pub fn seconds(&self, computing: f64, link: Option<f64>) -> StepSeconds {
-        let sending = |bytes: u64| link.map_or(0.0, |link| bytes as f64 / link);
+    /// A step's seconds where a device computes for so long. Blocks of experts are held by devices in a row.
+    pub fn seconds(&self, computing: f64, link: Option<&Link>, devices: &Devices) -> StepSeconds {
+        let sending = |bytes: u64, among| link.map_or(0.0, |link| bytes as f64 / link.among(among));
         StepSeconds {
             computing,
-            rows: sending(self.rows),
-            gradients: sending(self.gradients),
+            rows: sending(self.rows, devices.expert_parallel),
+            gradients: sending(self.gradients, devices.count),
         }
     }
 }

@@ -41,7 +41,7 @@ pub use devices::Devices;
 pub use environment::{available_memory, environment, host_name};
 pub use error::LabError;
 pub use estimate::{Estimate, Price};
-pub use exchange::{Exchange, StepSeconds};
+pub use exchange::{Exchange, Link, StepSeconds};
 pub use fewest::Fewest;
 pub use graph::{Stage, StageGraph};
 pub use growth::growth_memory;

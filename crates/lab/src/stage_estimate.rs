@@ -7,7 +7,7 @@ use upcycle_train::PassConfig;
 use crate::{
     calibrate::{Calibration, stage_flops, stage_seconds},
     disk::stage_bytes,
-    exchange::{Exchange, StepSeconds},
+    exchange::{Exchange, Link, StepSeconds},
     graph::{Stage, StageGraph},
     memory::{MemoryLimit, PROCESS, checkpoint_memory, on_cpu},
     stage::{StageKey, StageSpec},
@@ -79,7 +79,8 @@ impl Setup<'_> {
         });
         let exchange = self.exchange(stage, needed.passes);
         let step = self.step(stage, needed.passes);
-        let seconds = step.map(|(step, _)| exchange.seconds(step, self.link()));
+        let seconds =
+            step.map(|(step, _)| exchange.seconds(step, self.link(), &self.limit.devices));
         StageEstimate {
             key: stage.key.clone(),
             label: stage.label.clone(),
@@ -128,7 +129,7 @@ impl Setup<'_> {
         Some((again * alone / devices as f64, measured))
     }
 
-    fn link(&self) -> Option<f64> {
+    fn link(&self) -> Option<&Link> {
         self.calibration.and_then(Calibration::link)
     }
 }

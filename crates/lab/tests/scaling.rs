@@ -5,7 +5,9 @@
 use std::{num::NonZeroUsize, path::Path};
 
 use upcycle_data::Dataset;
-use upcycle_lab::{Calibration, Devices, Estimate, MemoryLimit, StageEstimate, SweepPlan, presets};
+use upcycle_lab::{
+    Calibration, Devices, Estimate, Link, MemoryLimit, StageEstimate, SweepPlan, presets,
+};
 
 const GIGABYTES: u64 = 1_000_000_000;
 
@@ -20,14 +22,19 @@ fn table_1() -> SweepPlan {
     SweepPlan::new(&config, &data, "cuda").unwrap()
 }
 
-/// On GPUs of 80 GB that compute 400 TFLOP/s and send 450 GB/s.
+/// On GPUs of 80 GB that compute 400 TFLOP/s, in machines of eight: each sends 450 GB/s within one and 50 GB/s between them.
 fn estimate(plan: &SweepPlan, devices: Devices, recompute: bool) -> Estimate {
     let limit = MemoryLimit {
         bytes: Some(80 * GIGABYTES),
         devices,
         recompute,
     };
-    let speed = Calibration::stated(400e12).with_link(Some(450e9));
+    let link = Link {
+        within: 450e9,
+        between: 50e9,
+        machine: NonZeroUsize::new(8).unwrap(),
+    };
+    let speed = Calibration::stated(400e12).with_link(Some(link));
     Estimate::new(plan, None, "cuda", Some(&speed), 1, &limit)
 }
 
@@ -95,13 +102,16 @@ fn more_gpus_share_batches_and_moments() {
     let step = |count| {
         let estimate = estimate(&plan, devices(count, 8), false);
         let big = stage(&estimate, "fixed-64");
-        (big.memory, big.exchange)
+        (big.memory, big.exchange, big.step.unwrap())
     };
-    let (memory, exchange) = step(16);
+    let (memory, exchange, seconds) = step(16);
     assert_eq!(memory.moments, 8 * (13_679_020_032 / 16));
     let (others, experts) = (1_599_424_512 / 16 * 15, 12_079_595_520 / 8 / 2);
     assert_eq!(exchange.gradients, 2 * 4 * (others + experts));
-    let (one, _) = step(512);
+    // Blocks of experts are within a machine, those who hold the same are not.
+    assert_eq!(seconds.rows, exchange.rows as f64 / 450e9);
+    assert_eq!(seconds.gradients, exchange.gradients as f64 / 50e9);
+    let (one, ..) = step(512);
     assert_eq!(memory.gradients, 2 * memory.weights);
     assert_eq!(one.gradients, one.weights);
     assert!(devices(1024, 8).check_all(&plan.graph).is_err());

@@ -16,7 +16,7 @@ use crate::{
     backend::BackendKind,
     baseline::BaselineArg,
     data_args::DataArgs,
-    devices::DevicesArgs,
+    devices::{DevicesArgs, LinkArgs},
     kernels::KernelsArg,
     limits::{Force, MemoryArgs},
     threads::ThreadsArg,
@@ -162,9 +162,8 @@ pub(super) struct SweepArgs {
     pub(super) backend: BackendKind,
     #[command(flatten)]
     pub(super) devices: DevicesArgs,
-    /// With --dry-run: bytes a second that each device sends to others, such as 450GB/s or 400Gb/s.
-    #[arg(long, value_name = "RATE", value_parser = amount::parse_link, requires = "dry_run", help_heading = "Running")]
-    pub(super) link: Option<f64>,
+    #[command(flatten)]
+    pub(super) link: LinkArgs,
     /// With --dry-run: what each device computes in training, such as 400TFLOP/s, for a plan of devices that need not be here.
     /// [default: measured where there is one]
     #[arg(long, value_name = "SPEED", value_parser = amount::parse_speed, requires = "dry_run", help_heading = "Running")]

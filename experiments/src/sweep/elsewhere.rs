@@ -73,6 +73,6 @@ impl SweepArgs {
         };
         let assumed = || (self.dry_run && devices.count.get() > 1).then(Calibration::of_paper);
         let speed = stated.or_else(measured).or_else(assumed)?;
-        Some(speed.with_link(self.link))
+        Some(speed.with_link(self.link.link()))
     }
 }

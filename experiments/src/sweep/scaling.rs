@@ -98,9 +98,6 @@ fn print_steps(plan: &SweepPlan, estimate: &Estimate) -> Result<()> {
     ))?;
     for model in models(plan, estimate) {
         let (sent, step) = (&model.stage.exchange, model.stage.step);
-        let time = |seconds: Option<f64>| {
-            seconds.map_or("-".to_owned(), |seconds| format!("{seconds:.2} s"))
-        };
         let exchange = |bytes: u64, seconds: Option<f64>| {
             let known = seconds.filter(|_| estimate.link.is_some());
             format!("{} in {}", number::bytes(bytes), time(known))
@@ -115,6 +112,15 @@ fn print_steps(plan: &SweepPlan, estimate: &Estimate) -> Result<()> {
         ))?;
     }
     Ok(())
+}
+
+/// Seconds of a step, or a part of them.
+fn time(seconds: Option<f64>) -> String {
+    match seconds {
+        Some(seconds) if seconds < 1.0 => format!("{:.1} ms", 1e3 * seconds),
+        Some(seconds) => format!("{seconds:.2} s"),
+        None => "-".to_owned(),
+    }
 }
 
 /// What times are made of, where they do not come from this machine alone.
@@ -133,7 +139,15 @@ fn print_speed(estimate: &Estimate) -> Result<()> {
     output::line(format!("(computing: {computing})"))?;
     if several {
         let link = match estimate.link {
-            Some(link) => format!("{} GB/s from each device", link / 1e9),
+            Some(link) if link.between == link.within => {
+                format!("{} GB/s from each device", link.within / 1e9)
+            }
+            Some(link) => format!(
+                "{} GB/s from each device, {} GB/s between machines of {}",
+                link.within / 1e9,
+                link.between / 1e9,
+                link.machine
+            ),
             None => "not in the times; --link 450GB/s says how fast a device sends".to_owned(),
         };
         output::line(format!(
@@ -217,8 +231,8 @@ fn print_gpu_hours(plan: &SweepPlan, estimate: &Estimate) -> Result<()> {
         ))?;
     }
     output::line(
-        "(the batch is ours, the paper's is not published; here a step takes as long with twice the experts, since it computes and \
-         sends as much: the paper measured 2.2 s with 32 experts and 4.2 s with 64, and its saving is that)",
+        "(the batch is ours, the paper's is not published. A step computes as much with twice the experts, and sends little more; the \
+         paper measured 2.2 s with 32 experts and 4.2 s with 64, and what it saves is that)",
     )?;
     Ok(())
 }
