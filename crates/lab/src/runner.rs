@@ -1,11 +1,10 @@
 //! Runs the stages of a graph, several at a time, each as soon as its parent is finished. Other processes may run the same
-//! graph on the same store at the same time: they share the work. Processes of a team compute each stage together: the leader
-//! claims it and writes, and tells the others when to compute.
+//! graph on the same store at the same time: they share the work. Processes of a team train each stage together: the leader
+//! claims it and writes, and tells the others when to train. It grows models alone.
 
 use std::{
     collections::BTreeSet,
     panic::{self, AssertUnwindSafe},
-    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
@@ -47,13 +46,10 @@ pub trait Observer: Sync {
 }
 
 /// What the leader of a team tells the others of a stage.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 enum Word {
-    /// It is to be computed.
-    Compute {
-        /// Folder of the new checkpoint of a growth.
-        to: Option<PathBuf>,
-    },
+    /// It is to be trained.
+    Train,
     /// It is finished.
     Finished,
     /// It was told to end.
@@ -126,14 +122,13 @@ impl Runner<'_> {
         self.tell(Word::Finished)
     }
 
-    /// Computes a stage with the leader of the team as often as that begins it.
+    /// Trains a stage with the leader of the team as often as that begins it.
     fn help(&self, stage: &Stage) -> Result<(), LabError> {
         let unheard = &AtomicBool::new(false);
         loop {
             match self.word(None)? {
-                Some(Word::Compute { to }) => {
-                    let to = to.as_deref();
-                    let compute = || self.compute(stage, to, unheard, &mut |_| {});
+                Some(Word::Train) => {
+                    let compute = || self.compute(stage, unheard, &mut |_| {});
                     self.survive(stage, compute)?;
                 }
                 Some(Word::Stopped) => return Err(LabError::Interrupted),
@@ -194,15 +189,10 @@ impl Runner<'_> {
             return Ok(false);
         };
         observer.event(RunEvent::Started(stage));
-        let to = match &stage.spec {
-            StageSpec::Train { .. } => None,
-            StageSpec::Upcycle { .. } => {
-                let checkpoints = StageCheckpoints::new(&store.stage_dir(&stage.key));
-                Some(checkpoints.prepare(stage.to)?)
-            }
-        };
-        self.tell(Word::Compute { to: to.clone() })?;
-        let result = self.compute(stage, to.as_deref(), claim.lost(), &mut |event| {
+        if matches!(stage.spec, StageSpec::Train { .. }) {
+            self.tell(Word::Train)?;
+        }
+        let result = self.compute(stage, claim.lost(), &mut |event| {
             if let TrainEvent::Step { step, .. } | TrainEvent::Resumed { step } = event {
                 claim.at_step(step);
             }
@@ -216,15 +206,15 @@ impl Runner<'_> {
         Ok(true)
     }
 
-    /// Computes a stage, with all processes of the team; none if it was cancelled.
+    /// Computes a stage; if it trains, with all processes of the team. None if it was cancelled.
     fn compute(
         &self,
         stage: &Stage,
-        to: Option<&Path>,
         cancelled: &AtomicBool,
         events: &mut (dyn FnMut(TrainEvent) + Send),
     ) -> Result<Option<StageResult>, LabError> {
         let store = self.store;
+        let dir = store.stage_dir(&stage.key);
         let result = match &stage.spec {
             StageSpec::Train { origin, spec } => {
                 let start = match (&stage.parent, origin) {
@@ -242,7 +232,7 @@ impl Runner<'_> {
                 let job = TrainJob {
                     spec: &limit.devices.spec(spec),
                     start: &start,
-                    dir: &store.stage_dir(&stage.key),
+                    dir: &dir,
                     data: self.data,
                     other_data: false,
                     event_file: false,
@@ -261,7 +251,7 @@ impl Runner<'_> {
                 let job = UpcycleJob {
                     spec,
                     from: &store.checkpoint(parent)?,
-                    to,
+                    to: Some(&StageCheckpoints::new(&dir).prepare(stage.to)?),
                     data: self.data,
                     // Soon done, and the next stage needs it.
                     stop: &AtomicBool::new(false),
