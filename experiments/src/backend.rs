@@ -101,12 +101,6 @@ pub fn machine(kind: BackendKind) -> Result<Machine> {
 /// # Errors
 /// As [`engine`], or if there are not as many devices.
 pub fn machine_on(kind: BackendKind, devices: Devices) -> Result<Machine> {
-    let count = devices.count.get();
-    if count > 1 && !cfg!(feature = "multi-device") {
-        bail!(
-            "training on {count} devices is not compiled in; add `--features multi-device` to `cargo run`, `cargo build` or `cargo install`"
-        );
-    }
     machine_of(kind, devices, &Member::alone())
 }
 

@@ -23,11 +23,10 @@ const DEFAULT: [(&str, bool); 2] = [
     ("hub", cfg!(feature = "hub")),
 ];
 /// Features that have to be asked for.
-const FURTHER: [(&str, bool); 5] = [
+const FURTHER: [(&str, bool); 4] = [
     ("ndarray", cfg!(feature = "ndarray")),
     ("wgpu", cfg!(feature = "wgpu")),
     ("cuda", cfg!(feature = "cuda")),
-    ("multi-device", cfg!(feature = "multi-device")),
     ("tui", cfg!(feature = "tui")),
 ];
 

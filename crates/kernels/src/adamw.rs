@@ -52,16 +52,16 @@ pub struct Update {
     pub gradient_scale: f32,
 }
 
-impl<B: MoeBackend> SimpleOptimizer<B> for AdamW {
-    type State<const D: usize> = AdamWState<B, D>;
-
-    fn step<const D: usize>(
+impl AdamW {
+    /// Updates some elements of a parameter of `axes` axes, in whatever shape they come.
+    pub fn step_elements<B: MoeBackend, const D: usize>(
         &self,
+        axes: usize,
         lr: f64,
         tensor: Tensor<B, D>,
         grad: Tensor<B, D>,
-        state: Option<Self::State<D>>,
-    ) -> (Tensor<B, D>, Option<Self::State<D>>) {
+        state: Option<AdamWState<B, D>>,
+    ) -> (Tensor<B, D>, AdamWState<B, D>) {
         let (time, moments) = match state {
             Some(state) => {
                 let AdaptiveMomentumState {
@@ -79,14 +79,29 @@ impl<B: MoeBackend> SimpleOptimizer<B> for AdamW {
             beta_1: self.beta_1,
             beta_2: self.beta_2,
             epsilon: self.epsilon,
-            weight_decay: if D >= 2 { self.weight_decay } else { 0.0 },
+            weight_decay: if axes >= 2 { self.weight_decay } else { 0.0 },
             correction_1: 1.0 - self.beta_1.powi(time as i32),
             correction_2: 1.0 - self.beta_2.powi(time as i32),
             gradient_scale: self.gradient_scale,
         };
         let (tensor, moment_1, moment_2) = B::adamw(tensor, grad, moments, update);
         let momentum = AdaptiveMomentumState::new(time, moment_1, moment_2);
-        (tensor, Some(AdamWState::new(momentum)))
+        (tensor, AdamWState::new(momentum))
+    }
+}
+
+impl<B: MoeBackend> SimpleOptimizer<B> for AdamW {
+    type State<const D: usize> = AdamWState<B, D>;
+
+    fn step<const D: usize>(
+        &self,
+        lr: f64,
+        tensor: Tensor<B, D>,
+        grad: Tensor<B, D>,
+        state: Option<Self::State<D>>,
+    ) -> (Tensor<B, D>, Option<Self::State<D>>) {
+        let (tensor, state) = self.step_elements(D, lr, tensor, grad, state);
+        (tensor, Some(state))
     }
 
     fn to_device<const D: usize>(mut state: Self::State<D>, device: &B::Device) -> Self::State<D> {

@@ -70,10 +70,11 @@ const STACK: usize = 8 << 20;
 
 impl<B: Host> MoeBackend for B {
     /// In a pool of its own: in a shared one, a worker that waits for others might begin somebody else's work.
-    fn run<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    fn run_one_of<R: Send>(workers: usize, work: impl FnOnce() -> R + Send) -> R {
         let pool = rayon::ThreadPoolBuilder::new().stack_size(STACK);
         // Of as many threads as were asked for in this process.
-        match pool.num_threads(rayon::current_num_threads()).build() {
+        let threads = (rayon::current_num_threads() / workers.max(1)).max(1);
+        match pool.num_threads(threads).build() {
             Ok(pool) => pool.install(work),
             // Slower, but all the same.
             Err(_) => work(),

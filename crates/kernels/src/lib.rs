@@ -79,6 +79,11 @@ pub trait MoeBackend: Backend {
     /// Does `work`, many operations, on the thread from which they are cheapest to begin: on the CPU one of a pool's
     /// own, since a pool is woken up and waited for again and again from any other.
     fn run<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+        Self::run_one_of(1, work)
+    }
+
+    /// [`run`](Self::run) for one of `workers` that compute at the same time: on the CPU each gets an even share of the threads.
+    fn run_one_of<R: Send>(_workers: usize, work: impl FnOnce() -> R + Send) -> R {
         work()
     }
 

@@ -22,7 +22,7 @@ pub struct RoutingStats {
 }
 
 /// Adds up routing decisions, batch by batch.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RoutingCounter {
     sources: ExpertSources,
     load: Vec<u64>,
@@ -69,6 +69,16 @@ impl RoutingCounter {
             self.distinct_sources += chosen.len() as u64;
             self.twin_tokens += u64::from(chosen.len() < experts);
         }
+    }
+
+    /// Adds what another counter of the same layer has counted.
+    pub fn merge(&mut self, other: &Self) {
+        for (count, more) in self.load.iter_mut().zip(&other.load) {
+            *count += more;
+        }
+        self.tokens += other.tokens;
+        self.distinct_sources += other.distinct_sources;
+        self.twin_tokens += other.twin_tokens;
     }
 
     /// What has been counted; all zero before the first token.

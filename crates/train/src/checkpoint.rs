@@ -2,11 +2,14 @@
 //!
 //! A checkpoint is a folder with `model.safetensors`, `optimizer.safetensors`, `checkpoint.json` and, where the data has
 //! one, `tokenizer.json`. It is written beside its final name and renamed. Tensors are written and read one at a time, so
-//! that beside model and optimizer no more than the largest of them is in memory.
+//! that beside model and optimizer no more than the largest of them is in memory. Devices that share a model's parameters
+//! and moments each read their elements alone, and write the same files together.
 
 mod model_file;
 mod optimizer_file;
+mod output;
 mod records;
+mod share;
 mod stage;
 mod tensor_file;
 
@@ -21,11 +24,12 @@ use serde::{Deserialize, Serialize};
 use upcycle_data::Dataset;
 use upcycle_files::{FileError, Staged};
 use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend};
-use upcycle_lm::{Lm, LmConfig, WeightSource};
+use upcycle_lm::{Lm, LmConfig};
 use upcycle_moe::{GrowthState, MoeModel};
 
+use self::share::{check_same, fresh};
 pub use self::stage::StageCheckpoints;
-use crate::error::TrainError;
+use crate::{crew::Crew, error::TrainError};
 
 /// Version of everything that stages' results depend on in this code.
 pub const RESULTS_VERSION: u32 = 4;
@@ -162,6 +166,15 @@ impl CheckpointInfo {
         Ok(())
     }
 
+    /// Compares the size of a file, on the first device its hash, too, and says where it is.
+    fn check_file_by(&self, dir: &Path, name: &str, crew: &Crew) -> Result<PathBuf, TrainError> {
+        if crew.leads() {
+            return self.check_file(dir, name);
+        }
+        self.check_sizes(dir)?;
+        Ok(dir.join(name))
+    }
+
     /// Compares size and hash of a file, and says where it is.
     fn check_file(&self, dir: &Path, name: &str) -> Result<PathBuf, TrainError> {
         let sum = self
@@ -230,16 +243,7 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
     /// # Errors
     /// If the configuration cannot be built.
     pub fn initial(config: &LmConfig, seed: u64, device: &B::Device) -> Result<Self, TrainError> {
-        Ok(Self::of_model(config.init(seed, device)?))
-    }
-
-    /// A model that was trained elsewhere.
-    ///
-    /// # Errors
-    /// If its parameters cannot be read.
-    pub fn of_weights(source: &dyn WeightSource, device: &B::Device) -> Result<Self, TrainError> {
-        let model = Lm::from_weights(source, device).map_err(TrainError::Weights)?;
-        Ok(Self::of_model(model))
+        Self::initial_by(config, seed, &Crew::alone(), device)
     }
 
     /// A model that has taken no step.
@@ -259,12 +263,13 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
     /// # Errors
     /// If it is missing or damaged.
     pub fn load_model(dir: &Path, device: &B::Device) -> Result<Lm<B>, TrainError> {
-        Self::model_of(&CheckpointInfo::read(dir)?, dir, device)
+        Self::model_of(&CheckpointInfo::read(dir)?, dir, &Crew::alone(), device)
     }
 
     fn model_of(
         info: &CheckpointInfo,
         dir: &Path,
+        crew: &Crew,
         device: &B::Device,
     ) -> Result<Lm<B>, TrainError> {
         let growths = info.growths.clone();
@@ -273,9 +278,12 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
             records::model(&info.model, growths, bytes, device)
                 .map_err(|problem| broken(dir, format!("{MODEL_RECORD}: {problem}")))?
         } else {
-            let fresh =
-                fresh(&info.model, growths, device).map_err(|problem| broken(dir, problem))?;
-            let path = info.check_file(dir, MODEL)?;
+            let fresh = fresh(&info.model, growths, crew, device);
+            let fresh = fresh.map_err(|error| match error {
+                TrainError::Devices(_) => error,
+                other => broken(dir, other.to_string()),
+            })?;
+            let path = info.check_file_by(dir, MODEL, crew)?;
             model_file::read(fresh, &path).map_err(|error| of_folder(error, dir))?
         };
         model.at_step(info.step);
@@ -287,15 +295,28 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
     /// # Errors
     /// If it is missing or damaged, or its parts do not fit each other.
     pub fn load(dir: &Path, device: &B::Device) -> Result<Self, TrainError> {
+        Self::load_by(dir, &Crew::alone(), device)
+    }
+
+    /// Reads this device's share of the checkpoint in `dir`; all of a crew have to.
+    pub(crate) fn load_by(dir: &Path, crew: &Crew, device: &B::Device) -> Result<Self, TrainError> {
+        check_same(dir, crew)?;
         let info = CheckpointInfo::read(dir)?;
-        let model = Self::model_of(&info, dir, device)?;
+        if info.format == RECORDS_VERSION && crew.all.size() > 1 {
+            let problem = format!(
+                "it has format {RECORDS_VERSION}, which one device alone can read; go on with one device until it has written a checkpoint"
+            );
+            return Err(broken(dir, problem));
+        }
+        let model = Self::model_of(&info, dir, crew, device)?;
         let optimizer = if info.format == RECORDS_VERSION {
             let bytes = info.read_file(dir, OPTIMIZER_RECORD)?;
             records::optimizer(&model, bytes, device)
                 .map_err(|problem| broken(dir, format!("{OPTIMIZER_RECORD}: {problem}")))?
         } else {
-            let path = info.check_file(dir, OPTIMIZER)?;
-            optimizer_file::read(&model, &path, device).map_err(|error| of_folder(error, dir))?
+            let path = info.check_file_by(dir, OPTIMIZER, crew)?;
+            let optimizer = optimizer_file::read(&model, &path, crew, device);
+            optimizer.map_err(|error| of_folder(error, dir))?
         };
         let tokenizer = if info.files.contains_key(TOKENIZER) {
             let bytes = info.read_file(dir, TOKENIZER)?;
@@ -320,6 +341,14 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
     /// # Errors
     /// If it exists or cannot be written; nothing half-written is left under `dir`.
     pub fn save(&self, dir: &Path) -> Result<(), TrainError> {
+        self.save_by(dir, &Crew::alone())
+    }
+
+    /// Writes what the devices of a crew have as one checkpoint; all of them have to.
+    pub(crate) fn save_by(&self, dir: &Path, crew: &Crew) -> Result<(), TrainError> {
+        if !crew.leads() {
+            return self.write_files(dir, crew);
+        }
         if dir.exists() {
             return Err(broken(
                 dir,
@@ -327,23 +356,32 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
             ));
         }
         let mut staged = Staged::new(dir)?;
-        self.write_files(staged.path())
+        self.write_files(staged.path(), crew)
             .map_err(|error| at_home(error, staged.path(), dir))?;
         Ok(staged.publish()?)
     }
 
-    fn write_files(&self, dir: &Path) -> Result<(), TrainError> {
-        let mut files = BTreeMap::new();
-        let mut note = |name: &str, sum| files.insert(name.to_owned(), sum);
-        note(MODEL, model_file::write(&self.model, &dir.join(MODEL))?);
+    /// Writes the files on the first device, and gives it what the others have of them.
+    fn write_files(&self, dir: &Path, crew: &Crew) -> Result<(), TrainError> {
+        let (model, device) = (&self.model, self.model.head_vd.device());
         let path = dir.join(OPTIMIZER);
-        note(
-            OPTIMIZER,
-            optimizer_file::write(&self.model, &self.optimizer, &path)?,
-        );
+        let sums = [
+            (MODEL, model_file::write(model, &dir.join(MODEL), crew)?),
+            (
+                OPTIMIZER,
+                optimizer_file::write(model, &self.optimizer, &path, crew, &device)?,
+            ),
+        ];
+        if !crew.leads() {
+            return Ok(());
+        }
+        let mut files: BTreeMap<String, FileSum> = sums
+            .into_iter()
+            .filter_map(|(name, sum)| Some((name.to_owned(), sum?)))
+            .collect();
         if let Some(tokenizer) = &self.tokenizer {
             upcycle_files::write(&dir.join(TOKENIZER), tokenizer.as_bytes())?;
-            note(TOKENIZER, FileSum::of(tokenizer.as_bytes()));
+            files.insert(TOKENIZER.to_owned(), FileSum::of(tokenizer.as_bytes()));
         }
         let info = CheckpointInfo {
             format: FORMAT_VERSION,
@@ -358,19 +396,6 @@ impl<B: MoeAutodiffBackend> Checkpoint<B> {
             serde_json::to_string_pretty(&info).map_err(|error| broken(dir, error.to_string()))?;
         Ok(upcycle_files::write(&dir.join(INFO), json.as_bytes())?)
     }
-}
-
-/// A new model of `config`, grown as its layers say.
-fn fresh<B: MoeAutodiffBackend>(
-    config: &LmConfig,
-    growths: Vec<GrowthState>,
-    device: &B::Device,
-) -> Result<Lm<B>, String> {
-    let mut fresh: Lm<B> = config.init(0, device).map_err(|error| error.to_string())?;
-    fresh
-        .restore(growths, device)
-        .map_err(|error| error.to_string())?;
-    Ok(fresh)
 }
 
 /// An error of a file, told of the checkpoint.

@@ -7,10 +7,12 @@ use upcycle_kernels::{MoeAutodiffBackend, MoeBackend, Proof};
 use upcycle_lm::{Finish, GeneratedToken, WeightSink};
 use upcycle_operator::Verification;
 use upcycle_tasks::ScoringModel;
+use upcycle_team::Team;
 
 use crate::{
     checkpoint::Checkpoint,
     compare,
+    crew::Crew,
     error::TrainError,
     generate,
     job::{
@@ -85,9 +87,18 @@ pub struct BurnEngine<B: MoeAutodiffBackend> {
     backend: &'static str,
     description: String,
     device: B::Device,
-    /// Devices that train together, `device` first.
-    devices: Vec<B::Device>,
+    trainers: Trainers<B::Device>,
+    /// Devices that share the experts of a layer.
+    expert_parallel: usize,
     marker: PhantomData<fn() -> B>,
+}
+
+/// Which devices train together.
+enum Trainers<D> {
+    /// Those of this process, the engine's own first.
+    Devices(Vec<D>),
+    /// The engine's own and those of other processes.
+    Processes(Team),
 }
 
 impl<B: MoeAutodiffBackend> BurnEngine<B> {
@@ -96,20 +107,43 @@ impl<B: MoeAutodiffBackend> BurnEngine<B> {
         Self {
             backend,
             description,
-            devices: vec![device.clone()],
+            trainers: Trainers::Devices(vec![device.clone()]),
             device,
+            expert_parallel: 1,
             marker: PhantomData,
         }
     }
 
-    /// The same engine, which trains on more devices at a time: each takes a share of the sequences of a batch. Needs the
-    /// feature `collective`; one such training at a time.
+    /// The same engine, which trains on more devices of this process at a time. Each takes a share of the sequences of a
+    /// batch; `expert_parallel` devices in a row share the experts of every MoE layer.
     #[must_use]
-    pub fn with_more_devices(mut self, more: impl IntoIterator<Item = B::Device>) -> Self {
-        self.devices.extend(more);
-        if self.devices.len() > 1 {
-            self.description = format!("{} devices: {}", self.devices.len(), self.description);
+    pub fn with_more_devices(
+        mut self,
+        more: impl IntoIterator<Item = B::Device>,
+        expert_parallel: usize,
+    ) -> Self {
+        let devices: Vec<B::Device> = [self.device.clone()].into_iter().chain(more).collect();
+        if devices.len() > 1 {
+            self.description = format!("{} devices: {}", devices.len(), self.description);
         }
+        self.trainers = Trainers::Devices(devices);
+        self.expert_parallel = expert_parallel;
+        self
+    }
+
+    /// The same engine as one of several processes that train one model, each on one device: a member of `team`, as in
+    /// [`with_more_devices`](Self::with_more_devices).
+    ///
+    /// Every process [trains](Engine::train) the same jobs in the same order, in folders that all of them see; the one with
+    /// rank 0 writes and sends events. Whoever connected the team [leaves](Team::leave) it when the last job has ended, in
+    /// whatever way.
+    #[must_use]
+    pub fn in_team(mut self, team: Team, expert_parallel: usize) -> Self {
+        if team.size() > 1 {
+            self.description = format!("{} processes: {}", team.size(), self.description);
+        }
+        self.trainers = Trainers::Processes(team);
+        self.expert_parallel = expert_parallel;
         self
     }
 }
@@ -132,7 +166,16 @@ impl<B: MoeAutodiffBackend> Engine for BurnEngine<B> {
         job: &TrainJob,
         events: &mut (dyn FnMut(TrainEvent) + Send),
     ) -> Result<TrainOutcome, TrainError> {
-        B::InnerBackend::run(|| trainer::train::<B>(job, &self.devices, events))
+        match &self.trainers {
+            Trainers::Devices(devices) => {
+                trainer::train_on_devices::<B>(job, devices, self.expert_parallel, events)
+            }
+            Trainers::Processes(team) => {
+                let crew = Crew::new(team.clone(), self.expert_parallel)?;
+                let work = || trainer::train::<B>(job, &self.device, &crew, events);
+                B::InnerBackend::run(work)
+            }
+        }
     }
 
     fn upcycle(&self, job: &UpcycleJob) -> Result<UpcycleOutcome, TrainError> {

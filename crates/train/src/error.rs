@@ -7,6 +7,7 @@ use upcycle_data::DataError;
 use upcycle_files::FileError;
 use upcycle_lm::{ConfigError, GenerateError};
 use upcycle_operator::OperatorError;
+use upcycle_team::TeamError;
 
 /// A stage that did not finish.
 #[derive(Debug, Error)]
@@ -94,6 +95,12 @@ pub enum TrainError {
     /// The device failed.
     #[error("the device failed: {0}")]
     Device(String),
+    /// Devices that cannot train a model together.
+    #[error("{0}")]
+    Devices(String),
+    /// Another device of the training failed or was lost.
+    #[error(transparent)]
+    Team(#[from] TeamError),
     /// The stage was told to end without another word.
     #[error("the stage was cancelled; its last checkpoint is kept")]
     Cancelled,
@@ -109,4 +116,17 @@ pub enum TrainError {
     /// Precision that the device does not have.
     #[error("the device has no bfloat16 arithmetic; use `precision = \"f32\"`")]
     NoBf16,
+}
+
+impl TrainError {
+    /// Whether all devices of a training end with this error at once, so that nobody has to be told: it follows from the job,
+    /// or from what they have summed or been told.
+    pub(crate) fn is_of_all(&self) -> bool {
+        match self {
+            Self::Spec { .. } | Self::Devices(_) | Self::Config(_) | Self::OtherData { .. } => true,
+            Self::NotFinite { .. } | Self::Cancelled | Self::Interrupted { .. } => true,
+            Self::Stopped { source, .. } => source.is_of_all(),
+            _ => false,
+        }
+    }
 }

@@ -7,7 +7,7 @@ use upcycle_kernels::{MoeBackend, Precision, SoftTargets};
 use upcycle_lm::Lm;
 use upcycle_moe::{RoutingCounter, RoutingStats};
 
-use crate::error::TrainError;
+use crate::{crew::Crew, error::TrainError};
 
 /// Evaluation of a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -75,24 +75,36 @@ const ROWS: usize = 32;
 /// Tokens of one forward pass of an evaluation, unless a single sequence has more.
 const TOKENS: usize = 8192;
 
-/// Evaluates a model on the first `rows` sequences of `context` tokens of a split.
+/// Evaluates a model on the first `rows` sequences of `context` tokens of a split, of which each device takes some.
 pub fn evaluate<B: MoeBackend>(
     model: &Lm<B>,
     (data, split): (&Dataset, Split),
     context: usize,
     rows: usize,
     precision: Precision,
+    crew: &Crew,
     device: &B::Device,
 ) -> Result<Evaluation, TrainError> {
     let rows = data.evaluation_rows(split, context, rows);
     let origins = model.moe_layers().map(|layer| layer.lineage().origins());
     let mut counters: Vec<_> = origins.map(RoutingCounter::new).collect();
     let (mut loss, mut scored) = (0.0, 0.0);
+    let devices = crew.all.size();
     let pass = (TOKENS / context).clamp(1, ROWS);
-    for first in (0..rows).step_by(pass) {
-        let batch = data.evaluation_batch(split, first, pass.min(rows - first), context)?;
+    let pass = pass.min(rows.div_ceil(devices).max(1));
+    let firsts: Vec<usize> = (0..rows).step_by(pass).collect();
+    for firsts in firsts.chunks(devices) {
+        // A device whose sequences are over still computes with its experts for those of others.
+        let own = firsts.get(crew.all.rank());
+        let batch = match own {
+            Some(&first) => data.evaluation_batch(split, first, pass.min(rows - first), context)?,
+            None => blank(context),
+        };
         let (tokens, targets) = tensors::<B>(&batch, device);
         let output = model.forward(tokens, targets, precision);
+        if own.is_none() {
+            continue;
+        }
         loss += output.loss_t.sum().into_scalar().elem::<f64>();
         scored += batch.scored();
         for (counter, routing) in counters.iter_mut().zip(output.routing) {
@@ -100,12 +112,44 @@ pub fn evaluate<B: MoeBackend>(
             counter.add(&routing.host_experts(), top_k);
         }
     }
-    let routing: Vec<RoutingStats> = counters.iter().map(RoutingCounter::stats).collect();
+    let [loss, scored] = crew.sums([loss, scored])?;
+    let routing: Vec<RoutingStats> = (sum_of_counters(counters, crew)?.iter())
+        .map(RoutingCounter::stats)
+        .collect();
+    let twins = Twins::new(model, &routing);
+    crew.check()?;
     Ok(Evaluation {
         loss: loss / scored,
-        twins: Twins::new(model, &routing),
+        twins,
         routing,
     })
+}
+
+/// A sequence that scores nothing.
+fn blank(context: usize) -> Batch {
+    Batch {
+        rows: 1,
+        context,
+        choices: 1,
+        inputs: vec![0; context],
+        targets: vec![0; context],
+        weights: vec![0.0; context],
+    }
+}
+
+/// What all devices have counted.
+fn sum_of_counters(
+    own: Vec<RoutingCounter>,
+    crew: &Crew,
+) -> Result<Vec<RoutingCounter>, TrainError> {
+    let all = crew.all.gather_values(&own)?.into_iter();
+    let sum = all.reduce(|mut sum, counters| {
+        for (sum, counter) in sum.iter_mut().zip(&counters) {
+            sum.merge(counter);
+        }
+        sum
+    });
+    Ok(sum.unwrap_or_default())
 }
 
 /// Tokens `[B, S]` and the targets of their positions.

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, num::NonZeroUsize, ops::Range};
 
 use burn::{
-    module::AutodiffModule,
+    module::{AutodiffModule, ParamId},
     optim::{GradientsParams, Optimizer, adaptor::OptimizerAdaptor},
     tensor::Tensor,
 };
@@ -16,10 +16,11 @@ use upcycle_operator::{Evidence, ForwardPass, Grown, Recipe, Upcycle};
 use crate::{
     checkpoint::Checkpoint,
     config::{LearnerConfig, MeasureConfig},
+    crew::Crew,
     error::TrainError,
     evaluate::{Evaluation, evaluate, tensors},
     gradients,
-    team::Peer,
+    shared_update::{SharedUpdate, put},
 };
 
 /// A model, its optimizer and the steps that it has taken, in memory.
@@ -39,7 +40,7 @@ pub struct Learner<B: MoeAutodiffBackend> {
     tokenizer: Option<String>,
     sums: StepSums<B>,
     device: B::Device,
-    peer: Peer,
+    crew: Crew,
 }
 
 /// What a step did.
@@ -92,13 +93,13 @@ impl<B: MoeAutodiffBackend> Learner<B> {
             tokenizer: checkpoint.tokenizer,
             sums: StepSums::default(),
             device: device.clone(),
-            peer: Peer::ALONE,
+            crew: Crew::alone(),
         }
     }
 
-    /// The same learner as one of several devices that take the same steps.
-    pub(crate) fn in_team(self, peer: Peer) -> Self {
-        Self { peer, ..self }
+    /// The same learner as one of several devices that take the same steps, of whose checkpoint it has its share.
+    pub(crate) fn in_crew(self, crew: Crew) -> Self {
+        Self { crew, ..self }
     }
 
     /// The same learner, whose checkpoints say that it is trained on this data.
@@ -137,7 +138,7 @@ impl<B: MoeAutodiffBackend> Learner<B> {
     /// Forward and backward pass of a batch, added to what the next update is made of.
     pub fn accumulate(&mut self, batch: &Batch) {
         let (scored, rows) = (batch.scored(), batch.rows);
-        let own = self.peer.share(rows);
+        let own = self.crew.share(rows);
         for part in parts(own, self.config.passes.micro_batches) {
             let objective = Objective {
                 scored,
@@ -170,14 +171,19 @@ impl<B: MoeAutodiffBackend> Learner<B> {
     /// averaged.
     ///
     /// # Errors
-    /// If nothing was accumulated, the loss or the gradients are not finite, or another device failed. The model is then as
-    /// it was, and what was accumulated is dropped.
+    /// If nothing was accumulated, the loss or the gradients are not finite, or another device failed. What was accumulated is
+    /// dropped; the model is then as it was, unless the other device failed in the middle of the update.
     pub fn update(&mut self, lr: f64) -> Result<Update, TrainError> {
-        let sums = std::mem::take(&mut self.sums).over_all(self.peer)?;
+        let mut sums = std::mem::take(&mut self.sums);
         if sums.passes == 0 {
             return Err(TrainError::NothingAccumulated { step: self.step });
         }
-        let update = sums.measure(self.model(), &self.device);
+        self.crew.check()?;
+        let (device, gradients) = (&self.device, &mut sums.gradients);
+        let shared = SharedUpdate::sum(self.model(), &self.crew, gradients, device)?;
+        let loads = sums.loads.drain(..).map(Tensor::inner).collect();
+        let loads = self.crew.sum_tensors(loads, device)?;
+        let update = self.measure(&sums, &shared)?;
         for (what, value) in [
             ("the training loss", update.loss),
             ("the gradient norm", update.gradient_norm),
@@ -189,16 +195,29 @@ impl<B: MoeAutodiffBackend> Learner<B> {
         }
         let mut adamw = self.config.optimizer.adamw(update.gradient_norm);
         adamw.gradient_scale /= sums.passes as f32;
+        let boosted = self.model().boosted();
+        let factor = |id: ParamId| {
+            let boost = boosted.iter().find(|(boosted, _)| *boosted == id);
+            boost.map_or(1.0, |(_, factor)| *factor)
+        };
+        for bucket in shared {
+            let lr = |id| lr * f64::from(factor(id));
+            let Some(model) = &self.model else {
+                unreachable!("it is put back below")
+            };
+            let values = bucket.step(model, &mut self.optimizer, &adamw, lr, &self.device)?;
+            self.model = self.model.take().map(|model| put(model, values));
+        }
         let record = std::mem::take(&mut self.optimizer);
         let mut optimizer = OptimizerAdaptor::from(adamw).load_record(record);
         // The model is given away, so that its parameters can be updated in place.
         if let Some(mut model) = self.model.take() {
-            let boosted = model.boosted();
             for (factor, gradients) in gradients::by_learning_rate(&model, sums.gradients, &boosted)
             {
                 model = optimizer.step(lr * f64::from(factor), model, gradients);
             }
-            model.balance(&sums.loads, &self.config.balancing);
+            let loads: Vec<Tensor<B, 1>> = loads.into_iter().map(Tensor::from_inner).collect();
+            model.balance(&loads, &self.config.balancing);
             self.step += 1;
             model.at_step(self.step);
             self.model = Some(model);
@@ -208,11 +227,35 @@ impl<B: MoeAutodiffBackend> Learner<B> {
         Ok(update)
     }
 
+    /// Means over the batches and all devices, read from the device at once.
+    fn measure(
+        &self,
+        sums: &StepSums<B>,
+        shared: &[SharedUpdate<B>],
+    ) -> Result<Update, TrainError> {
+        let squares = gradients::squared_norm(self.model(), &sums.gradients, &self.device);
+        // Whatever gradients a device has here, no other one has the same.
+        let squares = [squares]
+            .into_iter()
+            .chain(shared.iter().map(SharedUpdate::squared_norm));
+        let losses = sums.losses.iter().cloned();
+        let numbers = Tensor::cat(losses.chain(squares).collect(), 0).into_data();
+        let mut losses: Vec<f64> = numbers.iter().collect();
+        let squares = losses.split_off(sums.losses.len());
+        let own: [f64; 2] = [losses.iter().sum(), squares.iter().sum()];
+        let [loss, squared_norm] = self.crew.sums(own)?;
+        let passes = sums.passes as f64;
+        Ok(Update {
+            loss: loss / passes,
+            gradient_norm: squared_norm.sqrt() / passes,
+        })
+    }
+
     /// Loss and routing on the first `rows` sequences of `context` tokens of a split, such as
     /// [`Split::Validation`].
     ///
     /// # Errors
-    /// If the data cannot be read, or the loss is not finite.
+    /// If the data cannot be read, the loss is not finite, or another device failed.
     pub fn evaluate(
         &self,
         data: &Dataset,
@@ -227,6 +270,7 @@ impl<B: MoeAutodiffBackend> Learner<B> {
             context,
             rows,
             self.config.precision,
+            &self.crew,
             &self.device,
         )?;
         if !evaluation.loss.is_finite() {
@@ -298,33 +342,6 @@ impl<B: MoeAutodiffBackend> Learner<B> {
             data: self.data.clone(),
             tokenizer: self.tokenizer.clone(),
             ..Checkpoint::of_model(self.model().clone())
-        }
-    }
-}
-
-impl<B: MoeAutodiffBackend> StepSums<B> {
-    /// The sums over all devices.
-    fn over_all(mut self, peer: Peer) -> Result<Self, TrainError> {
-        if peer.count() > 1 && !self.losses.is_empty() {
-            self.losses = vec![peer.sum::<B>(Tensor::cat(self.losses, 0))?];
-            self.gradients = peer.sum_gradients::<B>(self.gradients)?;
-            let sum = |load: Tensor<B, 1>| peer.sum::<B>(load.inner()).map(Tensor::from_inner);
-            self.loads = self.loads.into_iter().map(sum).collect::<Result<_, _>>()?;
-        }
-        Ok(self)
-    }
-
-    /// Means over the batches, read from the device at once.
-    fn measure(&self, model: &Lm<B>, device: &B::Device) -> Update {
-        let squared_norm = gradients::squared_norm(model, &self.gradients, device);
-        let losses = self.losses.iter().cloned();
-        let numbers = Tensor::cat(losses.chain([squared_norm]).collect(), 0).into_data();
-        let mut numbers: Vec<f64> = numbers.iter().collect();
-        let squared_norm = numbers.pop().unwrap_or(f64::NAN);
-        let passes = self.passes as f64;
-        Update {
-            loss: numbers.iter().sum::<f64>() / passes,
-            gradient_norm: squared_norm.sqrt() / passes,
         }
     }
 }

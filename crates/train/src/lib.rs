@@ -5,9 +5,11 @@
 //! tensors: it takes specifications and paths and returns numbers, so that code above it names no backend; [`BurnEngine`]
 //! implements it for any Burn backend.
 
+mod begin;
 mod checkpoint;
 mod compare;
 mod config;
+mod crew;
 mod curve;
 mod engine;
 mod error;
@@ -15,16 +17,19 @@ mod evaluate;
 mod generate;
 mod gradients;
 mod job;
+mod keeper;
 mod learner;
 mod load;
 mod metrics;
 mod metrics_log;
 mod pace;
+mod placement;
 mod scalars;
 mod schedule;
 mod scoring;
 mod shape;
-mod team;
+mod shared_update;
+mod stepper;
 mod tensorboard;
 mod trainer;
 mod upcycler;

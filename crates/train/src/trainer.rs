@@ -1,228 +1,187 @@
-//! The training loop of one stage.
+//! The training loop of one stage, on one device or several.
 
-use std::{fs, path::Path, sync::atomic::Ordering, time::Instant};
+use std::{path::Path, sync::atomic::Ordering};
 
-use burn::tensor::DType;
-use upcycle_data::{Dataset, Split};
-use upcycle_kernels::{MoeAutodiffBackend, MoeBackend, Precision};
+use serde::{Deserialize, Serialize};
+use upcycle_kernels::{MoeAutodiffBackend, MoeBackend};
+use upcycle_team::Team;
 
 use crate::{
-    checkpoint::{Checkpoint, StageCheckpoints, check_data},
-    config::{BatchConfig, LearnerConfig, PassConfig, TrainSpec},
+    begin::begin,
+    checkpoint::{Checkpoint, StageCheckpoints},
+    crew::Crew,
     error::TrainError,
-    evaluate::Evaluation,
-    job::{Start, TrainEvent, TrainJob, TrainOutcome},
-    learner::Learner,
-    metrics::{LayerRouting, MetricsLine, now, read_metrics},
-    metrics_log::MetricsLog,
-    pace::{Pace, rate},
-    team::{Peer, team},
+    job::{TrainEvent, TrainJob, TrainOutcome},
+    keeper::Keeper,
+    metrics::{MetricsLine, read_metrics},
+    stepper::Stepper,
 };
 
-/// Training takes at least this many times as long as saving.
-const SAVING_SHARE: u32 = 20;
+/// Where a stage sends its events.
+type Events<'a> = &'a mut (dyn FnMut(TrainEvent) + Send);
 
-/// Runs a training stage on some devices, from its own last checkpoint if it has one. The first device evaluates and writes;
-/// the others only train.
-pub fn train<B: MoeAutodiffBackend>(
+/// What the first device decides for all, between two steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Order {
+    GoOn,
+    /// Save, and go on.
+    Save,
+    /// Save, and end.
+    Stop,
+    /// End.
+    Cancel,
+}
+
+/// Runs a training stage on several devices of this process, each in a thread of its own.
+pub(crate) fn train_on_devices<B: MoeAutodiffBackend>(
     job: &TrainJob,
     devices: &[B::Device],
-    events: &mut dyn FnMut(TrainEvent),
+    expert_parallel: usize,
+    events: Events,
 ) -> Result<TrainOutcome, TrainError> {
-    let (spec, device) = (job.spec, &devices[0]);
-    spec.validate()?;
-    let team = team(devices.len(), spec.batch.rows)?;
-    if spec.precision == Precision::Bf16 && !B::supports_dtype(device, DType::BF16) {
-        return Err(TrainError::NoBf16);
-    }
-    job.data.check_shape(spec.batch.context)?;
-    let own = StageCheckpoints::new(job.dir);
-    let mut state: Checkpoint<B> = match own.latest() {
-        Some(path) => {
-            let state = Checkpoint::load(&path, device)?;
-            events(TrainEvent::Resumed { step: state.step });
-            state
-        }
-        None => match job.start {
-            Start::Initial { model, seed } => Checkpoint::initial(model, *seed, device)?,
-            Start::Checkpoint(path) => Checkpoint::load(path, device)?,
-            Start::Weights(source) => Checkpoint::of_weights(source.as_ref(), device)?,
-        },
-    };
-    let job = &TrainJob {
-        passes: kept_passes(job, own.latest().is_some(), events)?,
-        ..*job
-    };
-    check_fits(&state, job)?;
-    state.data = job.data.fingerprint().to_owned();
-    state.tokenizer = job.data.tokenizer_json();
-
-    if team.len() == 1 {
-        return lead(job, state, device, Peer::ALONE, events);
-    }
-    // Parameters have to have the same names everywhere, so all begin with what is written.
-    if own.latest().is_none() {
-        own.save(&state)?;
-    }
-    drop(state);
-    let gone = || TrainError::Device("the first checkpoint is gone".into());
-    let begin = own.latest().ok_or_else(gone)?;
-    // Nothing may fail between the start of the others and joining them: they would wait.
-    let state = Checkpoint::<B>::load(&begin, device)?;
+    let teams = Team::threads(devices.len()).into_iter();
+    let crews: Vec<Crew> = teams
+        .map(|team| Crew::new(team, expert_parallel))
+        .collect::<Result<_, _>>()?;
     std::thread::scope(|scope| {
-        let helpers: Vec<_> = (devices.iter().zip(&team).skip(1))
-            .map(|(device, &peer)| {
-                let begin = &begin;
-                scope.spawn(move || B::InnerBackend::run(|| help::<B>(job, begin, device, peer)))
+        let mut members = devices.iter().zip(crews);
+        let first = members.next();
+        let others: Vec<_> = members
+            .map(|(device, crew)| {
+                scope.spawn(move || train_on_one::<B>(job, device, crew, &mut |_| ()))
             })
             .collect();
-        let outcome = lead(job, state, device, team[0], events);
-        let ended = |_| {
-            Err(TrainError::Device(
-                "the thread of another device ended early".into(),
-            ))
+        let Some((device, crew)) = first else {
+            let problem = "there is no device to train on";
+            return Err(TrainError::Devices(problem.into()));
         };
-        let helped = helpers
+        let outcome = train_on_one::<B>(job, device, crew, events);
+        let ended = |_| Err(TrainError::Panicked("the thread of a device ended".into()));
+        // The error of the first device has the reasons of the others.
+        let others = others
             .into_iter()
-            .try_for_each(|helper| helper.join().unwrap_or_else(ended));
-        match (outcome, helped) {
-            // That others have failed is no reason; theirs is.
-            (Err(TrainError::Device(_)), Err(reason)) => Err(reason),
-            (outcome, helped) => outcome.and_then(|outcome| helped.map(|()| outcome)),
-        }
+            .map(|other| other.join().unwrap_or_else(ended).map(|_| ()))
+            .fold(Ok(()), Result::and);
+        outcome.and_then(|outcome| others.map(|()| outcome))
     })
 }
 
-/// How a stage's activations share memory: a stage that goes on keeps its micro-batches where they are enough, so that sums
-/// keep their order.
-fn kept_passes(
+/// Runs a training stage on one of the devices of this process, with its share of the processor.
+fn train_on_one<B: MoeAutodiffBackend>(
     job: &TrainJob,
-    goes_on: bool,
-    events: &mut dyn FnMut(TrainEvent),
-) -> Result<PassConfig, TrainError> {
-    let path = job.dir.join("passes.json");
-    let mut passes = job.passes;
-    if goes_on {
-        let before = fs::read(&path).ok();
-        let before = before.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let before: PassConfig = before.unwrap_or_default();
-        match before.micro_batches >= passes.micro_batches {
-            true => passes.micro_batches = before.micro_batches,
-            false => events(TrainEvent::Recut {
-                micro_batches: passes.micro_batches.get(),
-            }),
-        }
-    }
-    if passes.micro_batches.get() > 1 {
-        let json = serde_json::to_vec(&passes);
-        let json = json.map_err(|error| TrainError::Device(error.to_string()))?;
-        upcycle_files::write(&path, &json)?;
-    }
-    Ok(passes)
-}
-
-/// Trains a device's share of every batch.
-fn help<B: MoeAutodiffBackend>(
-    job: &TrainJob,
-    begin: &Path,
     device: &B::Device,
-    peer: Peer,
-) -> Result<(), TrainError> {
-    let membership = peer.join::<B>(device)?;
-    let state = Checkpoint::<B>::load(begin, device)?;
-    let mut stepper = Stepper::<B>::new(job, state, device, peer);
-    while stepper.step() < job.spec.schedule.end {
-        match stepper.train_step(job.data) {
-            Ok(_) => {}
-            // The first device finds the same and tells it.
-            Err(TrainError::NotFinite { .. }) => return Ok(()),
-            Err(error) => return Err(error),
-        }
+    crew: Crew,
+    events: Events,
+) -> Result<TrainOutcome, TrainError> {
+    let work = || train::<B>(job, device, &crew, events);
+    let outcome = B::InnerBackend::run_one_of(crew.all.size(), work);
+    if outcome.as_ref().err().is_none_or(TrainError::is_of_all) {
+        crew.all.leave();
     }
-    membership.leave();
-    Ok(())
+    outcome
 }
 
-/// Trains, evaluates and writes.
-fn lead<B: MoeAutodiffBackend>(
+/// Runs a training stage, from its own last checkpoint if it has one. All devices of a crew do so at the same time; the
+/// first one decides when it is saved or ends, writes and sends events.
+pub(crate) fn train<B: MoeAutodiffBackend>(
+    job: &TrainJob,
+    device: &B::Device,
+    crew: &Crew,
+    events: Events,
+) -> Result<TrainOutcome, TrainError> {
+    let mut silent = |_: TrainEvent| ();
+    let events: Events = match crew.leads() {
+        true => events,
+        false => &mut silent,
+    };
+    let outcome = begin::<B>(job, device, crew, events).and_then(|(state, passes)| {
+        let job = &TrainJob { passes, ..*job };
+        run(job, state, device, crew, events)
+    });
+    outcome.map_err(|error| {
+        if !error.is_of_all() {
+            crew.all.fail(&error.to_string());
+        }
+        stopped(error, &StageCheckpoints::new(job.dir))
+    })
+}
+
+fn run<B: MoeAutodiffBackend>(
     job: &TrainJob,
     state: Checkpoint<B>,
     device: &B::Device,
-    peer: Peer,
-    events: &mut dyn FnMut(TrainEvent),
+    crew: &Crew,
+    events: Events,
 ) -> Result<TrainOutcome, TrainError> {
     let spec = job.spec;
-    let own = StageCheckpoints::new(job.dir);
-    let membership = peer.join::<B>(device)?;
-    let mut log = MetricsLog::resume(job.dir, state.step, job.event_file)?;
-    let mut stepper = Stepper::<B>::new(job, state, device, peer);
-    let mut saved = Instant::now();
-    let mut interval = job.checkpoint_interval;
-    let cancelled = || job.cancelled.load(Ordering::Relaxed);
-    while stepper.step() < spec.schedule.end {
-        if cancelled() {
-            return Err(TrainError::Cancelled);
+    let mut keeper = Keeper::resume(job, state.step, crew)?;
+    let mut stepper = Stepper::<B>::new(job, state, device, crew);
+    let is_cancelled = || job.cancelled.load(Ordering::Relaxed);
+    loop {
+        let step = stepper.step();
+        let is_over = step >= spec.schedule.end;
+        let order = if is_cancelled() {
+            Order::Cancel
+        } else if !is_over && job.stop.load(Ordering::Relaxed) {
+            Order::Stop
+        } else if keeper.is_due(step) {
+            Order::Save
+        } else {
+            Order::GoOn
+        };
+        match crew.told(order)? {
+            Order::GoOn => {}
+            Order::Save => keeper.save(&stepper.checkpoint())?,
+            Order::Stop => {
+                keeper.save(&stepper.checkpoint())?;
+                return Err(TrainError::Interrupted { step });
+            }
+            Order::Cancel => return Err(TrainError::Cancelled),
         }
-        if job.stop.load(Ordering::Relaxed) {
-            log.flush()?;
-            own.save(&stepper.checkpoint())?;
-            let step = stepper.step();
-            return Err(TrainError::Interrupted { step });
+        if is_over {
+            break;
         }
-        let line = stepper
-            .train_step(job.data)
-            .map_err(|error| stopped(error, &own))?;
+        let line = stepper.train_step(job.data)?;
+        let step = stepper.step();
         if let MetricsLine::Step { loss, seconds, .. } = line {
             events(TrainEvent::Step {
-                step: stepper.step(),
+                step,
                 loss,
                 tokens: spec.batch.tokens(),
                 seconds,
             });
         }
-        log.push(&line);
-        let step = stepper.step();
+        keeper.push(&line);
         if step.is_multiple_of(spec.evaluation.every) && step < spec.schedule.end {
-            let evaluation = stepper.validate(job.data);
-            let evaluation = evaluation.map_err(|error| stopped(error, &own))?;
-            log.push(&stepper.evaluation_line(&evaluation));
+            let evaluation = stepper.validate(job.data)?;
+            keeper.push(&stepper.evaluation_line(&evaluation));
             events(TrainEvent::Evaluated {
                 step,
                 loss: evaluation.loss,
             });
         }
-        if saved.elapsed() >= interval && !cancelled() {
-            let started = Instant::now();
-            log.flush()?;
-            own.save(&stepper.checkpoint())?;
-            // Big models are saved less often, so that saving takes a small share of the time.
-            interval = job
-                .checkpoint_interval
-                .max(SAVING_SHARE * started.elapsed());
-            saved = Instant::now();
-        }
     }
-    membership.leave();
-    let evaluation = stepper.validate(job.data);
-    let evaluation = evaluation.map_err(|error| stopped(error, &own))?;
-    let test_loss = stepper.test(job.data);
-    let test_loss = test_loss.map_err(|error| stopped(error, &own))?;
-    if cancelled() {
+    let evaluation = stepper.validate(job.data)?;
+    let test_loss = stepper.test(job.data)?;
+    if crew.told(is_cancelled())? {
         return Err(TrainError::Cancelled);
     }
-    log.push(&stepper.evaluation_line(&evaluation));
-    log.flush()?;
+    keeper.push(&stepper.evaluation_line(&evaluation));
     events(TrainEvent::Evaluated {
         step: stepper.step(),
         loss: evaluation.loss,
     });
-    own.save(&stepper.checkpoint())?;
+    keeper.save(&stepper.checkpoint())?;
+    let train_seconds = match crew.leads() {
+        true => train_seconds(&job.dir.join("metrics.jsonl"))?,
+        false => 0.0,
+    };
     Ok(TrainOutcome {
         step: stepper.step(),
-        tokens: stepper.learner.tokens(),
+        tokens: stepper.tokens(),
         evaluation,
         test_loss,
-        train_seconds: train_seconds(&job.dir.join("metrics.jsonl"))?,
+        train_seconds: crew.told(train_seconds)?,
     })
 }
 
@@ -239,7 +198,7 @@ fn train_seconds(metrics: &Path) -> Result<f64, TrainError> {
 
 /// An error that ends a stage, with what is kept of it.
 fn stopped(error: TrainError, own: &StageCheckpoints) -> TrainError {
-    if !matches!(error, TrainError::NotFinite { .. }) {
+    if !matches!(error, TrainError::NotFinite { .. } | TrainError::Team(_)) {
         return error;
     }
     TrainError::Stopped {
@@ -248,130 +207,5 @@ fn stopped(error: TrainError, own: &StageCheckpoints) -> TrainError {
             Some(path) => format!("the last good checkpoint is kept in {}", path.display()),
             None => "the stage had no checkpoint yet".into(),
         },
-    }
-}
-
-/// The model must know every token of the data, and be trained on the data that it was trained on.
-fn check_fits<B: MoeAutodiffBackend>(
-    state: &Checkpoint<B>,
-    job: &TrainJob,
-) -> Result<(), TrainError> {
-    let (config, data, spec) = (state.model.config(), job.data, job.spec);
-    if data.vocab_size() > config.vocab {
-        return Err(TrainError::Spec {
-            field: "model.vocab",
-            problem: format!(
-                "{} is less than the {} tokens of the data; raise it or leave it out",
-                config.vocab,
-                data.vocab_size()
-            ),
-        });
-    }
-    if spec.batch.context > config.context {
-        return Err(TrainError::Spec {
-            field: "batch.context",
-            problem: format!(
-                "{} is longer than the model's context of {}",
-                spec.batch.context, config.context
-            ),
-        });
-    }
-    if job.other_data {
-        return Ok(());
-    }
-    check_data(&state.data, data)
-}
-
-/// A learner and the specification of its steps.
-struct Stepper<'a, B: MoeAutodiffBackend> {
-    spec: &'a TrainSpec,
-    learner: Learner<B>,
-    /// Of the steps since the last evaluation.
-    pace: Pace,
-}
-
-impl<'a, B: MoeAutodiffBackend> Stepper<'a, B> {
-    fn new(job: &TrainJob<'a>, state: Checkpoint<B>, device: &B::Device, peer: Peer) -> Self {
-        let config = LearnerConfig {
-            passes: job.passes,
-            ..job.spec.learner()
-        };
-        Self {
-            spec: job.spec,
-            learner: Learner::resume(state, config, device).in_team(peer),
-            pace: Pace::default(),
-        }
-    }
-
-    fn step(&self) -> u64 {
-        self.learner.step()
-    }
-
-    /// One optimizer step.
-    fn train_step(&mut self, data: &Dataset) -> Result<MetricsLine, TrainError> {
-        let started = Instant::now();
-        let spec = self.spec;
-        let BatchConfig {
-            rows,
-            context,
-            accumulation,
-        } = spec.batch;
-        for pass in 0..accumulation {
-            let (split, index) = spec.data.position(self.step(), pass, accumulation);
-            let batch = data.batch(split, spec.data.seed, index, rows, context)?;
-            self.learner.accumulate(&batch);
-        }
-        let lr = spec.schedule.lr(self.step());
-        let update = self.learner.update(lr)?;
-        let seconds = started.elapsed().as_secs_f64();
-        let tokens = spec.batch.tokens();
-        let line = MetricsLine::Step {
-            step: self.step(),
-            tokens: self.learner.tokens(),
-            loss: update.loss,
-            gradient_norm: update.gradient_norm,
-            lr,
-            seconds,
-            tokens_per_second: Some(rate(tokens, seconds)),
-            time: Some(now()),
-        };
-        self.pace.add(&line, tokens);
-        Ok(line)
-    }
-
-    fn validate(&self, data: &Dataset) -> Result<Evaluation, TrainError> {
-        let (context, rows) = (self.spec.batch.context, self.spec.evaluation.rows);
-        self.learner
-            .evaluate(data, Split::Validation, context, rows)
-    }
-
-    /// Loss on the test split; none if the stage is not to be tested.
-    fn test(&self, data: &Dataset) -> Result<Option<f64>, TrainError> {
-        let (context, rows) = (self.spec.batch.context, self.spec.evaluation.test_rows);
-        if rows == 0 {
-            return Ok(None);
-        }
-        let evaluation = self.learner.evaluate(data, Split::Test, context, rows)?;
-        Ok(Some(evaluation.loss))
-    }
-
-    /// The line of an evaluation, with the pace of the steps since the one before.
-    fn evaluation_line(&mut self, evaluation: &Evaluation) -> MetricsLine {
-        let pace = std::mem::take(&mut self.pace);
-        MetricsLine::Evaluation {
-            step: self.step(),
-            tokens: self.learner.tokens(),
-            loss: evaluation.loss,
-            twins: evaluation.twins,
-            lr: pace.lr(),
-            gradient_norm: pace.gradient_norm(),
-            tokens_per_second: pace.tokens_per_second(),
-            routing: evaluation.routing.iter().map(LayerRouting::from).collect(),
-            time: Some(now()),
-        }
-    }
-
-    fn checkpoint(&self) -> Checkpoint<B> {
-        self.learner.checkpoint()
     }
 }

@@ -10,6 +10,7 @@ use upcycle_lm::{FeedForwardRecord, Lm, LmConfig, LmRecord, parameter_shapes};
 use upcycle_moe::GrowthState;
 
 use super::fresh;
+use crate::crew::Crew;
 
 /// The model in a record, after comparing shapes.
 pub(super) fn model<B: MoeAutodiffBackend>(
@@ -19,7 +20,8 @@ pub(super) fn model<B: MoeAutodiffBackend>(
     device: &B::Device,
 ) -> Result<Lm<B>, String> {
     let record: LmRecord<B> = decode(bytes, device)?;
-    let fresh = fresh(config, growths, device)?;
+    let fresh = fresh(config, growths, &Crew::alone(), device);
+    let fresh = fresh.map_err(|error| error.to_string())?;
     let levels = |model: &Lm<B>| -> usize {
         let layers = model.moe_layers();
         layers.map(|layer| layer.router.tie_breaks.len()).sum()

@@ -9,7 +9,7 @@ use upcycle_files::remove_folder;
 use upcycle_kernels::MoeAutodiffBackend;
 
 use super::Checkpoint;
-use crate::error::TrainError;
+use crate::{crew::Crew, error::TrainError};
 
 /// The checkpoints of one stage: folders named by step, of which the newest is kept.
 #[derive(Debug, Clone)]
@@ -30,24 +30,30 @@ impl StageCheckpoints {
         self.steps().pop().map(|step| self.path(step))
     }
 
-    /// Writes a checkpoint, then removes older ones and what a killed run left half-written.
+    /// Writes what the devices of a crew have as one checkpoint, then removes older ones and what a killed run left
+    /// half-written. All devices have to.
     ///
     /// # Errors
     /// If it cannot be written; older ones are then kept.
-    pub fn save<B: MoeAutodiffBackend>(
+    pub(crate) fn save<B: MoeAutodiffBackend>(
         &self,
         checkpoint: &Checkpoint<B>,
-    ) -> Result<PathBuf, TrainError> {
+        crew: &Crew,
+    ) -> Result<(), TrainError> {
         let path = self.path(checkpoint.step);
-        if !path.exists() {
-            checkpoint.save(&path)?;
+        let is_there = crew.told(path.exists())?;
+        if !is_there {
+            checkpoint.save_by(&path, crew)?;
+        }
+        if !crew.leads() {
+            return Ok(());
         }
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             if entry.path() != path {
                 remove_folder(&entry.path())?;
             }
         }
-        Ok(path)
+        Ok(())
     }
 
     /// Folder for the checkpoint of an upcycling stage at `step`; removes what a killed run left.

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{Read, Seek, SeekFrom, Write},
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -13,8 +14,8 @@ use upcycle_files::{FileError, tensor_header, write_with};
 use super::{FileSum, broken};
 use crate::error::TrainError;
 
-/// Values that come from a device at a time, by whole rows.
-const ROWS: usize = 1 << 20;
+/// Values that come from a device at a time, where there are rows, by whole rows.
+pub(super) const VALUES: usize = 1 << 20;
 /// Values that are converted at a time.
 const PIECE: usize = 1 << 14;
 
@@ -74,7 +75,7 @@ impl<'a> TensorWriter<'a> {
     ) -> Result<(), TrainError> {
         let rows = tensor.dims()[0];
         let row = tensor.shape().num_elements().div_ceil(rows.max(1));
-        let step = (ROWS / row.max(1)).max(1);
+        let step = (VALUES / row.max(1)).max(1);
         for start in (0..rows).step_by(step) {
             let piece = tensor.clone().narrow(0, start, step.min(rows - start));
             let data = piece.into_data().convert::<f32>();
@@ -157,9 +158,15 @@ impl TensorFile {
         self.metadata.info(name).map(|info| info.shape.as_slice())
     }
 
-    /// Values of a tensor of type F32 and this shape.
-    pub fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, TrainError> {
-        let bytes = self.begin(name, Dtype::F32, shape)?;
+    /// Some values of a tensor of type F32 and this shape, which are counted row by row.
+    pub fn floats(
+        &self,
+        name: &str,
+        shape: &[usize],
+        range: Range<usize>,
+    ) -> Result<Vec<f32>, TrainError> {
+        self.begin(name, Dtype::F32, shape, 4 * range.start)?;
+        let bytes = 4 * range.len();
         let mut values = Vec::with_capacity(bytes / 4);
         let mut piece = vec![0; bytes.min(4 * PIECE)];
         let mut left = bytes;
@@ -175,14 +182,20 @@ impl TensorFile {
 
     /// Value of a tensor of type U64 without axes.
     pub fn count(&self, name: &str) -> Result<u64, TrainError> {
-        self.begin(name, Dtype::U64, &[])?;
+        self.begin(name, Dtype::U64, &[], 0)?;
         let mut value = [0; 8];
         self.read(&mut value)?;
         Ok(u64::from_le_bytes(value))
     }
 
-    /// Goes where a tensor begins, and says how many bytes it has.
-    fn begin(&self, name: &str, dtype: Dtype, shape: &[usize]) -> Result<usize, TrainError> {
+    /// Goes so many bytes into a tensor.
+    fn begin(
+        &self,
+        name: &str,
+        dtype: Dtype,
+        shape: &[usize],
+        offset: usize,
+    ) -> Result<(), TrainError> {
         let fault = |problem: String| Err(broken(&self.path, problem));
         let Some(info) = self.metadata.info(name) else {
             return fault(format!("it has no tensor {name}"));
@@ -193,11 +206,10 @@ impl TensorFile {
                 info.dtype, info.shape
             ));
         }
-        let (start, end) = info.data_offsets;
-        let place = SeekFrom::Start(self.data + start as u64);
-        let sought = (&self.file).seek(place);
+        let place = self.data + (info.data_offsets.0 + offset) as u64;
+        let sought = (&self.file).seek(SeekFrom::Start(place));
         sought.map_err(FileError::of("read", &self.path))?;
-        Ok(end - start)
+        Ok(())
     }
 
     fn read(&self, bytes: &mut [u8]) -> Result<(), TrainError> {
