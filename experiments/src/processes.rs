@@ -164,6 +164,15 @@ impl Member {
         &self.team
     }
 
+    /// Waits until all have come so far.
+    ///
+    /// # Errors
+    /// If one of them cannot.
+    pub fn wait_for_all(&self) -> Result<()> {
+        self.team.gather_values(&())?;
+        Ok(())
+    }
+
     /// Does what leaves files for others: the leader first, then all others.
     ///
     /// # Errors
@@ -173,7 +182,7 @@ impl Member {
             true => Ok(work()?),
             false => Err(work),
         };
-        self.team.gather_values(&())?;
+        self.wait_for_all()?;
         first.or_else(|work| work())
     }
 

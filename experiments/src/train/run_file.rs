@@ -100,6 +100,8 @@ impl RunFile {
                 differences.join("; ")
             );
         }
+        // Nothing is written before all have found the same.
+        member.wait_for_all()?;
         let mut lock = None;
         let run = member.of_leader(|| {
             let (run, taken) = self.claim(dir)?;
