@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs a small sweep on a real Slurm of one node, made for the purpose in a temporary folder: kills one of its jobs in the
 # middle, has Slurm begin another again, as after the loss of a node, and compares the results with those of the same sweep without Slurm.
+# Then a sweep whose stages are each computed by two tasks of a job.
 # Needs root and Debian's packages slurm-wlm and munge. Some minutes.
 #
 # Usage: scripts/slurm_check.sh [SWEEP]     SWEEP: the program, by default target/release/sweep, built first
@@ -87,8 +88,8 @@ JobRequeue=1
 KillWait=2
 ReturnToService=2
 SlurmdParameters=config_overrides
-NodeName=node1 NodeHostname=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$memory State=UNKNOWN
-PartitionName=main Nodes=node1 Default=YES MaxTime=INFINITE State=UP
+NodeName=localhost NodeHostname=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$memory State=UNKNOWN
+PartitionName=main Nodes=localhost Default=YES MaxTime=INFINITE State=UP
 CONF
 # Control groups can be turned off, and have to be in a container, since version 23.
 case $(slurmd -V) in *\ 1[0-9].*|*\ 2[0-2].*) ;; *) echo CgroupPlugin=disabled >"$dir/cgroup.conf" ;; esac
@@ -140,4 +141,23 @@ for row in csv.DictReader(open(sys.argv[1])):
 }
 diff <(columns "$dir/runs/check/results.csv") <(columns "$dir/local/check/results.csv") || fail "the results differ"
 cat "$dir/table"
-echo "slurm_check: the same results, with a job killed and another begun again"
+
+# ---- two tasks for each stage -----------------------------------------------------------------------------------------
+if [ "$(nproc)" -lt 2 ]; then
+    echo "slurm_check: the same results, with a job killed and another begun again; two tasks need two cores: skipped"
+    exit
+fi
+flags=(--scale tiny --tokens 100k --seeds 1 --cpt 1.0 --recipes exact --backend cpu --threads 1 --name team)
+"$sweep" "${flags[@]}" --out "$dir/runs" --launcher slurm --nodes 1 --tasks-per-node 2 >"$dir/team" 2>"$dir/team.log"
+grep -lq "^2 processes meet at localhost:" "$dir"/runs/team/slurm/*.log || fail "no two tasks met"
+"$sweep" "${flags[@]}" --out "$dir/local" >"$dir/team.table" 2>"$dir/local.log"
+python3 - "$dir"/{runs,local}/team/results.csv <<'PYTHON' || fail "two tasks train other models"
+import csv, sys
+runs = [list(csv.DictReader(open(path))) for path in sys.argv[1:]]
+names = [name for name in runs[0][0] if name.startswith("loss_")]
+largest = max(abs(float(a[name]) - float(b[name])) for a, b in zip(*runs) for name in names)
+print(f"largest difference of losses {largest:.1e}")
+sys.exit(largest > 0.01)
+PYTHON
+cat "$dir/team"
+echo "slurm_check: the same results, with a job killed and another begun again, and with two tasks for each stage"

@@ -671,6 +671,94 @@ fn the_papers_scales_are_planned_and_refused_on_a_cpu() {
     assert!(json["stages"].as_array().unwrap().len() > 50);
 }
 
+/// The numbers are those of `crates/lab/tests/scaling.rs`, worked out by hand.
+#[test]
+fn the_papers_largest_model_is_planned_for_gpus_that_are_not_here() {
+    let lab = Lab::new();
+    let flags = "--config table1 --dry-run --expert-parallel 8 --memory 80GB --link 450GB/s";
+    let with = |more: &str| -> Vec<String> {
+        let flags = flags.split(' ').chain(more.split(' '));
+        flags.map(str::to_owned).collect()
+    };
+    let ok = |more: &str| {
+        let flags = with(more);
+        lab.ok(
+            "sweep",
+            &flags.iter().map(String::as_str).collect::<Vec<_>>(),
+        )
+    };
+    let fails = |more: &str| {
+        let flags = with(more);
+        lab.fails(
+            "sweep",
+            &flags.iter().map(String::as_str).collect::<Vec<_>>(),
+        )
+    };
+    let line = |plan: &str, start: &str, word: &str| -> String {
+        let mut lines = plan.lines().filter(|line| line.starts_with(start));
+        let found = lines.find(|line| line.contains(word));
+        found
+            .unwrap_or_else(|| panic!("{start} {word}: {plan}"))
+            .to_owned()
+    };
+    let big = "7B-interleaved/fixed-64 k2 ";
+
+    let kept = ok("--devices 8 --device-speed 400TFLOP/s");
+    let memory = line(&kept, big, "does not fit");
+    assert!(
+        memory.contains("83.3 GiB") && memory.contains("42.7 GiB, which does"),
+        "{memory}"
+    );
+    assert!(
+        kept.contains("Without --force this would be refused"),
+        "{kept}"
+    );
+
+    let again = ok("--devices 8 --device-speed 400TFLOP/s --activation-checkpointing");
+    let memory = line(&again, big, "fits");
+    for part in ["11.6 GiB", "12.7 GiB", "3.6 GiB", "3.1 GiB", "42.7 GiB"] {
+        assert!(memory.contains(part), "{part}: {memory}");
+    }
+    let growth = line(&again, "7B-interleaved/fixed-32 k2 upcycle to 64", "fits");
+    assert!(growth.contains("69.2 GiB"), "{growth}");
+    let step = line(&again, big, " s ");
+    for part in [
+        "19.96 s",
+        "420.0 GiB in 1.00 s",
+        "10.4 GiB in 24.9 ms",
+        "20.98 s",
+    ] {
+        assert!(step.contains(part), "{part}: {step}");
+    }
+    let fewest = line(&again, "7B-interleaved ", "--expert-parallel");
+    assert!(fewest.contains("16, --expert-parallel 16"), "{fewest}");
+    assert!(fewest.contains("8, --expert-parallel 8"), "{fewest}");
+    let paper = line(&again, "the paper ", "41328");
+    assert!(
+        paper.contains("27888") && paper.contains("32.5 %"),
+        "{paper}"
+    );
+    assert!(!again.contains("would be refused"), "{again}");
+    // Nobody says how fast such a device is, and there is none here.
+    #[cfg(not(feature = "cuda"))]
+    {
+        let assumed = ok("--devices 8");
+        assert!(assumed.contains("44.0 TFLOP/s"), "{assumed}");
+    }
+
+    for (more, fix) in [
+        ("--devices 12", "take 1, 2, 3, 4, 6 or 12"),
+        ("--devices 1024", "512 sequences of a step"),
+        ("--devices 64 --experts 36", "take 1, 2 or 4"),
+    ] {
+        let error = fails(more);
+        assert!(error.contains(fix), "{error}");
+    }
+    let link = lab.fails("sweep", &["--dry-run", "--link", "fast"]);
+    assert!(link.contains("450GB/s"), "{link}");
+    assert!(!lab.path("runs").exists());
+}
+
 #[test]
 fn mistakes_are_named_with_their_fix() {
     let lab = Lab::new();

@@ -3,9 +3,13 @@
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use upcycle_lab::Devices;
 use upcycle_train::{BurnEngine, Engine};
 
-use crate::bench::measure::{Bench, BurnBench};
+use crate::{
+    bench::measure::{Bench, BurnBench},
+    processes::Member,
+};
 
 /// Where tensors are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
@@ -53,16 +57,25 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// A backend whose devices have numbers on their machine: with all devices of the model, or with the one of a process.
     fn new<B: upcycle_kernels::MoeAutodiffBackend>(
         backend: &'static str,
         description: String,
-        device: B::Device,
-        more: impl IntoIterator<Item = B::Device>,
+        devices: Devices,
+        member: &Member,
+        device: impl Fn(usize) -> B::Device,
     ) -> Self {
-        let engine = BurnEngine::<B>::new(backend, description, device.clone());
+        let first = member.local();
+        let engine = BurnEngine::<B>::new(backend, description, device(first));
+        let meter = BurnBench::<B>::new(device(first));
+        let (count, blocks) = (devices.count.get(), devices.expert_parallel.get());
+        let engine = match member.is_alone() {
+            true => engine.with_more_devices((1..count).map(device), blocks),
+            false => engine.in_team(member.team().clone(), blocks),
+        };
         Self {
-            engine: Box::new(engine.with_more_devices(more, 1)),
-            meter: Box::new(BurnBench::<B>::new(device)),
+            engine: Box::new(engine),
+            meter: Box::new(meter),
         }
     }
 }
@@ -80,20 +93,32 @@ pub fn engine(kind: BackendKind) -> Result<Box<dyn Engine>> {
 /// # Errors
 /// As [`engine`].
 pub fn machine(kind: BackendKind) -> Result<Machine> {
-    machine_on(kind, 1)
+    machine_on(kind, Devices::ONE)
 }
 
 /// A device of a backend, with others that train one model together with it.
 ///
 /// # Errors
 /// As [`engine`], or if there are not as many devices.
-pub fn machine_on(kind: BackendKind, devices: usize) -> Result<Machine> {
+pub fn machine_on(kind: BackendKind, devices: Devices) -> Result<Machine> {
+    machine_of(kind, devices, &Member::alone())
+}
+
+/// What a process has of the devices that train one model: all of them if it is alone, else one.
+///
+/// # Errors
+/// As [`machine_on`].
+pub fn machine_of(kind: BackendKind, devices: Devices, member: &Member) -> Result<Machine> {
+    let count = devices.count.get();
     match kind {
-        BackendKind::Auto => auto(devices),
-        BackendKind::Cpu => cpu(devices),
-        BackendKind::Ndarray if devices == 1 => ndarray(),
-        BackendKind::Wgpu if devices == 1 => wgpu_backend::machine(wgpu_backend::Device::Any),
-        BackendKind::Cuda => cuda_backend::machine(devices),
+        BackendKind::Auto if member.is_alone() => auto(devices),
+        BackendKind::Auto => bail!(
+            "several processes need --backend: their machines may have different devices; give --backend cuda or --backend cpu"
+        ),
+        BackendKind::Cpu => cpu(devices, member),
+        BackendKind::Ndarray if count == 1 => ndarray(),
+        BackendKind::Wgpu if count == 1 => wgpu_backend::machine(wgpu_backend::Device::Any),
+        BackendKind::Cuda => cuda_backend::machine(devices, member),
         BackendKind::Ndarray | BackendKind::Wgpu => bail!(
             "backend `{}` trains on one device; several are for --backend cuda",
             kind.name()
@@ -102,13 +127,14 @@ pub fn machine_on(kind: BackendKind, devices: usize) -> Result<Machine> {
 }
 
 /// CUDA, then a real GPU through WGPU, then the CPU; what is not compiled in or has no device is passed over.
-fn auto(devices: usize) -> Result<Machine> {
-    if devices > 1 {
-        return cuda_backend::machine(devices);
+fn auto(devices: Devices) -> Result<Machine> {
+    let alone = &Member::alone();
+    if devices.count.get() > 1 {
+        return cuda_backend::machine(devices, alone);
     }
-    cuda_backend::machine(1)
+    cuda_backend::machine(devices, alone)
         .or_else(|_| wgpu_backend::machine(wgpu_backend::Device::Gpu))
-        .or_else(|_| cpu(1))
+        .or_else(|_| cpu(devices, alone))
         .or_else(|_| ndarray())
 }
 
@@ -130,24 +156,30 @@ fn threads() -> String {
 }
 
 #[cfg(feature = "cpu")]
-fn cpu(devices: usize) -> Result<Machine> {
+fn cpu(devices: Devices, member: &Member) -> Result<Machine> {
     type B = burn::backend::Autodiff<burn_flex::Flex>;
     // They are all this processor: slower than one, but the same arithmetic as on several GPUs.
-    let more = vec![burn_flex::FlexDevice; devices - 1];
-    let device = burn_flex::FlexDevice;
-    Ok(Machine::new::<B>("cpu", threads(), device, more))
+    let device = |_| burn_flex::FlexDevice;
+    Ok(Machine::new::<B>("cpu", threads(), devices, member, device))
 }
 
 #[cfg(not(feature = "cpu"))]
-fn cpu(_devices: usize) -> Result<Machine> {
+fn cpu(_devices: Devices, _member: &Member) -> Result<Machine> {
     not_compiled("cpu")
 }
 
 #[cfg(feature = "ndarray")]
 fn ndarray() -> Result<Machine> {
     type B = burn::backend::Autodiff<burn_ndarray::NdArray>;
-    let device = burn_ndarray::NdArrayDevice::Cpu;
-    Ok(Machine::new::<B>("ndarray", threads(), device, []))
+    let (devices, alone) = (Devices::ONE, &Member::alone());
+    let device = |_| burn_ndarray::NdArrayDevice::Cpu;
+    Ok(Machine::new::<B>(
+        "ndarray",
+        threads(),
+        devices,
+        alone,
+        device,
+    ))
 }
 
 #[cfg(not(feature = "ndarray"))]
@@ -190,7 +222,15 @@ mod wgpu_backend {
             ),
         };
         let description = format!("{}, {:?}", info.name, info.backend);
-        Ok(Machine::new::<B>("wgpu", description, device, []))
+        let (devices, alone) = (Devices::ONE, &Member::alone());
+        let device = |_| device.clone();
+        Ok(Machine::new::<B>(
+            "wgpu",
+            description,
+            devices,
+            alone,
+            device,
+        ))
     }
 
     #[cfg(not(feature = "wgpu"))]
@@ -203,17 +243,30 @@ mod cuda_backend {
     use super::*;
 
     #[cfg(feature = "cuda")]
-    pub fn machine(devices: usize) -> Result<Machine> {
+    pub fn machine(devices: Devices, member: &Member) -> Result<Machine> {
         use burn_cuda::{Cuda, CudaDevice};
 
         type B = burn::backend::Autodiff<Cuda>;
 
         let (name, count) = probe()?;
-        if devices > count {
-            bail!("{devices} devices are asked for, and `cuda` finds {count}; lower --devices");
+        let wanted = devices.count.get();
+        if member.is_alone() && wanted > count {
+            bail!("{wanted} devices are asked for, and `cuda` finds {count}; lower --devices");
         }
-        let more = (1..devices).map(CudaDevice::new);
-        Ok(Machine::new::<B>("cuda", name, CudaDevice::new(0), more))
+        if member.local() >= count && !is_shown_its_own(count) {
+            bail!(
+                "this is process {} of its machine, from 0, and `cuda` finds {count} GPUs there; start one process for each GPU, or set LOCAL_RANK",
+                member.local()
+            );
+        }
+        let device = |number: usize| CudaDevice::new(number.min(count - 1));
+        Ok(Machine::new::<B>("cuda", name, devices, member, device))
+    }
+
+    /// Whether a launcher shows each process no GPU but its own.
+    #[cfg(feature = "cuda")]
+    fn is_shown_its_own(count: usize) -> bool {
+        count == 1 && std::env::var_os("CUDA_VISIBLE_DEVICES").is_some()
     }
 
     /// Name of the first GPU, and how many there are. Burn panics where driver, compiler library or headers are missing, so look first.
@@ -264,7 +317,7 @@ mod cuda_backend {
     }
 
     #[cfg(not(feature = "cuda"))]
-    pub fn machine(_devices: usize) -> Result<Machine> {
+    pub fn machine(_devices: Devices, _member: &Member) -> Result<Machine> {
         not_compiled("cuda")
     }
 }

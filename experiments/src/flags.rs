@@ -1,7 +1,7 @@
 //! Flags that set the fields which errors of the libraries name.
 
 /// Fields, or the beginnings of their names, and the flags that set them.
-const FLAGS: [(&str, &str); 39] = [
+const FLAGS: [(&str, &str); 41] = [
     ("selection.", "selection"),
     ("experts.kind", "expert-init"),
     ("experts.", "expert-init"),
@@ -31,6 +31,8 @@ const FLAGS: [(&str, &str); 39] = [
     ("peak_lr", "peak-lr"),
     ("warmup_steps", "warmup"),
     ("precision", "precision"),
+    ("devices", "devices"),
+    ("expert_parallel", "expert-parallel"),
     ("other_data", "other-data"),
     ("text_column", "text-column"),
     ("split_documents", "split-documents"),

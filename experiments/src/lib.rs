@@ -8,6 +8,7 @@ pub mod commands;
 #[cfg(feature = "tui")]
 mod dashboard;
 mod data_args;
+mod devices;
 pub mod evaluate;
 pub mod export;
 mod flags;
@@ -20,6 +21,7 @@ mod limits;
 pub mod manual;
 mod output;
 mod packing;
+mod processes;
 mod program;
 mod progress;
 mod recipe_args;
@@ -55,7 +57,7 @@ pub fn run<C: clap::Parser>(command: impl FnOnce(C) -> anyhow::Result<()>) -> Ex
     // SAFETY: it sets a number in the allocator, before there is a second thread.
     unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, -1) };
     panic::set_hook(Box::new(|info| {
-        output::note!("error: a defect of this program or of Burn: {info}");
+        output::error(&format!("a defect of this program or of Burn: {info}"));
     }));
     let mut program = C::command();
     program::started_as(program.get_name());
@@ -81,7 +83,7 @@ pub fn run<C: clap::Parser>(command: impl FnOnce(C) -> anyhow::Result<()>) -> Ex
         longs.any(|long| long == flag)
     };
     let hint = flags::hint(&sentence, has);
-    output::note!("error: {sentence}{hint}");
+    output::error(&format!("{sentence}{hint}"));
     ExitCode::from(2)
 }
 

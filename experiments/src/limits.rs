@@ -1,15 +1,13 @@
 //! What a machine should not be asked to do without `--force`.
 
-use std::num::NonZeroUsize;
-
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use upcycle_kernels::Precision;
-use upcycle_lab::{MemoryLimit, available_memory};
+use upcycle_lab::{Devices, MemoryLimit, available_memory};
 use upcycle_report::number;
 use upcycle_train::{Engine, PassConfig};
 
-use crate::amount;
+use crate::{amount, processes::Member};
 
 /// A run that would take longer on a CPU is refused.
 const PATIENCE_SECONDS: f64 = 24.0 * 3600.0;
@@ -44,19 +42,27 @@ impl MemoryArgs {
         self.memory.or_else(own)
     }
 
-    /// What each of `jobs` stages at a time may take of each of the devices that train a model together.
-    pub fn limit(&self, engine: &dyn Engine, devices: NonZeroUsize, jobs: usize) -> MemoryLimit {
+    /// What each of `jobs` stages at a time may take of each of the devices that train a model together, of which this process
+    /// has some.
+    pub fn limit(
+        &self,
+        engine: &dyn Engine,
+        devices: Devices,
+        member: &Member,
+        jobs: usize,
+    ) -> MemoryLimit {
         let available = self.available(engine);
         // Devices of a CPU are all in its memory.
         let shares = match on_cpu(engine) {
-            true => jobs * devices.get(),
+            true if member.is_alone() => jobs * devices.count.get(),
+            true => jobs * member.here(),
             false => jobs,
         };
         self.limit_of(available.map(|bytes| bytes / shares.max(1) as u64), devices)
     }
 
     /// A limit of these bytes of each device.
-    pub fn limit_of(&self, bytes: Option<u64>, devices: NonZeroUsize) -> MemoryLimit {
+    pub fn limit_of(&self, bytes: Option<u64>, devices: Devices) -> MemoryLimit {
         MemoryLimit {
             bytes,
             devices,
@@ -118,7 +124,7 @@ pub fn too_large(what: &str, needed: u64, available: u64) -> String {
 /// A problem, and what can be done.
 pub fn advice(problem: &str) -> String {
     format!(
-        "{problem}. Run it on a GPU (--backend cuda), make it smaller (--tokens 2M, --scale tiny; sweeps also --vocab 8192 --context 512), take less memory (--activation-checkpointing), or go on all the same with --force"
+        "{problem}. Run it on a GPU (--backend cuda), make it smaller (--tokens 2M, --scale tiny; sweeps also --vocab 8192 --context 512), take less memory (--activation-checkpointing), divide it over several GPUs (--devices 8 --expert-parallel 8), or go on all the same with --force"
     )
 }
 

@@ -3,9 +3,12 @@
 mod args;
 mod cluster;
 mod cost;
+mod elsewhere;
 mod jobs;
 mod logs;
+mod nodes;
 mod plan_file;
+mod scaling;
 mod stage;
 mod status;
 mod tasks;
@@ -21,19 +24,21 @@ use tempfile::TempDir;
 use upcycle_data::{Dataset, Split};
 use upcycle_lab::presets::Preset;
 use upcycle_lab::{
-    Calibration, CellPlan, Estimate, LabError, MemoryLimit, Needs, Runner, StageEstimate, Store,
-    SweepConfig, SweepPlan, SweepStages, collect, presets,
+    Calibration, CellPlan, Devices, Estimate, LabError, MemoryLimit, Needs, Runner, StageEstimate,
+    Store, SweepConfig, SweepPlan, SweepStages, collect, presets,
 };
 use upcycle_lm::CostModel;
 use upcycle_report::{TaskRow, number};
 use upcycle_train::Engine;
 
 use crate::{
-    backend::{BackendKind, Machine, machine, machine_on},
+    backend::{BackendKind, Machine, machine_on},
     data_args, evaluate, hub_data,
     interrupt::{self, Work},
     limits::{self, on_cpu, refusal, slow_precision},
-    output, program,
+    output,
+    processes::Member,
+    program,
     progress::Progress,
     threads,
 };
@@ -89,12 +94,16 @@ impl SweepArgs {
         self.threads.apply()?;
         let mut config = self.sweep_config()?;
         config.validate()?;
-        if self.devices.get() > 1 && self.jobs.is_some_and(|jobs| jobs.get() > 1) {
+        let devices = self.devices.of_processes(self.nodes.processes())?;
+        if devices.count.get() > 1 && self.jobs.is_some_and(|jobs| jobs.get() > 1) {
             bail!("--devices takes all devices for one stage at a time; leave --jobs out");
         }
         let on_cluster = self.launcher == Launcher::Slurm;
-        if !on_cluster && (self.detach || !self.slurm_args.is_empty()) {
-            bail!("--detach and --slurm-args are for jobs of a cluster; add --launcher slurm");
+        if !on_cluster && (self.detach || !self.slurm_args.is_empty() || self.nodes.nodes.is_some())
+        {
+            bail!(
+                "--nodes, --detach and --slurm-args are for jobs of a cluster; add --launcher slurm"
+            );
         }
         if on_cluster && !self.tasks.is_empty() {
             bail!(
@@ -107,16 +116,17 @@ impl SweepArgs {
         let needs = Needs::of_sweep(&config)?;
         hub_data::settle(&mut config.data, None, needs)?;
         match self.launcher {
-            Launcher::Local => self.run_here(config),
-            Launcher::Slurm => self.run_on_cluster(config),
+            Launcher::Local if self.is_elsewhere(devices) => self.plan_elsewhere(&config, devices),
+            Launcher::Local => self.run_here(config, devices),
+            Launcher::Slurm => self.run_on_cluster(config, devices),
         }
     }
 
-    fn run_here(self, config: SweepConfig) -> Result<()> {
+    fn run_here(self, config: SweepConfig, devices: Devices) -> Result<()> {
         // What is wrong with a task is said before hours of work, not after.
         let specs = evaluate::specs(&self.tasks, None)?;
         let tasks = evaluate::read(&specs, self.task_limit.map(|limit| limit as usize))?;
-        let Machine { engine, meter } = machine_on(self.backend, self.devices.get())?;
+        let Machine { engine, meter } = machine_on(self.backend, devices)?;
         output::note!("backend {}: {}", engine.backend(), engine.device());
         let slow = slow_precision(engine.as_ref(), config.precision);
         if let Some(slow) = slow.filter(|_| !self.force.force) {
@@ -130,12 +140,15 @@ impl SweepArgs {
             );
         }
         let plan = SweepPlan::new(&config, &data, engine.backend())?;
+        devices.check_all(&plan.graph)?;
         self.baseline(&plan)?;
         let known = Store::existing(&self.out);
         let available = self.memory.available(engine.as_ref());
-        let jobs = self.jobs(&plan, engine.as_ref(), available);
-        let limit = self.memory.limit(engine.as_ref(), self.devices, jobs);
-        let calibration = Calibration::measure(meter.as_ref(), &plan.graph, known.as_ref(), jobs);
+        let jobs = self.jobs(&plan, engine.as_ref(), devices, available);
+        let alone = &Member::alone();
+        let limit = (self.memory).limit(engine.as_ref(), devices, alone, jobs);
+        let calibration = Calibration::measure(meter.as_ref(), &plan.graph, known.as_ref(), jobs)
+            .with_link(self.link.link());
         let estimate = Estimate::new(
             &plan,
             known.as_ref(),
@@ -175,6 +188,7 @@ impl SweepArgs {
         let progress = Progress::new(self.ui.choice()?, plan.graph.len(), estimate.steps());
         let runner = Runner {
             engine: engine.as_ref(),
+            team: alone.team().clone(),
             data: &data,
             store: &store,
             limit,
@@ -212,7 +226,7 @@ impl SweepArgs {
     }
 
     /// Submits the stages to a cluster and, unless detached, waits for them.
-    fn run_on_cluster(self, config: SweepConfig) -> Result<()> {
+    fn run_on_cluster(self, config: SweepConfig, devices: Devices) -> Result<()> {
         if self.backend == BackendKind::Auto {
             bail!(
                 "--launcher slurm needs --backend: nodes may have other devices than this machine, and results depend on it; give --backend cuda or --backend cpu"
@@ -223,27 +237,11 @@ impl SweepArgs {
         let data = self.data(&config, scratch.as_ref())?;
         let plan = SweepPlan::new(&config, &data, backend)?;
         self.baseline(&plan)?;
-        let known = Store::existing(&self.out);
-        // Nodes are taken to be like this machine where it has the device.
-        let calibration = machine(self.backend).ok().map(|machine| {
-            Calibration::measure(machine.meter.as_ref(), &plan.graph, known.as_ref(), 1)
-        });
-        let limit = self.memory.limit_of(self.memory.memory, self.devices);
-        let (known, calibration) = (known.as_ref(), calibration.as_ref());
-        let estimate = Estimate::new(&plan, known, backend, calibration, 1, &limit);
-        for note in repetitions(&plan, &data).into_iter().chain(plan.notes()) {
-            output::note!("note: {note}");
-        }
-        let too_large =
-            (estimate.largest())
-                .zip(self.memory.memory)
-                .and_then(|(stage, available)| {
-                    memory_refusal(stage, available).filter(|_| !self.force.force)
-                });
+        let (estimate, too_large) = self.estimate_elsewhere(&plan, &data, self.backend, devices)?;
         if self.dry_run {
             return self.print_dry_run(&plan, &estimate, &data, too_large);
         }
-        if let Some(refusal) = too_large {
+        if let Some(refusal) = too_large.filter(|_| !self.force.force) {
             bail!(refusal);
         }
         let file = PlanFile::new(&config, &plan, &self, self.backend);
@@ -342,7 +340,15 @@ impl SweepArgs {
             return Ok(output::line(serde_json::to_string_pretty(estimate)?)?);
         }
         cost::print(plan, estimate, true)?;
+        scaling::print(plan, estimate, self.memory.memory)?;
         cost::print_disk(&self.out, estimate, data.packed_bytes())?;
+        if self.nodes.processes().get() > 1 {
+            output::line(format!(
+                "each stage is a job of {} with {} on each",
+                number::plural(self.nodes.nodes().get(), "node"),
+                number::plural(self.nodes.tasks().get(), "task"),
+            ))?;
+        }
         if let Some(refusal) = refusal {
             output::line(format!(
                 "\nWithout --force this would be refused: {refusal}"
@@ -368,11 +374,17 @@ impl SweepArgs {
     }
 
     /// Stages at a time: as many small ones as there are threads, but no more than fit into its memory.
-    fn jobs(&self, plan: &SweepPlan, engine: &dyn Engine, available: Option<u64>) -> usize {
+    fn jobs(
+        &self,
+        plan: &SweepPlan,
+        engine: &dyn Engine,
+        devices: Devices,
+        available: Option<u64>,
+    ) -> usize {
         if let Some(jobs) = self.jobs {
             return jobs.get();
         }
-        if self.devices.get() > 1 {
+        if devices.count.get() > 1 {
             return 1;
         }
         let stages = plan.graph.stages();

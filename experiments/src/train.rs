@@ -4,7 +4,6 @@ mod run_file;
 
 use std::{
     fs,
-    num::NonZeroUsize,
     path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
@@ -28,8 +27,9 @@ use upcycle_train::{
 use crate::dashboard::{Dashboard, StageProgress};
 use crate::{
     amount,
-    backend::{BackendKind, Machine, machine_on},
+    backend::{BackendKind, Machine, machine_of},
     data_args::{self, DataArgs, check_vocabulary},
+    devices::DevicesArgs,
     export::{self, ExportTypeArg, Exporter},
     generate::sample,
     hub_data,
@@ -37,7 +37,9 @@ use crate::{
     interrupt::{self, Work},
     kernels::KernelsArg,
     limits::{self, Force, MemoryArgs, advice, pass_note, refusal, slow_precision},
-    output, program,
+    output,
+    processes::{MeetArgs, Member},
+    program,
     progress::style,
     sources,
     sweep::PrecisionArg,
@@ -149,12 +151,13 @@ pub struct TrainArgs {
     backend: BackendKind,
     #[command(flatten)]
     threads: ThreadsArg,
-    /// GPUs that train the model together, each a share of the sequences of a batch.
-    #[arg(long, value_name = "N", default_value = "1")]
-    devices: NonZeroUsize,
+    #[command(flatten)]
+    devices: DevicesArgs,
     /// Precision of matrix products; parameters are always f32.
     #[arg(long, value_enum)]
     precision: Option<PrecisionArg>,
+    #[command(flatten)]
+    meet: MeetArgs,
     #[command(flatten)]
     memory: MemoryArgs,
     #[command(flatten)]
@@ -212,10 +215,22 @@ impl TrainArgs {
         // Said before models are loaded.
         let ui = self.ui.choice()?;
         self.threads.apply()?;
-        let init = self.import()?;
-        let like = export::sample(self.export_like.as_deref())?;
+        if self.meet.is_team() && self.devices.devices.get() > 1 {
+            bail!(
+                "--devices is for one process, and each of several has one device; leave it out and start more processes"
+            );
+        }
+        self.meet.join(|member| self.run_with(member, ui))
+    }
+
+    fn run_with(&self, member: &Member, ui: Ui) -> Result<()> {
+        let init = member.after_leader(|| self.import())?;
+        let like = match member.is_leader() {
+            true => export::sample(self.export_like.as_deref())?,
+            false => None,
+        };
         let like = like.as_ref().or(init.as_deref().map(Import::checkpoint));
-        let exporter = self.exporter(like);
+        let exporter = self.exporter(like).filter(|_| member.is_leader());
         let parent = self.parent()?;
         let before = parent.as_ref().and_then(|parent| parent.training.as_ref());
         let mut config = match (&init, &parent) {
@@ -242,8 +257,11 @@ impl TrainArgs {
             scale = scale.with_pretrain_tokens(tokens);
         }
         let before_data = before.map(|before| &before.data);
-        hub_data::settle(&mut config, before_data, Needs::of_scale(&scale))?;
-        let data = data_args::open(&config, &self.data_cache, ui)?;
+        let config = member.of_leader(|| {
+            hub_data::settle(&mut config, before_data, Needs::of_scale(&scale))?;
+            Ok(config)
+        })?;
+        let data = member.after_leader(|| data_args::open(&config, &self.data_cache, ui))?;
         if scale.model.vocab == 0 {
             scale.model.vocab = data.vocab_size();
         }
@@ -275,12 +293,14 @@ impl TrainArgs {
         };
         let spec = self.spec(&scale, order, parent.is_some(), from_step);
         spec.validate()?;
+        let devices = self.devices.of_processes(member.processes())?;
+        devices.check(&scale.model, &spec.batch)?;
         let growths = parent.as_ref().map_or(&[][..], |it| &it.info.growths);
         let fit = match &exporter {
             Some(exporter) => Some(self.check_export(exporter, &scale.model, growths, &spec)?),
             None => None,
         };
-        let Machine { engine, meter } = machine_on(self.backend, self.devices.get())?;
+        let Machine { engine, meter } = machine_of(self.backend, devices, member)?;
         output::note!("backend {}: {}", engine.backend(), engine.device());
         let slow = slow_precision(engine.as_ref(), spec.precision);
         if let Some(slow) = slow.filter(|_| !self.force.force) {
@@ -307,13 +327,13 @@ impl TrainArgs {
         let flops = cost.train_flops_per_token(batch.context) + cost.head_flops_per_token();
         let tokens = scale.training.pretrain_steps * batch.tokens();
         let seconds = training_seconds(flops * tokens as f64, meter.matmul_rate());
-        let limit = self.memory.limit(engine.as_ref(), self.devices, 1);
-        let passes = limit.passes(&run.model, batch, engine.backend());
+        let limit = self.memory.limit(engine.as_ref(), devices, member, 1);
+        let passes = limit.passes_of(member.team(), &run.model, batch, engine.backend())?;
         if let Some(note) = pass_note(passes) {
             output::note!("{note}");
         }
-        let share = limit.share(batch);
-        let memory = peak_memory(&run.model, &share, engine.backend(), passes);
+        let share = devices.share(batch);
+        let memory = peak_memory(&run.model, &share, engine.backend(), passes, &devices);
         let too_large = (self.memory.available(engine.as_ref()))
             .filter(|&available| memory > available)
             .map(|available| advice(&limits::too_large("it", memory, available)));
@@ -332,19 +352,24 @@ impl TrainArgs {
                 exporter.check_biases(engine.as_ref(), path, fit)?;
             }
         }
-        let (run, _lock) = run.claim(&self.out)?;
-        let training = TrainingFile {
-            scale,
-            data: training_file::in_full(&config)?,
-            seed,
-            cpt_from: run.spec.data.cpt_from,
-        };
-        training.write(&self.out)?;
+        let (run, _lock) = run.claim_for(member, &self.out)?;
+        if member.is_leader() {
+            let training = TrainingFile {
+                scale,
+                data: training_file::in_full(&config)?,
+                seed,
+                cpt_from: run.spec.data.cpt_from,
+            };
+            training.write(&self.out)?;
+        }
         let result = self.out.join("result.json");
-        let finished = fs::read_to_string(&result).ok();
-        let finished = finished.and_then(|text| serde_json::from_str::<TrainOutcome>(&text).ok());
-        // A run that has become longer is not finished any more.
-        if let Some(outcome) = finished.filter(|outcome| outcome.step >= run.spec.schedule.end) {
+        let finished = member.of_leader(|| {
+            let text = fs::read_to_string(&result).ok();
+            let outcome = text.and_then(|text| serde_json::from_str::<TrainOutcome>(&text).ok());
+            // A run that has become longer is not finished any more.
+            Ok(outcome.filter(|outcome| outcome.step >= run.spec.schedule.end))
+        })?;
+        if let Some(outcome) = finished {
             output::note!("{} is finished already", self.out.display());
             self.print(&outcome)?;
             return self.write_export(engine.as_ref(), exporter.as_ref());
@@ -358,7 +383,13 @@ impl TrainArgs {
             },
         };
         self.kernels.choose(engine.as_ref(), run.spec.precision);
-        let outcome = self.train(engine.as_ref(), &run.spec, &start, &data, from_step, passes)?;
+        let spec = devices.spec(&run.spec);
+        let outcome = self.train(engine.as_ref(), &spec, &start, &data, from_step, passes)?;
+        if !member.is_leader() {
+            return Ok(());
+        }
+        let lines = read_metrics(&self.out.join("metrics.jsonl"))?;
+        write_curve(&self.out.join("curve.csv"), &lines)?;
         let json = serde_json::to_string_pretty(&outcome)?;
         upcycle_files::write(&result, json.as_bytes())?;
         self.print(&outcome)?;
@@ -563,7 +594,10 @@ impl TrainArgs {
             stop: interrupt::flag(),
             checkpoint_interval: Duration::from_secs(self.checkpoint_seconds),
         };
-        let ui = self.ui.choice()?;
+        let ui = match output::is_silent() {
+            true => Ui::None,
+            false => self.ui.choice()?,
+        };
         let work = Work::Training {
             checkpoints: job.checkpoint_interval,
         };
@@ -573,10 +607,7 @@ impl TrainArgs {
         })?;
         display.bar.finish_and_clear();
         drop(display);
-        let outcome = outcome?;
-        let lines = read_metrics(&self.out.join("metrics.jsonl"))?;
-        write_curve(&self.out.join("curve.csv"), &lines)?;
-        Ok(outcome)
+        Ok(outcome?)
     }
 }
 

@@ -10,7 +10,7 @@ pub(crate) use args::{HEADING, SHARD_BYTES};
 use std::num::NonZeroUsize;
 
 use anyhow::{Context, Result, bail};
-use upcycle_lab::{Needs, available_memory, growth_memory};
+use upcycle_lab::{Devices, Needs, available_memory, growth_memory};
 use upcycle_operator::{LayerPlan, Upcycle};
 use upcycle_train::{
     BatchConfig, CheckpointInfo, UpcycleJob, UpcycleOutcome, UpcycleSpec, check_growth, grown_shape,
@@ -126,7 +126,8 @@ impl UpcycleArgs {
             evaluation_rows: EVALUATION_ROWS,
         };
         let engine = engine(self.backend)?;
-        let memory = growth_memory(&grown, &spec.batch, engine.backend());
+        let models = [&info.model, &grown];
+        let memory = growth_memory(models, &spec.batch, engine.backend(), &Devices::ONE);
         let available = available_memory().filter(|_| on_cpu(engine.as_ref()));
         if let Some(available) = available.filter(|&there| memory > there && !self.force.force) {
             bail!(

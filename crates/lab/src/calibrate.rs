@@ -2,12 +2,14 @@
 
 use std::thread;
 
+use serde::Serialize;
 use upcycle_kernels::Precision;
 use upcycle_lm::{CostModel, LmConfig};
 use upcycle_train::{BatchConfig, EvaluationConfig};
 
 use crate::{
     collect::train_flops,
+    exchange::Link,
     graph::{Stage, StageGraph},
     meter::{Meter, StepTimes, Workload},
     stage::StageSpec,
@@ -31,13 +33,32 @@ const DISK_RATE: f64 = 4e8;
 /// Seconds of opening, creating and renaming the files of a stage.
 const STAGE_OVERHEAD: f64 = 0.05;
 
+/// FLOP/s of a GPU in the paper: training FLOPs of its Fixed-64 at CPT 50 %, vocabulary head included (6.57e21), over the
+/// 41,328 GPU hours that it took.
+const PAPER_RATE: f64 = 44e12;
+
 /// Speed of a machine with some stages at a time.
 #[derive(Debug, Clone)]
 pub struct Calibration {
-    /// Rate of matrix products, FLOP/s, shared by the stages.
-    matmul_rate: f64,
+    /// FLOP/s of training on one device, shared by the stages.
+    rate: f64,
+    speed: Speed,
     /// Measured seconds of a training step.
     steps: Vec<(Kind, f64)>,
+    /// How fast a device sends to others, if that is known.
+    link: Option<Link>,
+}
+
+/// How the speed of a device is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Speed {
+    /// From steps that were measured, or else from the measured rate of matrix products.
+    Measured,
+    /// It was stated.
+    Stated,
+    /// From the GPU hours that the paper publishes.
+    Paper,
 }
 
 /// What the time of a training step depends on.
@@ -50,13 +71,13 @@ struct Kind {
 
 impl Kind {
     fn of(stage: &Stage) -> Self {
-        let (batch, precision) = match &stage.spec {
-            StageSpec::Train { spec, .. } => (&spec.batch, spec.precision),
-            StageSpec::Upcycle { spec, .. } => (&spec.batch, spec.precision),
+        let precision = match &stage.spec {
+            StageSpec::Train { spec, .. } => spec.precision,
+            StageSpec::Upcycle { spec, .. } => spec.precision,
         };
         Self {
             model: stage.model.clone(),
-            batch: batch.clone(),
+            batch: stage.batch().clone(),
             precision,
         }
     }
@@ -79,8 +100,10 @@ impl Calibration {
         jobs: usize,
     ) -> Self {
         let mut calibration = Self {
-            matmul_rate: meter.matmul_rate(),
+            rate: UTILISATION * meter.matmul_rate(),
+            speed: Speed::Measured,
             steps: Vec::new(),
+            link: None,
         };
         let unfinished = |stage: &&Stage| store.is_none_or(|store| !store.is_finished(&stage.key));
         for stage in graph.stages().into_iter().filter(unfinished) {
@@ -101,45 +124,90 @@ impl Calibration {
         calibration
     }
 
-    /// Seconds of a step by its FLOPs, alone on the machine.
-    fn expected_step(&self, kind: &Kind) -> f64 {
-        training_seconds(kind.flops(), self.matmul_rate)
+    /// Devices that train at this rate, in FLOP/s.
+    pub fn stated(rate: f64) -> Self {
+        Self {
+            rate,
+            speed: Speed::Stated,
+            steps: Vec::new(),
+            link: None,
+        }
     }
 
-    /// Seconds of a stage beside `jobs - 1` others, and whether its step was measured.
-    pub(crate) fn stage_seconds(&self, stage: &Stage, jobs: usize) -> (f64, bool) {
+    /// Devices as fast as the paper's.
+    pub fn of_paper() -> Self {
+        Self {
+            speed: Speed::Paper,
+            ..Self::stated(PAPER_RATE)
+        }
+    }
+
+    /// The same devices, which send to others so fast.
+    #[must_use]
+    pub fn with_link(self, link: Option<Link>) -> Self {
+        Self { link, ..self }
+    }
+
+    /// FLOP/s of training on one device, where no steps were measured.
+    pub fn rate(&self) -> f64 {
+        self.rate
+    }
+
+    /// How the speed is known.
+    pub fn speed(&self) -> Speed {
+        self.speed
+    }
+
+    /// How fast a device sends to others, if that is known.
+    pub fn link(&self) -> Option<&Link> {
+        self.link.as_ref()
+    }
+
+    /// Seconds of a step by its FLOPs, alone on the machine.
+    fn expected_step(&self, kind: &Kind) -> f64 {
+        kind.flops() / self.rate
+    }
+
+    /// Seconds of a stage's training step on one device beside `jobs - 1` others, and whether it was measured.
+    pub(crate) fn step_seconds(&self, stage: &Stage, jobs: usize) -> (f64, bool) {
         let kind = Kind::of(stage);
         let measured = self.steps.iter().find(|(other, _)| *other == kind);
-        let step = match measured {
-            Some((_, seconds)) => *seconds,
-            None => self.expected_step(&kind) * jobs as f64,
-        };
-        let token = step / kind.batch.tokens() as f64;
-        let parameters = CostModel::new(&stage.model).parameters().total();
-        // Parameters and two moments, written by the stage and read by the next.
-        let files = 2.0 * 12.0 * parameters as f64 / DISK_RATE;
-        let work = match &stage.spec {
-            StageSpec::Train { spec, .. } => {
-                let EvaluationConfig {
-                    every,
-                    rows,
-                    test_rows,
-                } = spec.evaluation;
-                let between = (stage.to - 1) / every - stage.from.min(stage.to - 1) / every;
-                let evaluated = ((between + 1) as usize * rows + test_rows) * kind.batch.context;
-                stage.steps() as f64 * step + evaluated as f64 * token * FORWARD
-            }
-            StageSpec::Upcycle { spec, .. } => {
-                let batches = match spec.recipe.measurements().is_empty() {
-                    true => 0,
-                    false => spec.evidence_batches,
-                };
-                let evaluated = 2 * spec.evaluation_rows * kind.batch.context;
-                batches as f64 * step + evaluated as f64 * token * FORWARD
-            }
-        };
-        (work + files + STAGE_OVERHEAD, measured.is_some())
+        match measured {
+            Some((_, seconds)) => (*seconds, true),
+            None => (self.expected_step(&kind) * jobs as f64, false),
+        }
     }
+}
+
+/// Seconds of a stage whose training steps take `step` seconds.
+pub(crate) fn stage_seconds(stage: &Stage, step: f64) -> f64 {
+    let batch = stage.batch();
+    let token = step / batch.tokens() as f64;
+    let parameters = CostModel::new(&stage.model).parameters().total();
+    // Parameters and two moments, written by the stage and read by the next.
+    let files = 2.0 * 12.0 * parameters as f64 / DISK_RATE;
+    let work = match &stage.spec {
+        StageSpec::Train { spec, .. } => {
+            let EvaluationConfig {
+                every,
+                rows,
+                test_rows,
+            } = spec.evaluation;
+            let between = (stage.to - 1) / every - stage.from.min(stage.to - 1) / every;
+            let evaluated = ((between + 1) as usize * rows + test_rows) * batch.context;
+            stage.steps() as f64 * step + evaluated as f64 * token * FORWARD
+        }
+        StageSpec::Upcycle { spec, .. } => {
+            let batches = match spec.recipe.measurements().is_empty() {
+                true => 0,
+                false => spec.evidence_batches,
+            };
+            let pass = step / batch.accumulation as f64;
+            let evaluated = 2 * spec.evaluation_rows * batch.context;
+            batches as f64 * pass + evaluated as f64 * token * FORWARD
+        }
+    };
+    work + files + STAGE_OVERHEAD
 }
 
 /// Median seconds of a step where `jobs` run at the same time; none if the machine cannot run it.
@@ -174,7 +242,6 @@ pub fn training_seconds(flops: f64, matmul_rate: f64) -> f64 {
 
 /// FLOPs of a stage, vocabulary head included.
 pub(crate) fn stage_flops(stage: &Stage) -> f64 {
-    let kind = Kind::of(stage);
-    let tokens = stage.steps() * kind.batch.tokens();
+    let tokens = stage.steps() * stage.batch().tokens();
     train_flops(stage) + CostModel::new(&stage.model).head_flops_per_token() * tokens as f64
 }

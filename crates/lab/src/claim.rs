@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use sysinfo::System;
 use upcycle_files::{FileError, Lock, LockError};
 
-use crate::error::LabError;
+use crate::{environment::host_name, error::LabError};
 
 const LOCK: &str = "lock";
 const CLAIM: &str = "claim.json";
@@ -225,7 +225,7 @@ struct Owner {
 impl Owner {
     fn this() -> Self {
         Self {
-            host: System::host_name().unwrap_or_default(),
+            host: host_name(),
             boot: boot_id(),
             job: std::env::var("SLURM_JOB_ID").ok().map(|job| {
                 let count = std::env::var("SLURM_RESTART_COUNT").ok();

@@ -34,6 +34,11 @@ pub fn environment(backend: &str, device: &str) -> Environment {
     }
 }
 
+/// Name of this machine; empty if the system does not say.
+pub fn host_name() -> String {
+    System::host_name().unwrap_or_default()
+}
+
 /// Memory that programs can have on this machine, in bytes; none if the system does not say.
 pub fn available_memory() -> Option<u64> {
     let kind = RefreshKind::nothing().with_memory(MemoryRefreshKind::everything());

@@ -7,6 +7,7 @@ use upcycle_data::DataError;
 use upcycle_files::FileError;
 use upcycle_lm::ConfigError;
 use upcycle_operator::OperatorError;
+use upcycle_team::TeamError;
 use upcycle_train::TrainError;
 
 /// A sweep that cannot be planned or did not finish.
@@ -42,6 +43,14 @@ pub enum LabError {
     #[error("sweep field `{field}`: {problem}")]
     Sweep {
         /// The field.
+        field: &'static str,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+    /// Devices cannot share a model or its batches.
+    #[error("`{field}`: {problem}")]
+    Devices {
+        /// Which number of them.
         field: &'static str,
         /// What is wrong, and what would be right.
         problem: String,
@@ -96,6 +105,9 @@ pub enum LabError {
     /// A recipe cannot be used.
     #[error(transparent)]
     Operator(#[from] OperatorError),
+    /// A process of the same stage is gone.
+    #[error(transparent)]
+    Team(#[from] TeamError),
     /// Training or its files.
     #[error(transparent)]
     Train(#[from] TrainError),

@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use upcycle_lm::{CostModel, MemoryEstimate, ParameterCount};
 use upcycle_report::Setting;
-use upcycle_train::PassConfig;
 
 use crate::{
-    calibrate::{Calibration, stage_flops},
-    disk::stage_bytes,
+    calibrate::{Calibration, Speed, stage_flops},
+    devices::Devices,
+    exchange::Link,
+    fewest::{Fewest, fewest},
     frontier::Frontier,
     graph::{Stage, StageGraph},
-    memory::{MemoryLimit, PROCESS, checkpoint_memory, growth_memory, peak_memory, step_memory},
+    memory::{MemoryLimit, PROCESS, on_cpu},
     plan::{CellPlan, SweepPlan},
-    stage::{StageKey, StageSpec},
+    stage::StageKey,
+    stage_estimate::{Setup, StageEstimate},
     store::Store,
 };
 
@@ -27,45 +28,23 @@ pub struct Estimate {
     pub prices: Vec<Price>,
     /// Stages at a time.
     pub jobs: usize,
+    /// Devices that train one model together.
+    pub devices: Devices,
+    /// How the speed of a device is known; none on a backend that is not here.
+    pub speed: Option<Speed>,
+    /// FLOP/s of training on one device, where no steps were measured.
+    pub rate: Option<f64>,
+    /// How fast a device sends to others, if it was said; else exchanges are not in the seconds.
+    pub link: Option<Link>,
+    /// The fewest devices for each scale, where GPUs have a stated memory.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fewest: Vec<Fewest>,
     /// Seconds until everything is finished, with `jobs` stages at a time; none on a backend that is not here.
     pub seconds: Option<f64>,
-    /// Largest memory of `jobs` stages at a time, in bytes.
+    /// Largest memory of `jobs` stages at a time, in bytes of each device.
     pub memory: u64,
     /// Bytes of disk that the remaining stages need: what they leave, and a second checkpoint while one is written.
     pub disk: u64,
-}
-
-/// Costs of one stage.
-#[derive(Debug, Clone, Serialize)]
-pub struct StageEstimate {
-    /// Content address.
-    pub key: StageKey,
-    /// For people.
-    pub label: String,
-    /// Whether it is finished already.
-    pub cached: bool,
-    /// Optimizer steps.
-    pub steps: u64,
-    /// Tokens.
-    pub tokens: u64,
-    /// Parameters of the model.
-    pub parameters: ParameterCount,
-    /// Training FLOPs, vocabulary head included.
-    pub flops: f64,
-    /// How activations share memory.
-    pub passes: PassConfig,
-    /// Memory of a training step in bytes.
-    pub memory: MemoryEstimate,
-    /// What reading and writing checkpoints takes of the machine's own memory, in bytes; on a CPU beside the step's.
-    pub checkpoint_memory: u64,
-    /// Most that a stage takes of the device's memory, in bytes.
-    pub peak_memory: u64,
-    /// Bytes that it leaves on the disk: a checkpoint and metrics.
-    pub disk: u64,
-    /// Estimated seconds beside the other jobs; none on a backend that is not here.
-    pub seconds: Option<f64>,
-    /// Whether the seconds come from measured steps, not from the rate of matrix products.
-    pub measured: bool,
 }
 
 /// What one upcycled model costs beside the big model from scratch (the paper, section 2 of its method).
@@ -104,12 +83,19 @@ impl Estimate {
             let missing = missing.as_ref();
             missing.is_some_and(|missing| !missing.contains(&stage.key))
         };
+        let setup = Setup {
+            graph,
+            backend,
+            calibration,
+            jobs,
+            limit,
+        };
         let stages: Vec<StageEstimate> = graph
             .stages()
             .into_iter()
             .map(|stage| StageEstimate {
                 cached: finished(stage),
-                ..estimate(stage, backend, calibration, jobs, limit)
+                ..setup.estimate(stage)
             })
             .collect();
         let mut memory: Vec<u64> = remaining(&stages).map(|stage| stage.peak_memory).collect();
@@ -118,10 +104,18 @@ impl Estimate {
         disk.sort_unstable_by(|a, b| b.cmp(a));
         Self {
             disk: disk.iter().sum::<u64>() + disk.iter().take(jobs).sum::<u64>(),
-            prices: prices(plan, calibration, jobs),
+            prices: prices(plan, &stages),
             seconds: makespan(graph, &stages, jobs),
             memory: PROCESS + memory.iter().take(jobs).sum::<u64>(),
             jobs,
+            devices: limit.devices,
+            speed: calibration.map(Calibration::speed),
+            rate: calibration.map(Calibration::rate),
+            link: calibration.and_then(Calibration::link).copied(),
+            fewest: match limit.bytes.is_some() && !on_cpu(backend) {
+                true => fewest(plan, backend, limit),
+                false => Vec::new(),
+            },
             stages,
         }
     }
@@ -148,58 +142,8 @@ impl Estimate {
     }
 }
 
-impl StageEstimate {
-    /// Bytes of the device's memory for a process that runs this stage alone.
-    pub fn process_memory(&self) -> u64 {
-        PROCESS + self.peak_memory
-    }
-}
-
 fn remaining(stages: &[StageEstimate]) -> impl Iterator<Item = &StageEstimate> {
     stages.iter().filter(|stage| !stage.cached)
-}
-
-fn estimate(
-    stage: &Stage,
-    backend: &str,
-    calibration: Option<&Calibration>,
-    jobs: usize,
-    limit: &MemoryLimit,
-) -> StageEstimate {
-    let cost = CostModel::new(&stage.model);
-    let (batch, passes, growth) = match &stage.spec {
-        StageSpec::Train { spec, .. } => {
-            let passes = limit.passes(&stage.model, &spec.batch, backend);
-            (&spec.batch, passes, 0)
-        }
-        StageSpec::Upcycle { spec, .. } => {
-            let growth = growth_memory(&stage.model, &spec.batch, backend);
-            (&spec.batch, PassConfig::default(), growth)
-        }
-    };
-    let share = limit.share(batch);
-    let seconds = calibration.map(|calibration| calibration.stage_seconds(stage, jobs));
-    // Layers are computed forward twice; what was measured may have been, too.
-    let slower = match seconds {
-        Some((_, false)) if passes.recompute => 4.0 / 3.0,
-        _ => 1.0,
-    };
-    StageEstimate {
-        key: stage.key.clone(),
-        label: stage.label.clone(),
-        cached: false,
-        passes,
-        steps: stage.steps(),
-        tokens: stage.steps() * batch.tokens(),
-        parameters: cost.parameters(),
-        flops: stage_flops(stage),
-        memory: step_memory(&stage.model, &share, backend, passes),
-        checkpoint_memory: checkpoint_memory(&stage.model),
-        peak_memory: peak_memory(&stage.model, &share, backend, passes).max(growth),
-        disk: stage_bytes(stage),
-        seconds: seconds.map(|(seconds, _)| slower * seconds),
-        measured: seconds.is_some_and(|(_, measured)| measured),
-    }
 }
 
 /// Seconds until all stages are finished, by running the schedule of the runner; none if a stage's are not known.
@@ -224,20 +168,17 @@ fn makespan(graph: &StageGraph, stages: &[StageEstimate], jobs: usize) -> Option
 }
 
 /// Seeds share prices, so the first of each is taken.
-fn prices(plan: &SweepPlan, calibration: Option<&Calibration>, jobs: usize) -> Vec<Price> {
+fn prices(plan: &SweepPlan, stages: &[StageEstimate]) -> Vec<Price> {
+    let costs: BTreeMap<&StageKey, &StageEstimate> =
+        stages.iter().map(|stage| (&stage.key, stage)).collect();
     let first_seed = plan.cells.iter().map(|cell| cell.seed).min();
     let first = (plan.cells.iter()).filter(|cell| Some(cell.seed) == first_seed);
     let price = |cell: &CellPlan| {
         let flops = |key| plan.graph.chain(key).into_iter().map(stage_flops).sum();
-        let seconds = |key, from: u64| {
-            let calibration = calibration?;
+        let seconds = |key, from: u64| -> Option<f64> {
             let chain = plan.graph.chain(key).into_iter();
             let later = chain.filter(|stage| stage.from >= from);
-            Some(
-                later
-                    .map(|stage| calibration.stage_seconds(stage, jobs).0)
-                    .sum(),
-            )
+            later.map(|stage| costs[&stage.key].seconds).sum()
         };
         let tau = plan.graph.get(&cell.upcycle).map_or(0, |stage| stage.from);
         Price {

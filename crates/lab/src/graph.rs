@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use upcycle_lm::LmConfig;
+use upcycle_train::BatchConfig;
 
 use crate::stage::{StageKey, StageSpec};
 
@@ -29,6 +30,14 @@ impl Stage {
     /// Optimizer steps of the stage.
     pub fn steps(&self) -> u64 {
         self.to - self.from
+    }
+
+    /// Tokens of a training step, or of the batches that a growth measures.
+    pub fn batch(&self) -> &BatchConfig {
+        match &self.spec {
+            StageSpec::Train { spec, .. } => &spec.batch,
+            StageSpec::Upcycle { spec, .. } => &spec.batch,
+        }
     }
 }
 

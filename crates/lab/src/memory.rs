@@ -4,7 +4,10 @@ use std::num::NonZeroUsize;
 
 use upcycle_kernels::blocks::BLOCK;
 use upcycle_lm::{CostModel, LmConfig, MemoryEstimate};
+use upcycle_team::{Team, TeamError};
 use upcycle_train::{BatchConfig, PassConfig};
+
+use crate::devices::Devices;
 
 /// Memory of a process without any model, in bytes: program, data, buffers.
 pub const PROCESS: u64 = 160 << 20;
@@ -14,8 +17,8 @@ pub const PROCESS: u64 = 160 << 20;
 pub struct MemoryLimit {
     /// Bytes of each device for one stage; none where nobody knows.
     pub bytes: Option<u64>,
-    /// Devices that share the sequences of a batch.
-    pub devices: NonZeroUsize,
+    /// Devices that train a model together.
+    pub devices: Devices,
     /// Whether activations are computed again in the backward pass (activation checkpointing).
     pub recompute: bool,
 }
@@ -24,19 +27,19 @@ impl MemoryLimit {
     /// As much as there is, on one device.
     pub const NONE: Self = Self {
         bytes: None,
-        devices: NonZeroUsize::MIN,
+        devices: Devices::ONE,
         recompute: false,
     };
 
     /// How a training stage shares memory: with the fewest micro-batches that fit, or one for each sequence where nothing fits.
     pub fn passes(&self, model: &LmConfig, batch: &BatchConfig, backend: &str) -> PassConfig {
-        let share = self.share(batch);
+        let share = self.devices.share(batch);
         let with = |micro_batches| PassConfig {
             micro_batches,
             recompute: self.recompute,
         };
         let fits = |passes: &PassConfig| {
-            let needed = PROCESS + peak_memory(model, &share, backend, *passes);
+            let needed = PROCESS + peak_memory(model, &share, backend, *passes, &self.devices);
             self.bytes.is_none_or(|bytes| needed <= bytes)
         };
         let most = NonZeroUsize::new(share.rows).unwrap_or(NonZeroUsize::MIN);
@@ -44,27 +47,48 @@ impl MemoryLimit {
         counts.find(fits).unwrap_or(with(most))
     }
 
-    /// A device's share of a batch.
-    pub fn share(&self, batch: &BatchConfig) -> BatchConfig {
-        BatchConfig {
-            rows: batch.rows.div_ceil(self.devices.get()),
-            ..batch.clone()
+    /// [`passes`](Self::passes) of the process that needs the most micro-batches, on all processes of a team.
+    ///
+    /// # Errors
+    /// If one of them is lost.
+    pub fn passes_of(
+        &self,
+        team: &Team,
+        model: &LmConfig,
+        batch: &BatchConfig,
+        backend: &str,
+    ) -> Result<PassConfig, TeamError> {
+        let own = self.passes(model, batch, backend);
+        if team.size() == 1 {
+            return Ok(own);
         }
+        let all = team.gather_values(&own)?;
+        let most = all.into_iter().max_by_key(|passes| passes.micro_batches);
+        Ok(most.unwrap_or(own))
     }
 }
 
-/// Memory of a training step on a device's share of a batch.
+/// Memory of a training step on a device that has this share of a batch.
 pub fn step_memory(
     model: &LmConfig,
-    batch: &BatchConfig,
+    share: &BatchConfig,
     backend: &str,
     passes: PassConfig,
+    devices: &Devices,
 ) -> MemoryEstimate {
-    let rows = batch.rows.div_ceil(passes.micro_batches.get());
-    let tokens = rows * batch.context;
+    let rows = share.rows.div_ceil(passes.micro_batches.get());
+    let tokens = rows * share.context;
     let cost = CostModel::new(model);
-    let step = cost.memory(tokens, batch.context, block(backend), passes.recompute);
-    let several = rows < batch.rows || batch.accumulation > 1;
+    let parameters = cost.parameters();
+    let weights = 4 * devices.held(&parameters);
+    let step = MemoryEstimate {
+        weights,
+        gradients: weights,
+        moments: 8 * devices.updated(&parameters),
+        transients: transients(model, tokens, devices),
+        ..cost.memory(tokens, share.context, block(backend), passes.recompute)
+    };
+    let several = rows < share.rows || share.accumulation > 1;
     match several && !passes.recompute {
         // Those of a pass are there as a whole before they are added to those of the passes before.
         true => step.with_two_gradients(),
@@ -72,14 +96,33 @@ pub fn step_memory(
     }
 }
 
+/// Bytes that exchanges take while they last: rows of tokens, those that leave and those that arrive, there and back; or the
+/// largest tensor that several devices hold, as it is sent and as it arrives. Whichever is more.
+fn transients(model: &LmConfig, tokens: usize, devices: &Devices) -> u64 {
+    if devices.count.get() == 1 {
+        return 0;
+    }
+    let blocks = devices.expert_parallel.get();
+    let rows = match model.moe_layers() > 0 && blocks > 1 {
+        true => 4 * 4 * (tokens * model.top_k * model.d_model) as u64,
+        false => 0,
+    };
+    let experts = match devices.holders() {
+        1 => 0,
+        _ => model.experts / blocks,
+    };
+    rows.max(2 * CostModel::new(model).largest_tensor_with(experts))
+}
+
 /// Most bytes that training a model takes of a backend's memory, which on a CPU holds checkpoints too.
 pub fn peak_memory(
     model: &LmConfig,
-    batch: &BatchConfig,
+    share: &BatchConfig,
     backend: &str,
     passes: PassConfig,
+    devices: &Devices,
 ) -> u64 {
-    let step = step_memory(model, batch, backend, passes).total();
+    let step = step_memory(model, share, backend, passes, devices).total();
     match on_cpu(backend) {
         true => step + checkpoint_memory(model),
         false => step,
@@ -90,16 +133,6 @@ pub fn peak_memory(
 /// values as read, as a tensor, and once more where they have to be aligned.
 pub fn checkpoint_memory(model: &LmConfig) -> u64 {
     3 * CostModel::new(model).largest_tensor()
-}
-
-/// Most bytes that a growth into a model takes: both models with their moments are there at a time, and what evidence and
-/// verification need. Measured for doublings (docs/performance.md), where the old model is half as large; with more experts
-/// it takes less.
-pub fn growth_memory(model: &LmConfig, batch: &BatchConfig, backend: &str) -> u64 {
-    const BYTES_A_PARAMETER: u64 = 26;
-    const ACTIVATIONS: u64 = 2;
-    let states = BYTES_A_PARAMETER * CostModel::new(model).parameters().total();
-    states + ACTIVATIONS * step_memory(model, batch, backend, PassConfig::default()).activations
 }
 
 /// Logits or scores that a backend computes at a time; 0 on a CPU, whose kernels need few.

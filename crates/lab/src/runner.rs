@@ -1,27 +1,27 @@
 //! Runs the stages of a graph, several at a time, each as soon as its parent is finished. Other processes may run the same
-//! graph on the same store at the same time: they share the work.
+//! graph on the same store at the same time: they share the work. Processes of a team train each stage together: the leader
+//! claims it and writes, and tells the others when to train. It grows models alone.
 
 use std::{
     collections::BTreeSet,
     panic::{self, AssertUnwindSafe},
-    sync::{
-        Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
 use upcycle_data::Dataset;
+use upcycle_team::Team;
 use upcycle_train::{
     Engine, StageCheckpoints, Start, TrainError, TrainEvent, TrainJob, UpcycleJob,
 };
 
 use crate::{
     error::LabError,
-    frontier::Frontier,
     graph::{Stage, StageGraph},
     memory::MemoryLimit,
+    shared::{POLL, Shared},
     stage::{Origin, StageSpec},
     store::{StageResult, Store},
 };
@@ -45,10 +45,23 @@ pub trait Observer: Sync {
     fn event(&self, event: RunEvent);
 }
 
+/// What the leader of a team tells the others of a stage.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+enum Word {
+    /// It is to be trained.
+    Train,
+    /// It is finished.
+    Finished,
+    /// It was told to end.
+    Stopped,
+}
+
 /// Runs stages; nothing here changes a result.
 pub struct Runner<'a> {
-    /// What computes.
+    /// What computes; the device of a team, if the stage has one.
     pub engine: &'a dyn Engine,
+    /// The processes that compute a stage together; [`Team::alone`] without others.
+    pub team: Team,
     /// What stages are trained on.
     pub data: &'a Dataset,
     /// Where stages live.
@@ -64,7 +77,7 @@ pub struct Runner<'a> {
 }
 
 impl Runner<'_> {
-    /// Runs all stages of a graph that are not finished, `jobs` at a time.
+    /// Runs all stages of a graph that are not finished, `jobs` at a time, without a team.
     ///
     /// # Errors
     /// The first stage that fails, also by a panic; stages that are running are finished, no other is begun.
@@ -77,57 +90,90 @@ impl Runner<'_> {
                 cached.insert(&stage.key);
             }
         }
-        let shared = Shared {
-            state: Mutex::new(State {
-                frontier: Frontier::new(graph, |stage| cached.contains(&stage.key)),
-                elsewhere: Vec::new(),
-                looked: Instant::now(),
-                running: 0,
-                failed: None,
-            }),
-            changed: Condvar::new(),
-        };
+        let shared = Shared::new(graph, |stage| cached.contains(&stage.key));
         thread::scope(|scope| {
             for _ in 0..jobs.max(1) {
                 scope.spawn(|| {
                     while let Some(stage) = shared.take(self.stop) {
-                        shared.put(stage, self.survive(stage));
+                        let result = self.survive(stage, || self.try_stage(stage));
+                        shared.put(stage, result);
                     }
                 });
             }
         });
-        let failed = shared.lock().failed.take();
-        failed.map_or(Ok(()), Err)
+        shared.failed().map_or(Ok(()), Err)
     }
 
-    /// Runs one stage whose parent is finished; waits while another process computes it.
+    /// Runs one stage whose parent is finished, on all processes of the team; waits while another process computes it.
     ///
     /// # Errors
     /// If it fails.
     pub fn run_stage(&self, stage: &Stage) -> Result<(), LabError> {
-        while !self.survive(stage)? {
+        if self.team.rank() > 0 {
+            return self.help(stage);
+        }
+        while !self.survive(stage, || self.try_stage(stage))? {
             if self.stop.load(Ordering::Relaxed) {
+                self.tell(Word::Stopped)?;
                 return Err(LabError::Interrupted);
             }
             thread::sleep(POLL);
         }
-        Ok(())
+        self.tell(Word::Finished)
     }
 
-    /// [`try_stage`](Self::try_stage), of which a panic is an error: Burn panics where a device fails, and others wait for the
-    /// end of every stage.
-    fn survive(&self, stage: &Stage) -> Result<bool, LabError> {
-        let result = panic::catch_unwind(AssertUnwindSafe(|| self.try_stage(stage)));
+    /// Trains a stage with the leader of the team as often as that begins it.
+    fn help(&self, stage: &Stage) -> Result<(), LabError> {
+        let unheard = &AtomicBool::new(false);
+        loop {
+            match self.word(None)? {
+                Some(Word::Train) => {
+                    let compute = || self.compute(stage, unheard, &mut |_| {});
+                    self.survive(stage, compute)?;
+                }
+                Some(Word::Stopped) => return Err(LabError::Interrupted),
+                Some(Word::Finished) | None => return Ok(()),
+            }
+        }
+    }
+
+    /// Tells the others of the team.
+    fn tell(&self, word: Word) -> Result<(), LabError> {
+        self.word(Some(word)).map(drop)
+    }
+
+    /// What the leader of the team says, who alone has a word.
+    fn word(&self, own: Option<Word>) -> Result<Option<Word>, LabError> {
+        if self.team.size() == 1 {
+            // Threads that compute stages side by side share it.
+            return Ok(own);
+        }
+        let words = self.team.gather_values(&own)?;
+        Ok(words.into_iter().next().flatten())
+    }
+
+    /// Work on a stage, of which a panic is an error: Burn panics where a device fails, and others wait for the end of every
+    /// stage.
+    fn survive<T>(
+        &self,
+        stage: &Stage,
+        work: impl FnOnce() -> Result<T, LabError>,
+    ) -> Result<T, LabError> {
+        let result = panic::catch_unwind(AssertUnwindSafe(work));
         result.unwrap_or_else(|payload| {
             let text = payload.downcast_ref::<String>().map(String::as_str);
             let text = text.or(payload.downcast_ref::<&str>().copied());
             let problem = text.unwrap_or("it broke off without a word").to_owned();
-            Err(LabError::Stage {
-                stage: stage.label.clone(),
-                dir: self.store.stage_dir(&stage.key),
-                source: Box::new(TrainError::Panicked(problem)),
-            })
+            Err(self.failed(stage, TrainError::Panicked(problem)))
         })
+    }
+
+    fn failed(&self, stage: &Stage, source: TrainError) -> LabError {
+        LabError::Stage {
+            stage: stage.label.clone(),
+            dir: self.store.stage_dir(&stage.key),
+            source: Box::new(source),
+        }
     }
 
     /// Whether the stage is finished; false if another process computes it.
@@ -143,12 +189,32 @@ impl Runner<'_> {
             return Ok(false);
         };
         observer.event(RunEvent::Started(stage));
-        let dir = store.stage_dir(&stage.key);
-        let failed = |source| LabError::Stage {
-            stage: stage.label.clone(),
-            dir: dir.clone(),
-            source: Box::new(source),
+        if matches!(stage.spec, StageSpec::Train { .. }) {
+            self.tell(Word::Train)?;
+        }
+        let result = self.compute(stage, claim.lost(), &mut |event| {
+            if let TrainEvent::Step { step, .. } | TrainEvent::Resumed { step } = event {
+                claim.at_step(step);
+            }
+            observer.event(RunEvent::Training(stage, event));
+        })?;
+        let Some(result) = result.filter(|_| !claim.is_lost()) else {
+            return Ok(false);
         };
+        store.finish(&stage.key, &result)?;
+        observer.event(RunEvent::Finished(stage, &result));
+        Ok(true)
+    }
+
+    /// Computes a stage; if it trains, with all processes of the team. None if it was cancelled.
+    fn compute(
+        &self,
+        stage: &Stage,
+        cancelled: &AtomicBool,
+        events: &mut (dyn FnMut(TrainEvent) + Send),
+    ) -> Result<Option<StageResult>, LabError> {
+        let store = self.store;
+        let dir = store.stage_dir(&stage.key);
         let result = match &stage.spec {
             StageSpec::Train { origin, spec } => {
                 let start = match (&stage.parent, origin) {
@@ -161,28 +227,24 @@ impl Runner<'_> {
                     },
                 };
                 let backend = self.engine.backend();
+                let (limit, batch) = (&self.limit, &spec.batch);
+                let passes = limit.passes_of(&self.team, &stage.model, batch, backend)?;
                 let job = TrainJob {
-                    spec,
+                    spec: &limit.devices.spec(spec),
                     start: &start,
                     dir: &dir,
                     data: self.data,
                     other_data: false,
                     event_file: false,
-                    passes: self.limit.passes(&stage.model, &spec.batch, backend),
+                    passes,
                     checkpoint_interval: self.checkpoint_interval,
-                    cancelled: claim.lost(),
+                    cancelled,
                     stop: self.stop,
                 };
-                let outcome = self.engine.train(&job, &mut |event| {
-                    if let TrainEvent::Step { step, .. } | TrainEvent::Resumed { step } = event {
-                        claim.at_step(step);
-                    }
-                    observer.event(RunEvent::Training(stage, event))
-                });
-                match outcome {
-                    Err(TrainError::Cancelled) => return Ok(false),
+                match self.engine.train(&job, events) {
+                    Err(TrainError::Cancelled) => return Ok(None),
                     Err(TrainError::Interrupted { .. }) => return Err(LabError::Interrupted),
-                    outcome => StageResult::Train(outcome.map_err(failed)?),
+                    outcome => StageResult::Train(outcome.map_err(|it| self.failed(stage, it))?),
                 }
             }
             StageSpec::Upcycle { parent, spec } => {
@@ -194,81 +256,10 @@ impl Runner<'_> {
                     // Soon done, and the next stage needs it.
                     stop: &AtomicBool::new(false),
                 };
-                StageResult::Upcycle(self.engine.upcycle(&job).map_err(failed)?)
+                let outcome = self.engine.upcycle(&job);
+                StageResult::Upcycle(outcome.map_err(|it| self.failed(stage, it))?)
             }
         };
-        if claim.is_lost() {
-            return Ok(false);
-        }
-        store.finish(&stage.key, &result)?;
-        observer.event(RunEvent::Finished(stage, &result));
-        Ok(true)
-    }
-}
-
-/// Time between two looks at a stage that another process computes.
-const POLL: Duration = Duration::from_millis(500);
-
-struct State<'a> {
-    frontier: Frontier<'a>,
-    /// Stages that other processes compute.
-    elsewhere: Vec<&'a Stage>,
-    /// When those were looked at.
-    looked: Instant,
-    running: usize,
-    failed: Option<LabError>,
-}
-
-struct Shared<'a> {
-    state: Mutex<State<'a>>,
-    changed: Condvar,
-}
-
-impl<'a> Shared<'a> {
-    fn lock(&self) -> MutexGuard<'_, State<'a>> {
-        // A panic of another thread has not left the plain collections half-changed.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A stage whose parent is finished. Waits for one; none at the end.
-    fn take(&self, stop: &AtomicBool) -> Option<&'a Stage> {
-        let mut state = self.lock();
-        loop {
-            if stop.load(Ordering::Relaxed) {
-                state.failed.get_or_insert(LabError::Interrupted);
-            }
-            if state.failed.is_some() {
-                return None;
-            }
-            if let Some(stage) = state.frontier.take() {
-                state.running += 1;
-                return Some(stage);
-            }
-            if state.elsewhere.is_empty() && (state.frontier.is_empty() || state.running == 0) {
-                return None;
-            }
-            let waited = self.changed.wait_timeout(state, POLL);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-            if state.looked.elapsed() >= POLL {
-                // Another look at what others compute.
-                state.looked = Instant::now();
-                for stage in std::mem::take(&mut state.elsewhere) {
-                    state.frontier.put_back(stage);
-                }
-            }
-        }
-    }
-
-    fn put(&self, stage: &'a Stage, result: Result<bool, LabError>) {
-        let mut state = self.lock();
-        state.running -= 1;
-        match result {
-            Ok(true) => state.frontier.finish(stage.key.clone()),
-            Ok(false) => state.elsewhere.push(stage),
-            Err(error) => {
-                state.failed.get_or_insert(error);
-            }
-        }
-        self.changed.notify_all();
+        Ok(Some(result))
     }
 }

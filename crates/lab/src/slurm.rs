@@ -1,7 +1,8 @@
 //! Sweeps on a Slurm cluster: a job for each stage, stages with one parent as an array that depends on it.
 //!
-//! Jobs and whoever submits them share nothing but the store. A job that Slurm begins again, after a node was lost, goes
-//! on from the stage's last checkpoint; one that is gone without a result is submitted again by [`Slurm::submit`].
+//! The tasks of a job, on one node or several, compute its stage together. Jobs and whoever submits them share nothing but the
+//! store. A job that Slurm begins again, after a node was lost, goes on from the stage's last checkpoint; one that is gone
+//! without a result is submitted again by [`Slurm::submit`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,9 +17,10 @@ use upcycle_files as files;
 
 use crate::{
     error::LabError,
-    estimate::{Estimate, StageEstimate},
+    estimate::Estimate,
     graph::{Stage, StageGraph},
     stage::StageKey,
+    stage_estimate::StageEstimate,
     store::Store,
 };
 
@@ -40,9 +42,13 @@ pub struct Slurm {
     pub folder: PathBuf,
     /// Name of the jobs.
     pub name: String,
-    /// Cores of a job.
+    /// Nodes of a job.
+    pub nodes: usize,
+    /// Tasks of a job on each node: processes that compute the stage together.
+    pub tasks: usize,
+    /// Cores of a task.
     pub cores: usize,
-    /// GPUs of a job.
+    /// GPUs of a job on each node.
     pub gpus: usize,
     /// Further arguments of `sbatch`; they override ours.
     pub args: Vec<String>,
@@ -70,14 +76,14 @@ struct Resources {
 }
 
 impl Resources {
-    fn of(stage: &StageEstimate, gpus: usize) -> Self {
+    fn of(stage: &StageEstimate, slurm: &Slurm) -> Self {
         let (factor, constant) = MEMORY_MARGIN;
-        let needed = match gpus {
+        let needed = match slurm.gpus {
             0 => stage.process_memory(),
             // Training is in the GPU's memory; the node's own is for checkpoints.
             _ => GPU_PROCESS + stage.checkpoint_memory,
         };
-        let bytes = needed as f64 * factor + constant as f64;
+        let bytes = slurm.tasks as f64 * (needed as f64 * factor + constant as f64);
         let (times, more) = TIME_MARGIN;
         let minutes = |seconds: f64| ((seconds * times + more) / 60.0).ceil() as u64;
         Self {
@@ -101,12 +107,12 @@ fn arrays<'a>(
     graph: &'a StageGraph,
     estimate: &Estimate,
     wanted: &BTreeSet<&StageKey>,
-    gpus: usize,
+    slurm: &Slurm,
 ) -> Vec<Array<'a>> {
     let mut arrays: Vec<Array> = Vec::new();
     let stages = graph.stages().into_iter().zip(&estimate.stages);
     for (stage, costs) in stages.filter(|(stage, _)| wanted.contains(&stage.key)) {
-        let resources = Resources::of(costs, gpus);
+        let resources = Resources::of(costs, slurm);
         let parent = stage
             .parent
             .as_ref()
@@ -193,7 +199,7 @@ impl Slurm {
             }
         }
         let mut submitted = Vec::new();
-        for array in arrays(graph, estimate, &wanted, self.gpus) {
+        for array in arrays(graph, estimate, &wanted, self) {
             let parent = match array.parent {
                 Some(parent) if store.result(parent)?.is_none() => jobs.of(parent),
                 _ => None,
@@ -227,6 +233,11 @@ impl Slurm {
         Ok(id.trim().split(';').next().unwrap_or_default().to_owned())
     }
 
+    /// Whether several processes compute a stage together.
+    fn is_team(&self) -> bool {
+        self.nodes * self.tasks > 1
+    }
+
     fn arguments(&self, array: &Array, parent: Option<&str>) -> Vec<String> {
         let logs = self.folder.join("slurm").join("%A_%a.log");
         let mut arguments = vec![
@@ -240,6 +251,10 @@ impl Slurm {
             "--open-mode=append".to_owned(),
             format!("--output={}", logs.display()),
         ];
+        if self.is_team() {
+            arguments.push(format!("--nodes={}", self.nodes));
+            arguments.push(format!("--ntasks-per-node={}", self.tasks));
+        }
         if let Some(minutes) = array.resources.minutes {
             arguments.push(format!("--time={minutes}"));
         }
@@ -261,9 +276,21 @@ impl Slurm {
         let tasks: String = tasks
             .map(|(task, stage)| format!("{task}) stage={} ;; # {}\n", stage.key, stage.label))
             .collect();
+        let folder = quoted(&self.folder.display().to_string());
+        let nodes = self.nodes;
+        let (start, more) = match self.is_team() {
+            // The processes find out by themselves that one is lost; ended by srun, the others could not finish what they write.
+            true => (
+                format!(
+                    "srun --nodes={nodes} --ntasks-per-node={} --cpus-per-task=\"$SLURM_CPUS_PER_TASK\" --kill-on-bad-exit=0 ",
+                    self.tasks
+                ),
+                format!(" --nodes {nodes}"),
+            ),
+            false => Default::default(),
+        };
         format!(
-            "#!/bin/sh\nset -eu\ncase \"$SLURM_ARRAY_TASK_ID\" in\n{tasks}esac\nexec {command} stage {} \"$stage\"\n",
-            quoted(&self.folder.display().to_string())
+            "#!/bin/sh\nset -eu\ncase \"$SLURM_ARRAY_TASK_ID\" in\n{tasks}esac\nexec {start}{command} stage {folder} \"$stage\"{more}\n",
         )
     }
 }
@@ -322,10 +349,16 @@ mod tests {
             command: vec!["/opt/it's here/burn-upcycle".into(), "sweep".into()],
             folder: "runs/quick".into(),
             name: "upcycle-quick".into(),
+            nodes: 1,
+            tasks: 1,
             cores: 4,
             gpus: 1,
             args: vec!["--partition=long".into()],
         }
+    }
+
+    fn on_cpu() -> Slurm {
+        Slurm { gpus: 0, ..slurm() }
     }
 
     #[test]
@@ -333,7 +366,7 @@ mod tests {
         let plan = plan();
         let estimate = Estimate::new(&plan, None, "cpu", None, 1, &MemoryLimit::NONE);
         let all: BTreeSet<&StageKey> = estimate.stages.iter().map(|stage| &stage.key).collect();
-        let arrays = arrays(&plan.graph, &estimate, &all, 0);
+        let arrays = arrays(&plan.graph, &estimate, &all, &on_cpu());
         let mut seen = BTreeSet::new();
         for array in &arrays {
             assert!(array.parent.is_none_or(|parent| seen.contains(parent)));
@@ -352,7 +385,7 @@ mod tests {
         let plan = plan();
         let estimate = Estimate::new(&plan, None, "cpu", None, 1, &MemoryLimit::NONE);
         let last = &estimate.stages[estimate.stages.len() - 1].key;
-        let arrays = arrays(&plan.graph, &estimate, &BTreeSet::from([last]), 0);
+        let arrays = arrays(&plan.graph, &estimate, &BTreeSet::from([last]), &on_cpu());
         assert_eq!(arrays.len(), 1);
         assert_eq!(arrays[0].stages[0].key, *last);
     }
@@ -362,7 +395,7 @@ mod tests {
         let plan = plan();
         let estimate = Estimate::new(&plan, None, "cpu", None, 1, &MemoryLimit::NONE);
         let first = &estimate.stages[0].key;
-        let array = &arrays(&plan.graph, &estimate, &BTreeSet::from([first]), 1)[0];
+        let array = &arrays(&plan.graph, &estimate, &BTreeSet::from([first]), &slurm())[0];
         let arguments = slurm().arguments(array, Some("17_3")).join(" ");
         for part in [
             "--array=0-0",
@@ -379,6 +412,32 @@ mod tests {
         assert!(script.contains(&format!("0) stage={first} ;;")), "{script}");
         assert!(
             script.contains(r"exec '/opt/it'\''s here/burn-upcycle' 'sweep' stage 'runs/quick'")
+        );
+    }
+
+    #[test]
+    fn several_processes_of_a_stage_are_the_tasks_of_a_job() {
+        let plan = plan();
+        let estimate = Estimate::new(&plan, None, "cpu", None, 1, &MemoryLimit::NONE);
+        let first = &estimate.stages[0].key;
+        let team = Slurm {
+            nodes: 2,
+            tasks: 4,
+            ..slurm()
+        };
+        let array = &arrays(&plan.graph, &estimate, &BTreeSet::from([first]), &team)[0];
+        let alone = &arrays(&plan.graph, &estimate, &BTreeSet::from([first]), &slurm())[0];
+        assert!(array.resources.mebibytes > 3 * alone.resources.mebibytes);
+        let arguments = team.arguments(array, None).join(" ");
+        assert!(
+            arguments.contains("--nodes=2 --ntasks-per-node=4"),
+            "{arguments}"
+        );
+        let script = team.script(array);
+        assert!(
+            script.contains("exec srun --nodes=2 --ntasks-per-node=4 ")
+                && script.trim_end().ends_with("\"$stage\" --nodes 2"),
+            "{script}"
         );
     }
 

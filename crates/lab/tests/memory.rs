@@ -13,7 +13,7 @@ use burn_flex::{Flex, FlexDevice};
 use peak_alloc::PeakAlloc;
 use serde_json::json;
 use upcycle_data::{DataConfig, Dataset, Split};
-use upcycle_lab::{MemoryLimit, peak_memory, presets, step_memory};
+use upcycle_lab::{Devices, MemoryLimit, peak_memory, presets, step_memory};
 use upcycle_lm::LmConfig;
 use upcycle_train::{BatchConfig, Learner, LearnerConfig, PassConfig};
 
@@ -85,7 +85,8 @@ fn the_154m_scale_takes_memory_linear_in_its_sequence() {
         let tokens = data.batch(Split::Pretrain, 0, 0, 1, context).unwrap();
         learner.accumulate(&tokens);
         let measured = (ALLOCATOR.peak_usage() - before) as f64;
-        let plan = step_memory(&model, &batch(1, context), "cpu", PassConfig::default());
+        let passes = PassConfig::default();
+        let plan = step_memory(&model, &batch(1, context), "cpu", passes, &Devices::ONE);
         let planned = (plan.total() - plan.moments) as f64;
         println!("one sequence of {context}: {measured:.3e} bytes, planned {planned:.3e}");
         // Some of the gradients come after activations are gone.
@@ -138,7 +139,7 @@ fn plans_are_within_15_percent_of_what_the_allocator_reports() {
         ),
     ] {
         let measured = measured(model, &batch, passes) as f64;
-        let planned = step_memory(model, &batch, "cpu", passes);
+        let planned = step_memory(model, &batch, "cpu", passes, &Devices::ONE);
         let ratio = planned.total() as f64 / measured;
         println!("{name}: {measured:.3e} bytes, planned {ratio:.2} of them {planned:?}");
         if (ratio - 1.0).abs() > 0.15 {
@@ -160,7 +161,8 @@ fn a_limit_cuts_batches_into_the_fewest_parts_that_fit() {
     assert_eq!(chosen(limit(u64::MAX)), PassConfig::default());
     for count in [2, 3, 8, 16] {
         let process = 160 << 20;
-        let needed = process + peak_memory(&model, &batch, "cpu", passes(count, false));
+        let parts = passes(count, false);
+        let needed = process + peak_memory(&model, &batch, "cpu", parts, &Devices::ONE);
         let found = chosen(limit(needed)).micro_batches.get();
         // Parts of as many sequences need as much.
         assert_eq!(batch.rows.div_ceil(found), batch.rows.div_ceil(count));
@@ -168,8 +170,9 @@ fn a_limit_cuts_batches_into_the_fewest_parts_that_fit() {
     }
     // Nothing fits: as little as possible, for the refusal to name.
     assert_eq!(chosen(limit(1)), passes(16, false));
+    let two = NonZeroUsize::new(2).unwrap();
     let two = MemoryLimit {
-        devices: NonZeroUsize::new(2).unwrap(),
+        devices: Devices::new(two, NonZeroUsize::MIN).unwrap(),
         ..limit(1)
     };
     assert_eq!(chosen(two), passes(8, false));

@@ -25,6 +25,7 @@ use upcycle_lm::{Finish, GeneratedToken, WeightSink};
 use upcycle_operator::{LayerPlan, ReplicationPlan, Verification};
 use upcycle_report::Grows;
 use upcycle_tasks::ScoringModel;
+use upcycle_team::Team;
 use upcycle_train::{
     CompareJob, Engine, Evaluation, GenerateJob, Start, TrainError, TrainEvent, TrainJob,
     TrainOutcome, UpcycleJob, UpcycleOutcome,
@@ -559,6 +560,27 @@ impl Observer for Events {
     }
 }
 
+static STOP: AtomicBool = AtomicBool::new(false);
+
+fn runner<'a>(
+    team: Team,
+    engine: &'a Fake,
+    data: &'a Dataset,
+    store: &'a Store,
+    observer: &'a Events,
+) -> Runner<'a> {
+    Runner {
+        engine,
+        team,
+        data,
+        store,
+        limit: MemoryLimit::NONE,
+        checkpoint_interval: Duration::from_secs(60),
+        observer,
+        stop: &STOP,
+    }
+}
+
 /// Runs a graph, three stages at a time.
 fn run(
     graph: &StageGraph,
@@ -567,16 +589,7 @@ fn run(
     store: &Store,
     observer: &Events,
 ) -> Result<(), LabError> {
-    let runner = Runner {
-        engine,
-        data,
-        store,
-        limit: MemoryLimit::NONE,
-        checkpoint_interval: Duration::from_secs(60),
-        observer,
-        stop: &AtomicBool::new(false),
-    };
-    runner.run(graph, 3)
+    runner(Team::alone(), engine, data, store, observer).run(graph, 3)
 }
 
 #[test]
@@ -745,6 +758,30 @@ fn processes_on_one_store_share_the_work() {
     });
     assert_eq!(finished, plan.graph.len());
     assert_eq!(engine.steps.load(Ordering::SeqCst), steps(&plan));
+}
+
+#[test]
+fn a_team_computes_a_stage_together_and_its_leader_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let (plan, data) = (plan(&quick()), data());
+    let (engine, events) = (Fake::default(), Events::default());
+    let stage = plan.graph.stages()[0];
+    for _ in 0..2 {
+        std::thread::scope(|scope| {
+            for team in Team::threads(3) {
+                let runner = runner(team.clone(), &engine, &data, &store, &events);
+                scope.spawn(move || {
+                    runner.run_stage(stage).unwrap();
+                    team.leave();
+                });
+            }
+        });
+    }
+    // Once by each of the three; the second time the stage is finished, and all are released.
+    assert_eq!(engine.steps.load(Ordering::SeqCst), 3 * stage.steps());
+    assert_eq!(events.cached.load(Ordering::SeqCst), 1);
+    assert_eq!(events.order.into_inner().unwrap().len(), 1);
 }
 
 #[test]

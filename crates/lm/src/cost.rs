@@ -45,6 +45,9 @@ pub struct MemoryEstimate {
     pub activations: u64,
     /// Blocks of logits and scores while they are computed.
     pub blocks: u64,
+    /// What several devices send each other, while it is sent; 0 for one device.
+    #[serde(default)]
+    pub transients: u64,
 }
 
 impl MemoryEstimate {
@@ -83,7 +86,12 @@ impl ParameterCount {
 impl MemoryEstimate {
     /// The sum, in bytes.
     pub fn total(&self) -> u64 {
-        self.weights + self.gradients + self.moments + self.activations + self.blocks
+        self.weights
+            + self.gradients
+            + self.moments
+            + self.activations
+            + self.blocks
+            + self.transients
     }
 }
 
@@ -126,10 +134,15 @@ impl<'a> CostModel<'a> {
 
     /// Bytes of the largest tensor in f32: a matrix of all experts of a layer, of a dense network, or of the vocabulary.
     pub fn largest_tensor(&self) -> u64 {
+        self.largest_tensor_with(self.config.experts)
+    }
+
+    /// The same where so many experts of a layer are in one tensor.
+    pub fn largest_tensor_with(&self, experts: usize) -> u64 {
         let config = self.config;
         let experts = match config.moe_layers() {
             0 => 0,
-            _ => config.experts * config.d_expert,
+            _ => experts * config.d_expert,
         };
         let width = config.heads * config.head_dim();
         let rows = [experts, config.d_ffn, config.d_shared, config.vocab, width];
@@ -155,7 +168,7 @@ impl<'a> CostModel<'a> {
         3.0 * self.parameters().embeddings as f64
     }
 
-    /// Peak memory of a training step over `tokens` tokens in sequences of `context`, in f32 with AdamW.
+    /// Peak memory of a training step over `tokens` tokens in sequences of `context`, in f32 with AdamW, on one device.
     ///
     /// Attention keeps no scores and the head no logits; a backend computes them in blocks of at most `block` elements, of which four are
     /// alive at a time (0 for kernels whose blocks are not worth counting). Weights, gradients and moments are exact, the rest is an
@@ -201,6 +214,7 @@ impl<'a> CostModel<'a> {
             moments: 2 * weights,
             activations: 4 * (tokens * floats) as u64,
             blocks: 4 * 4 * block.min(largest) as u64,
+            transients: 0,
         }
     }
 }

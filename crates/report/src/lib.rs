@@ -29,7 +29,7 @@ pub use csv::csv;
 pub use error::ReportError;
 pub use files::write;
 pub use markdown::markdown;
-pub use page::html;
+pub use page::{html, paper_gpu_hours};
 pub use results::{
     Arm, Cell, Curve, Environment, Grows, Overrides, RecipeRow, Results, RoutingRow, Setting,
     TaskRow, TwinPoint,

@@ -17,6 +17,7 @@ use comparisons::{leads, loss_differences, trends};
 use cost_tables::costs;
 use loss_tables::{cells, gap_closures, jumps, losses, test_gap_closures};
 use markup::Table;
+pub use published::paper_gpu_hours;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use routing_tables::routing;
 use summary::summary;

@@ -10,12 +10,13 @@ use clap::{Args, ValueEnum};
 use upcycle_kernels::Precision;
 use upcycle_lab::{Growth, Protocol, SweepConfig, presets};
 
-use super::plan_file::PlanFile;
+use super::{nodes::NodesArgs, plan_file::PlanFile};
 use crate::{
     amount,
     backend::BackendKind,
     baseline::BaselineArg,
     data_args::DataArgs,
+    devices::{DevicesArgs, LinkArgs},
     kernels::KernelsArg,
     limits::{Force, MemoryArgs},
     threads::ThreadsArg,
@@ -159,9 +160,14 @@ pub(super) struct SweepArgs {
     /// Where to compute.
     #[arg(long, value_enum, default_value_t, help_heading = "Running")]
     pub(super) backend: BackendKind,
-    /// GPUs that train one model together, each a share of the sequences of a batch.
-    #[arg(long, value_name = "N", default_value = "1", help_heading = "Running")]
-    pub(super) devices: NonZeroUsize,
+    #[command(flatten)]
+    pub(super) devices: DevicesArgs,
+    #[command(flatten)]
+    pub(super) link: LinkArgs,
+    /// With --dry-run: what each device computes in training, such as 400TFLOP/s, for a plan of devices that need not be here.
+    /// [default: measured where there is one]
+    #[arg(long, value_name = "SPEED", value_parser = amount::parse_speed, requires = "dry_run", help_heading = "Running")]
+    pub(super) device_speed: Option<f64>,
     /// Precision of matrix products; parameters are always f32.
     #[arg(long, value_enum, help_heading = "Running")]
     pub(super) precision: Option<PrecisionArg>,
@@ -204,6 +210,8 @@ pub(super) struct SweepArgs {
         help_heading = "Many machines"
     )]
     pub(super) slurm_args: Vec<String>,
+    #[command(flatten)]
+    pub(super) nodes: NodesArgs,
     /// Only submit the jobs; the same command without this flag collects the results.
     #[arg(long, help_heading = "Many machines")]
     pub(super) detach: bool,

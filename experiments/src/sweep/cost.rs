@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use upcycle_lab::{Estimate, Price, StageEstimate, SweepPlan};
+use upcycle_lab::{Estimate, Price, Speed, StageEstimate, SweepPlan};
 use upcycle_report::number;
 
 use crate::{limits::pass_note, output};
@@ -58,17 +58,21 @@ pub fn print(plan: &SweepPlan, estimate: &Estimate, all: bool) -> Result<()> {
         return Ok(());
     }
     output::line(format!(
-        "\n{} stages ({} cached), {} steps, {:.2e} FLOPs, up to {} of memory, {time} with {} at a time",
+        "\n{} stages ({} cached), {} steps, {:.2e} FLOPs, up to {} of memory{}, {time} with {} at a time",
         estimate.stages.len(),
         estimate.stages.len() - estimate.remaining().count(),
         number::count(estimate.steps() as f64),
         estimate.flops(),
         number::bytes(estimate.memory),
+        match estimate.devices.count.get() {
+            1 => String::new(),
+            count => format!(" of each of {count} devices"),
+        },
         estimate.jobs,
     ))?;
     let timed = estimate.remaining().filter(|stage| stage.steps > 0);
     let rough = timed.filter(|stage| !stage.measured).count();
-    if estimate.seconds.is_some() && rough > 0 {
+    if estimate.speed == Some(Speed::Measured) && rough > 0 {
         output::line(format!(
             "(the time of {} is a guess from this machine's rate of matrix products; that of others comes from measured steps)",
             number::plural(rough, "stage")
@@ -165,15 +169,15 @@ fn print_prices(prices: &[Price]) -> Result<()> {
 }
 
 /// Sum of the stages of one kind of model.
-struct ModelRow<'a> {
-    name: String,
-    stage: &'a StageEstimate,
+pub(super) struct ModelRow<'a> {
+    pub name: String,
+    pub stage: &'a StageEstimate,
     tokens: u64,
     flops: f64,
 }
 
 /// Stages added up by model, seeds together.
-fn models<'a>(plan: &SweepPlan, estimate: &'a Estimate) -> Vec<ModelRow<'a>> {
+pub(super) fn models<'a>(plan: &SweepPlan, estimate: &'a Estimate) -> Vec<ModelRow<'a>> {
     let mut rows: Vec<ModelRow> = Vec::new();
     let stages = plan.graph.stages();
     for (stage, estimate) in stages.iter().zip(&estimate.stages) {

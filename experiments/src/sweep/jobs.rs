@@ -14,16 +14,20 @@ const CORES_BESIDE_GPU: usize = 4;
 /// Slurm for the sweep in a folder.
 pub fn slurm(folder: &Path, file: &PlanFile, args: &[String]) -> Result<Slurm> {
     let asked = file.threads.map(NonZeroUsize::get);
+    let tasks = file.nodes.tasks().get();
     Ok(Slurm {
         command: program::words("sweep")?,
         folder: folder.to_owned(),
         name: format!("upcycle-{}", file.sweep.name),
+        nodes: file.nodes.nodes().get(),
+        tasks,
         cores: match file.backend {
             BackendKind::Cuda | BackendKind::Wgpu => asked.unwrap_or(CORES_BESIDE_GPU),
-            _ => asked.unwrap_or_else(threads::count),
+            _ => asked.unwrap_or_else(|| (threads::count() / tasks).max(1)),
         },
         gpus: match file.backend {
-            BackendKind::Cuda | BackendKind::Wgpu => file.devices.get(),
+            // Each process of several has one.
+            BackendKind::Cuda | BackendKind::Wgpu => file.devices.devices.get().max(tasks),
             _ => 0,
         },
         args: args.to_vec(),

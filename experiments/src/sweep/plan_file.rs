@@ -8,10 +8,10 @@ use upcycle_data::Dataset;
 use upcycle_lab::{StageSpec, Store, SweepConfig, SweepPlan};
 use upcycle_operator::Recipe;
 
-use super::{SweepArgs, command_line};
+use super::{SweepArgs, command_line, nodes::NodesArgs};
 use crate::{
-    backend::BackendKind, kernels::KernelsArg, limits::MemoryArgs, packing, threads::ThreadsArg,
-    ui::Ui,
+    backend::BackendKind, devices::DevicesArgs, kernels::KernelsArg, limits::MemoryArgs, packing,
+    threads::ThreadsArg, ui::Ui,
 };
 
 const FILE: &str = "sweep.toml";
@@ -21,8 +21,12 @@ const FILE: &str = "sweep.toml";
 pub struct PlanFile {
     /// Where it computes; never `auto`.
     pub backend: BackendKind,
-    /// Devices that train one model together.
-    pub devices: NonZeroUsize,
+    /// Devices of a process that train one model together.
+    #[serde(flatten)]
+    pub devices: DevicesArgs,
+    /// Nodes of a cluster that compute each stage together.
+    #[serde(default, flatten)]
+    pub nodes: NodesArgs,
     /// Threads that compute on the processor, if a number was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<NonZeroUsize>,
@@ -74,6 +78,7 @@ impl PlanFile {
         Self {
             backend,
             devices: args.devices,
+            nodes: args.nodes,
             threads: args.threads.threads,
             checkpoint_seconds: args.checkpoint_seconds,
             memory: args.memory,

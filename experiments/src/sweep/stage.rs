@@ -8,9 +8,10 @@ use upcycle_lab::Runner;
 
 use super::plan_file::Started;
 use crate::{
-    backend::machine_on,
+    backend::machine_of,
     interrupt::{self, Work},
     output,
+    processes::{MeetArgs, Member},
     progress::Progress,
     ui::Ui,
 };
@@ -22,16 +23,23 @@ pub struct StageArgs {
     folder: PathBuf,
     /// Key of the stage, or its first letters.
     key: String,
+    #[command(flatten)]
+    meet: MeetArgs,
 }
 
 impl StageArgs {
     pub fn run(&self) -> Result<()> {
+        self.meet.join(|member| self.run_with(member))
+    }
+
+    fn run_with(&self, member: &Member) -> Result<()> {
+        // The first one packs text that is not there.
         let Started {
             file,
             data,
             plan,
             store,
-        } = Started::open(&self.folder, Ui::Plain)?;
+        } = member.after_leader(|| Started::open(&self.folder, Ui::Plain))?;
         let stages = plan.graph.stages();
         let mut matching = stages
             .iter()
@@ -42,23 +50,24 @@ impl StageArgs {
         if matching.next().is_some() {
             bail!("several stages begin with {}; give more letters", self.key);
         }
-        if let Some(parent) = &stage.parent
-            && store.result(parent)?.is_none()
-        {
-            bail!(
+        member.of_leader(|| match &stage.parent {
+            Some(parent) if store.result(parent)?.is_none() => bail!(
                 "stage {} goes on from stage {parent}, which is not finished",
                 stage.label
-            );
-        }
-        let engine = machine_on(file.backend, file.devices.get())?.engine;
+            ),
+            _ => Ok(()),
+        })?;
+        let devices = file.devices.of_processes(member.processes())?;
+        let engine = machine_of(file.backend, devices, member)?.engine;
         output::note!("backend {}: {}", engine.backend(), engine.device());
         file.kernels.choose(engine.as_ref(), file.sweep.precision);
         let progress = Progress::new(Ui::Plain, 1, stage.steps());
         let runner = Runner {
             engine: engine.as_ref(),
+            team: member.team().clone(),
             data: &data,
             store: &store,
-            limit: file.memory.limit(engine.as_ref(), file.devices, 1),
+            limit: file.memory.limit(engine.as_ref(), devices, member, 1),
             checkpoint_interval: Duration::from_secs(file.checkpoint_seconds),
             observer: &progress,
             stop: interrupt::flag(),

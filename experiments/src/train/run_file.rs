@@ -4,6 +4,8 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -13,7 +15,12 @@ use upcycle_files::{Lock, LockError};
 use upcycle_lm::LmConfig;
 use upcycle_train::{StageCheckpoints, TrainSpec};
 
+use crate::processes::Member;
+
 const FILE: &str = "run.json";
+
+/// Time in which a file comes to be seen by other machines, and between two looks at it.
+const SEEN: (Duration, Duration) = (Duration::from_secs(30), Duration::from_millis(100));
 
 /// Everything that a run's result depends on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,6 +85,48 @@ impl RunFile {
                 dir.display()
             ),
         }
+    }
+
+    /// [`claim`](Self::claim) by the leader of the processes that train a model, for all of them.
+    ///
+    /// # Errors
+    /// As there; also if this process was started for another run, or does not see the leader's folder.
+    pub fn claim_for(self, member: &Member, dir: &Path) -> Result<(Self, Option<Lock>)> {
+        let leaders = member.of_leader(|| Ok(self.clone()))?;
+        let differences = leaders.differences(&self);
+        if !differences.is_empty() {
+            bail!(
+                "this process was started with other flags or data than the one with rank 0 (from there to here: {}); start all with the same command",
+                differences.join("; ")
+            );
+        }
+        // Nothing is written before all have found the same.
+        member.wait_for_all()?;
+        let mut lock = None;
+        let run = member.of_leader(|| {
+            let (run, taken) = self.claim(dir)?;
+            lock = Some(taken);
+            Ok(run)
+        })?;
+        if !run.is_seen_in(dir) {
+            bail!(
+                "this process does not see what the one with rank 0 writes into {}; choose a folder for --out that all machines share",
+                dir.display()
+            );
+        }
+        Ok((run, lock))
+    }
+
+    /// Whether the folder of this run is there, for which shared file systems may need a moment.
+    fn is_seen_in(&self, dir: &Path) -> bool {
+        let begun = Instant::now();
+        while Self::in_folder(dir).as_ref() != Some(self) {
+            if begun.elapsed() > SEEN.0 {
+                return false;
+            }
+            thread::sleep(SEEN.1);
+        }
+        true
     }
 
     /// This run as it is to go on in a folder.

@@ -1,5 +1,7 @@
 //! The paper's published figures (arXiv 2604.19835 v2).
 
+use crate::results::Setting;
+
 /// The model of Tables 2 and 3.
 pub(super) const ABLATION: &str = "paper: 10 layers, 32 to 64 experts, top-2";
 
@@ -101,3 +103,22 @@ pub(super) const BY_SCALE: [(&str, f64, [f64; 3]); 5] = [
     ("305M", 1.0, [3.153, 3.071, 3.067]),
     ("1B", 1.0, [2.819, 2.767, 2.763]),
 ];
+
+/// Its section on cost: scale, experts before and after, billions of tokens of pre-training, CPT over pre-training.
+const COST: (&str, [usize; 2], f64, f64) = ("7B-interleaved", [32, 64], 383.5, 0.5);
+/// GPU hours there of Upcycled and of Fixed-mE.
+const GPU_HOURS: [f64; 2] = [27_888.0, 41_328.0];
+
+/// The paper's GPU hours of Upcycled, pre-training included, and of Fixed-mE; none for a setting of which it publishes none.
+pub fn paper_gpu_hours(setting: &Setting, pretrain_tokens: u64) -> Option<[f64; 2]> {
+    let (scale, experts, billions, cpt) = COST;
+    let changed = setting.transition.is_some()
+        || setting.length.is_some()
+        || setting.cpt_lr.is_some()
+        || setting.grows.is_some();
+    let same = setting.scale == scale
+        && [setting.experts, setting.target_experts] == experts
+        && (pretrain_tokens as f64 / 1e9 - billions).abs() < 0.1
+        && setting.cpt_fraction == cpt;
+    (same && !changed).then_some(GPU_HOURS)
+}
