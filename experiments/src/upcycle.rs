@@ -10,14 +10,14 @@ pub(crate) use args::{HEADING, SHARD_BYTES};
 use std::num::NonZeroUsize;
 
 use anyhow::{Context, Result, bail};
-use upcycle_lab::{Devices, Needs, available_memory, growth_memory};
+use upcycle_lab::{Needs, available_memory, growth_memory};
 use upcycle_operator::{LayerPlan, Upcycle};
 use upcycle_train::{
     BatchConfig, CheckpointInfo, UpcycleJob, UpcycleOutcome, UpcycleSpec, check_growth, grown_shape,
 };
 
 use crate::{
-    backend::engine,
+    backend::machine_on,
     data_args::{self, check_vocabulary},
     hub_data,
     inspect::checkpoint_of,
@@ -125,9 +125,11 @@ impl UpcycleArgs {
             precision: Default::default(),
             evaluation_rows: EVALUATION_ROWS,
         };
-        let engine = engine(self.backend)?;
+        let devices = self.devices.of_processes(NonZeroUsize::MIN)?;
+        let engine = machine_on(self.backend, devices)?.engine;
         let models = [&info.model, &grown];
-        let memory = growth_memory(models, &spec.batch, engine.backend(), &Devices::ONE);
+        let share = devices.share(&spec.batch);
+        let memory = growth_memory(models, &share, engine.backend(), &devices);
         let available = available_memory().filter(|_| on_cpu(engine.as_ref()));
         if let Some(available) = available.filter(|&there| memory > there && !self.force.force) {
             bail!(

@@ -48,8 +48,8 @@ pub trait Observer: Sync {
 /// What the leader of a team tells the others of a stage.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 enum Word {
-    /// It is to be trained.
-    Train,
+    /// It is to be computed.
+    Compute,
     /// It is finished.
     Finished,
     /// It was told to end.
@@ -122,12 +122,12 @@ impl Runner<'_> {
         self.tell(Word::Finished)
     }
 
-    /// Trains a stage with the leader of the team as often as that begins it.
+    /// Computes a stage with the leader of the team as often as that begins it.
     fn help(&self, stage: &Stage) -> Result<(), LabError> {
         let unheard = &AtomicBool::new(false);
         loop {
             match self.word(None)? {
-                Some(Word::Train) => {
+                Some(Word::Compute) => {
                     let compute = || self.compute(stage, unheard, &mut |_| {});
                     self.survive(stage, compute)?;
                 }
@@ -189,9 +189,7 @@ impl Runner<'_> {
             return Ok(false);
         };
         observer.event(RunEvent::Started(stage));
-        if matches!(stage.spec, StageSpec::Train { .. }) {
-            self.tell(Word::Train)?;
-        }
+        self.tell(Word::Compute)?;
         let result = self.compute(stage, claim.lost(), &mut |event| {
             if let TrainEvent::Step { step, .. } | TrainEvent::Resumed { step } = event {
                 claim.at_step(step);
@@ -206,7 +204,7 @@ impl Runner<'_> {
         Ok(true)
     }
 
-    /// Computes a stage; if it trains, with all processes of the team. None if it was cancelled.
+    /// Computes a stage, with all processes of the team. None if it was cancelled.
     fn compute(
         &self,
         stage: &Stage,
@@ -248,10 +246,15 @@ impl Runner<'_> {
                 }
             }
             StageSpec::Upcycle { parent, spec } => {
+                let checkpoints = StageCheckpoints::new(&dir);
+                let to = match self.team.rank() {
+                    0 => checkpoints.prepare(stage.to)?,
+                    _ => checkpoints.path(stage.to),
+                };
                 let job = UpcycleJob {
                     spec,
                     from: &store.checkpoint(parent)?,
-                    to: Some(&StageCheckpoints::new(&dir).prepare(stage.to)?),
+                    to: Some(&to),
                     data: self.data,
                     // Soon done, and the next stage needs it.
                     stop: &AtomicBool::new(false),

@@ -24,6 +24,16 @@ pub struct ForwardPass<B: MoeBackend> {
     pub routing: Vec<Routing<B>>,
 }
 
+/// What a member's share of one batch gave.
+#[derive(Debug)]
+pub struct Share<B: MoeBackend> {
+    /// The pass, whose loss is the share of the batch's.
+    pub pass: ForwardPass<B>,
+    /// Whether its tokens are of the batch. A member for which no sequence is left runs any one, with a loss of 0, since the
+    /// experts that it holds are needed by the others.
+    pub counts: bool,
+}
+
 impl Evidence {
     /// Measures what a recipe needs, and nothing else: of the weights, of the optimizer's state, and over at most `batches`
     /// batches, of which `forward` runs the model over one, given its number.
@@ -36,7 +46,7 @@ impl Evidence {
         model: &M,
         optimizer: &O,
         batches: usize,
-        forward: impl FnMut(&M, u64) -> Result<ForwardPass<B>, E>,
+        mut forward: impl FnMut(&M, u64) -> Result<ForwardPass<B>, E>,
     ) -> Result<Self, E>
     where
         B: MoeAutodiffBackend,
@@ -44,7 +54,11 @@ impl Evidence {
         O: AdamState<B>,
         E: From<OperatorError>,
     {
-        Self::gather_in_team(&Team::alone(), recipe, model, optimizer, batches, forward)
+        let whole = |model: &M, index| {
+            let pass = forward(model, index)?;
+            Ok(Share { pass, counts: true })
+        };
+        Self::gather_in_team(&Team::alone(), recipe, model, optimizer, batches, whole)
     }
 
     /// [`gather`](Self::gather) by all devices of a team at once, which all get the same evidence. The experts of a layer may be
@@ -62,7 +76,7 @@ impl Evidence {
         model: &M,
         optimizer: &O,
         batches: usize,
-        mut forward: impl FnMut(&M, u64) -> Result<ForwardPass<B>, E>,
+        mut forward: impl FnMut(&M, u64) -> Result<Share<B>, E>,
     ) -> Result<Self, E>
     where
         B: MoeAutodiffBackend,
@@ -93,7 +107,8 @@ impl Evidence {
             if !(gradients || use_) && sums.iter().all(LayerSums::has_tokens) {
                 break;
             }
-            let ForwardPass { loss, routing } = forward(model, index)?;
+            let Share { pass, counts } = forward(model, index)?;
+            let ForwardPass { loss, routing } = pass;
             if routing.len() != sites.len() {
                 let mismatch = OperatorError::EvidenceMismatch {
                     what: "MoE layers with a routing",
@@ -104,10 +119,10 @@ impl Evidence {
             }
             for ((sums, site), routing) in sums.iter_mut().zip(&sites).zip(&routing) {
                 if tokens {
-                    sums.keep_tokens(routing, team)?;
+                    sums.keep_tokens(routing, counts, team)?;
                 }
                 if use_ {
-                    sums.count_use(site.layer, routing);
+                    sums.count_use(site.layer, routing, counts);
                 }
             }
             if gradients {

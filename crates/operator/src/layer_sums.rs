@@ -85,10 +85,11 @@ impl ExpertSums {
 }
 
 impl<B: MoeAutodiffBackend> LayerSums<B> {
-    /// Keeps the first tokens of all members.
+    /// Keeps the first tokens of all members whose pass counts.
     pub(crate) fn keep_tokens(
         &mut self,
         routing: &Routing<B>,
+        counts: bool,
         team: &Team,
     ) -> Result<(), OperatorError> {
         let top_k = routing.experts_tk.dims()[1];
@@ -104,11 +105,11 @@ impl<B: MoeAutodiffBackend> LayerSums<B> {
         }
         let input_td = routing.input_td.clone().inner().narrow(0, 0, more);
         let mut experts = routing.host_experts();
-        experts.truncate(more * top_k);
+        experts.truncate(if counts { more * top_k } else { 0 });
         let device = input_td.device();
         let inputs = team.gather(input_td, &device)?;
         for (input_td, experts) in inputs.into_iter().zip(team.gather_values(&experts)?) {
-            let more = room(kept);
+            let more = room(kept).min(experts.len() / top_k);
             kept.inputs.extend(host(input_td).iter().take(more * d));
             kept.experts.extend(experts.iter().take(more * top_k));
         }
@@ -121,14 +122,18 @@ impl<B: MoeAutodiffBackend> LayerSums<B> {
         kept.is_some_and(|kept| kept.experts.len() == ROUTED_TOKENS * kept.top_k)
     }
 
-    pub(crate) fn count_use(&mut self, moe: &MoeLayer<B>, routing: &Routing<B>) {
+    /// All members have to call it, also one whose pass does not count.
+    pub(crate) fn count_use(&mut self, moe: &MoeLayer<B>, routing: &Routing<B>, counts: bool) {
         let [tokens, top_k] = routing.experts_tk.dims();
         let experts = routing.logits_te.dims()[1];
         let sums = (self.routing).get_or_insert_with(|| ExpertSums::of_nothing(experts));
+        let norms = output_norms::<B::InnerBackend, B>(moe, routing);
+        if !counts {
+            return;
+        }
         sums.tokens += tokens;
         let chosen = routing.host_experts();
         let gates: Vec<f64> = routing.gates_tk.clone().into_data().iter().collect();
-        let norms = output_norms::<B::InnerBackend, B>(moe, routing);
         for (row, &expert) in chosen.iter().enumerate() {
             let (token, place) = (row / top_k, row % top_k);
             sums.rows[expert] += 1.0;

@@ -49,7 +49,7 @@ pub use error::OperatorError;
 pub use evidence::{Evidence, ExpertUse, LayerEvidence, Norms, RoutedTokens};
 pub use experts::{ExpertInit, ExpertMatrices, Initialization, rms};
 pub use forecast::{Forecaster, GateScore, RouterBias, RoutingForecast, RoutingRule};
-pub use gather::ForwardPass;
+pub use gather::{ForwardPass, Share};
 pub use grow::Grown;
 pub use grows::Grows;
 pub use layer::LayerGrowth;

@@ -388,10 +388,11 @@ fn measured(team: &Team, score: Score, (model, optimizer): &Parent) -> Evidence 
             weights_tj: Tensor::ones([rows * s, 1], &FlexDevice),
         };
         let output = model.forward(inputs, targets, Precision::F32);
-        Ok::<_, OperatorError>(ForwardPass {
+        let pass = ForwardPass {
             loss: output.loss_t.sum() / (b * s) as f32,
             routing: output.routing,
-        })
+        };
+        Ok::<_, OperatorError>(Share { pass, counts: true })
     };
     Evidence::gather_in_team(team, &recipe, model, optimizer, 3, forward).unwrap()
 }

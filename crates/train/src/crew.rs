@@ -67,6 +67,13 @@ impl Crew {
         rank * each..(rank + 1) * each
     }
 
+    /// The rows that are this device's where they need not come out even: the last devices may have fewer, or none.
+    pub fn uneven_share(&self, rows: usize) -> Range<usize> {
+        let each = rows.div_ceil(self.all.size());
+        let first = (self.all.rank() * each).min(rows);
+        first..(first + each).min(rows)
+    }
+
     /// Whether the sequences of a pass can be shared evenly.
     pub fn check_rows(&self, rows: usize) -> Result<(), TrainError> {
         let devices = self.all.size();
@@ -158,6 +165,8 @@ mod tests {
         let shares: Vec<_> = crews(3, 1).iter().map(|crew| crew.share(6)).collect();
         assert_eq!(shares, [0..2, 2..4, 4..6]);
         assert_eq!(Crew::alone().share(5), 0..5);
+        let uneven: Vec<_> = (crews(4, 1).iter()).map(|crew| crew.uneven_share(3)).collect();
+        assert_eq!(uneven, [0..1, 1..2, 2..3, 3..3]);
     }
 
     #[test]

@@ -126,7 +126,7 @@ pub fn evaluate<B: MoeBackend>(
 }
 
 /// A sequence that scores nothing.
-fn blank(context: usize) -> Batch {
+pub fn blank(context: usize) -> Batch {
     Batch {
         rows: 1,
         context,

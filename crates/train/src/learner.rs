@@ -11,14 +11,14 @@ use upcycle_data::{Batch, Dataset, Split};
 use upcycle_kernels::{AdamWRecord, MoeAutodiffBackend};
 use upcycle_lm::{Lm, Objective};
 use upcycle_moe::MoeModel;
-use upcycle_operator::{Evidence, ForwardPass, Grown, Measurement, Recipe, Upcycle};
+use upcycle_operator::{Evidence, ForwardPass, Grown, Measurement, Recipe, Share, Upcycle};
 
 use crate::{
     checkpoint::Checkpoint,
     config::{LearnerConfig, MeasureConfig},
     crew::Crew,
     error::TrainError,
-    evaluate::{Evaluation, evaluate, tensors},
+    evaluate::{Evaluation, blank, evaluate, tensors},
     gradients,
     shared_update::{SharedUpdate, put},
     whole_moments,
@@ -290,7 +290,7 @@ impl<B: MoeAutodiffBackend> Learner<B> {
     /// evidence.
     ///
     /// # Errors
-    /// If the data cannot be read, the sequences of a batch cannot be shared evenly, or another device failed.
+    /// If the data cannot be read, or another device failed.
     pub fn measure(
         &self,
         recipe: &Recipe,
@@ -303,16 +303,21 @@ impl<B: MoeAutodiffBackend> Learner<B> {
             rows,
             context,
         } = *config;
-        self.crew.check_rows(rows)?;
         let forward = |model: &Lm<B>, index| {
             let batch = data.batch(Split::Cpt, data_seed, index, rows, context)?;
-            let own = batch.part(self.crew.share(rows));
-            let (inputs, targets) = tensors::<B>(&own, &self.device);
+            let own = self.crew.uneven_share(rows);
+            let counts = !own.is_empty();
+            let part = match counts {
+                true => batch.part(own),
+                false => blank(context),
+            };
+            let (inputs, targets) = tensors::<B>(&part, &self.device);
             let output = model.forward(inputs, targets, self.config.precision);
-            Ok::<_, TrainError>(ForwardPass {
+            let pass = ForwardPass {
                 loss: output.loss_t.sum() / batch.scored() as f32,
                 routing: output.routing,
-            })
+            };
+            Ok::<_, TrainError>(Share { pass, counts })
         };
         let (model, crew) = (self.model(), &self.crew);
         let optimizer = match recipe.measurements().contains(&Measurement::SecondMoments) {

@@ -205,7 +205,8 @@ mod tests {
             evidence_batches: 2,
             data_seed: 0,
             batch: BatchConfig {
-                rows: 4,
+                // Not as many as devices.
+                rows: 3,
                 context: 32,
                 accumulation: 1,
             },

@@ -5,8 +5,8 @@ use std::{num::NonZeroUsize, path::PathBuf};
 use clap::{Args, Parser};
 
 use crate::{
-    amount, backend::BackendKind, data_args::DataArgs, limits::Force, program,
-    recipe_args::RecipeArgs, threads::ThreadsArg,
+    amount, backend::BackendKind, data_args::DataArgs, devices::DevicesArgs, limits::Force,
+    program, recipe_args::RecipeArgs, threads::ThreadsArg,
 };
 
 /// Grow the experts of a checkpoint: a bigger model at the same compute per token, ready for continued pre-training.
@@ -60,6 +60,8 @@ pub struct UpcycleArgs {
     /// Where to compute.
     #[arg(long, value_enum, default_value_t)]
     pub(super) backend: BackendKind,
+    #[command(flatten)]
+    pub(super) devices: DevicesArgs,
     #[command(flatten)]
     pub(super) threads: ThreadsArg,
     /// Print what would be copied and what that would change; write nothing.

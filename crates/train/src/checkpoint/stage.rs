@@ -72,7 +72,8 @@ impl StageCheckpoints {
         Ok(self.path(step))
     }
 
-    fn path(&self, step: u64) -> PathBuf {
+    /// Folder of the checkpoint at `step`.
+    pub fn path(&self, step: u64) -> PathBuf {
         self.dir.join(format!("step-{step:08}"))
     }
 
