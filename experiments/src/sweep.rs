@@ -252,7 +252,6 @@ impl SweepArgs {
         let store = Store::open(&self.out)?;
         file.write(&folder)?;
         SweepStages::of(&plan).write(&folder)?;
-        store.reopen_freed(&plan.graph)?;
         cluster::submit(&slurm, &plan, &estimate, &store)?;
         let again = program::call(&format!("sweep status {}", folder.display()));
         if self.detach {

@@ -3,7 +3,6 @@
 //! claims it and writes, and tells the others when to train. It grows models alone.
 
 use std::{
-    collections::BTreeSet,
     panic::{self, AssertUnwindSafe},
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -77,20 +76,19 @@ pub struct Runner<'a> {
 }
 
 impl Runner<'_> {
-    /// Runs all stages of a graph that are not finished, `jobs` at a time, without a team.
+    /// Runs all stages of a graph that are [missing](Store::missing), `jobs` at a time, without a team.
     ///
     /// # Errors
     /// The first stage that fails, also by a panic; stages that are running are finished, no other is begun.
     pub fn run(&self, graph: &StageGraph, jobs: usize) -> Result<(), LabError> {
-        self.store.reopen_freed(graph)?;
-        let mut cached = BTreeSet::new();
+        let missing = self.store.missing(graph);
         for stage in graph.stages() {
-            if self.store.result(&stage.key)?.is_some() {
+            // A damaged result is told before anything runs.
+            if self.store.result(&stage.key)?.is_some() && !missing.contains(&stage.key) {
                 self.observer.event(RunEvent::Cached(stage));
-                cached.insert(&stage.key);
             }
         }
-        let shared = Shared::new(graph, |stage| cached.contains(&stage.key));
+        let shared = Shared::new(graph, |stage| !missing.contains(&stage.key));
         thread::scope(|scope| {
             for _ in 0..jobs.max(1) {
                 scope.spawn(|| {
@@ -104,7 +102,8 @@ impl Runner<'_> {
         shared.failed().map_or(Ok(()), Err)
     }
 
-    /// Runs one stage whose parent is finished, on all processes of the team; waits while another process computes it.
+    /// Runs one stage whose parent is whole, unless it is [whole](Store::is_whole) itself, on all processes of the team; waits
+    /// while another process computes it.
     ///
     /// # Errors
     /// If it fails.
@@ -181,13 +180,14 @@ impl Runner<'_> {
         let (store, observer) = (self.store, self.observer);
         let claim = store.claim(stage)?;
         // Another process may have finished it meanwhile.
-        if store.result(&stage.key)?.is_some() {
+        if store.is_whole(stage)? {
             observer.event(RunEvent::Cached(stage));
             return Ok(true);
         }
         let Some(claim) = claim else {
             return Ok(false);
         };
+        store.keep_metrics(&stage.key)?;
         observer.event(RunEvent::Started(stage));
         self.tell(Word::Compute)?;
         let result = self.compute(stage, claim.lost(), &mut |event| {

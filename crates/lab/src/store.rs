@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -21,6 +21,9 @@ use crate::{
 
 const RESULT: &str = "result.json";
 const SPEC: &str = "stage.json";
+const METRICS: &str = "metrics.jsonl";
+/// Metrics of the result that is there while its stage is computed again.
+const KEPT_METRICS: &str = "metrics.kept.jsonl";
 /// Shows that the folder can be written to.
 const PROBE: &str = ".writable";
 
@@ -112,7 +115,7 @@ impl Store {
         self.root.join("stages").join(key.to_string())
     }
 
-    /// Result of a stage; none if it is not finished.
+    /// Result of a stage; none if it is not finished. That of a stage which is computed again stays until the other is there.
     ///
     /// # Errors
     /// If its file is damaged.
@@ -137,6 +140,21 @@ impl Store {
         matches!(self.result(key), Ok(Some(_)))
     }
 
+    /// Whether nothing is left to do for a stage and for those that go on from it: its result is there, and so is the
+    /// checkpoint of its last step.
+    ///
+    /// # Errors
+    /// If its result is damaged.
+    pub fn is_whole(&self, stage: &Stage) -> Result<bool, LabError> {
+        Ok(self.result(&stage.key)?.is_some() && self.has_last_checkpoint(stage))
+    }
+
+    /// Whether the checkpoint of a stage's last step is there, not one of a step before.
+    fn has_last_checkpoint(&self, stage: &Stage) -> bool {
+        let checkpoints = StageCheckpoints::new(&self.stage_dir(&stage.key));
+        checkpoints.latest_step() == Some(stage.to)
+    }
+
     /// Writes the result of a stage, which makes it finished.
     ///
     /// # Errors
@@ -152,7 +170,29 @@ impl Store {
             let problem = format!("its result cannot be written: a figure is no number ({error})");
             return Err(LabError::Store { dir, problem });
         }
-        self.write(&dir.join(RESULT), result)
+        self.write(&dir.join(RESULT), result)?;
+        let kept = dir.join(KEPT_METRICS);
+        match fs::remove_file(&kept) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(FileError::of("remove", &kept)(error).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps the metrics of a finished stage that is about to be computed again, as its result is kept.
+    ///
+    /// # Errors
+    /// If they cannot be copied.
+    pub(crate) fn keep_metrics(&self, key: &StageKey) -> Result<(), LabError> {
+        let dir = self.stage_dir(key);
+        let (metrics, kept) = (dir.join(METRICS), dir.join(KEPT_METRICS));
+        // Where some are kept, the others are of a computation that was interrupted.
+        if !self.is_finished(key) || kept.exists() || !metrics.exists() {
+            return Ok(());
+        }
+        let bytes = fs::read(&metrics).map_err(FileError::of("read", &metrics))?;
+        Ok(upcycle_files::write(&kept, &bytes)?)
     }
 
     fn write(&self, path: &Path, value: &impl Serialize) -> Result<(), LabError> {
@@ -186,33 +226,19 @@ impl Store {
     }
 
     /// Stages of a graph that have to be computed: those without a result, and those that they go on from whose checkpoints were
-    /// freed.
+    /// freed. These are computed again, and keep their results meanwhile.
     pub fn missing<'a>(&self, graph: &'a StageGraph) -> BTreeSet<&'a StageKey> {
         let mut missing = BTreeSet::new();
         let mut wanted: BTreeSet<&StageKey> = BTreeSet::new();
         // Children come before their parents.
         for stage in graph.stages().into_iter().rev() {
-            let freed = || wanted.contains(&stage.key) && self.checkpoint(&stage.key).is_err();
+            let freed = || wanted.contains(&stage.key) && !self.has_last_checkpoint(stage);
             if !self.is_finished(&stage.key) || freed() {
                 missing.insert(&stage.key);
                 wanted.extend(stage.parent.as_ref());
             }
         }
         missing
-    }
-
-    /// Makes finished stages unfinished that others go on from and whose checkpoints were freed, so that they are computed again.
-    ///
-    /// # Errors
-    /// If a result cannot be removed.
-    pub fn reopen_freed(&self, graph: &StageGraph) -> Result<(), LabError> {
-        for key in self.missing(graph) {
-            let path = self.stage_dir(key).join(RESULT);
-            if self.is_finished(key) {
-                fs::remove_file(&path).map_err(FileError::of("remove", &path))?;
-            }
-        }
-        Ok(())
     }
 
     /// Who computes a stage, and the time since the last sign of it; none if nobody does.
@@ -239,11 +265,21 @@ impl Store {
             })
     }
 
+    /// The file with the metrics of a stage; where it is computed again, those of the result that is there.
+    pub fn metrics_file(&self, key: &StageKey) -> PathBuf {
+        let dir = self.stage_dir(key);
+        let kept = dir.join(KEPT_METRICS);
+        match kept.exists() {
+            true => kept,
+            false => dir.join(METRICS),
+        }
+    }
+
     /// Metrics of a stage.
     ///
     /// # Errors
     /// If they cannot be read.
     pub fn metrics(&self, key: &StageKey) -> Result<Vec<MetricsLine>, LabError> {
-        Ok(read_metrics(&self.stage_dir(key).join("metrics.jsonl"))?)
+        Ok(read_metrics(&self.metrics_file(key))?)
     }
 }

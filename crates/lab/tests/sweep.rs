@@ -458,6 +458,8 @@ impl Engine for Fake {
             }
         };
         let end = job.spec.schedule.end;
+        // Metrics begin anew with the stage.
+        fs::write(job.dir.join("metrics.jsonl"), "").unwrap();
         std::thread::sleep(Duration::from_millis(2));
         self.running.fetch_sub(1, Ordering::SeqCst);
         if self.fail_at == Some(end) {
@@ -671,8 +673,39 @@ fn what_was_freed_is_computed_again_where_it_is_needed() {
 
     config.cpt = vec![0.5, 1.0];
     let more = plan(&config);
+    // Trunks end where the first budget decays.
+    let trunks: Vec<_> = (more.graph.stages().into_iter())
+        .filter(|stage| stage.to == 1350)
+        .collect();
+    assert_eq!(trunks.len(), 3);
+    let line = r#"{"kind":"evaluation","step":1350,"tokens":9,"loss":2.5}"#;
+    for trunk in &trunks {
+        fs::write(store.metrics_file(&trunk.key), format!("{line}\n")).unwrap();
+    }
+    let rows = || {
+        let command = String::new();
+        let results = collect(&quick(), &first, &store, ("cpu", "none"), None, command).unwrap();
+        serde_json::to_string(&(results.cells, results.curves)).unwrap()
+    };
+    let before = rows();
+    // What an interrupted extension leaves takes nothing from the results, and is no stage to go on from.
+    let engine = Fake {
+        fail_at: Some(1350),
+        ..Fake::default()
+    };
+    run(&more.graph, &engine, &data(), &store, &Events::default()).unwrap_err();
+    assert!(engine.steps.load(Ordering::SeqCst) > 0);
+    for trunk in &trunks {
+        let cut = store.stage_dir(&trunk.key);
+        fs::create_dir_all(cut.join("checkpoints/step-00001200")).unwrap();
+    }
+    assert_eq!(rows(), before);
+    assert!(store.missing(&first.graph).is_empty());
+
     let missing = store.missing(&more.graph);
-    assert!(missing.iter().any(|key| store.is_finished(key)));
+    for trunk in &trunks {
+        assert!(missing.contains(&trunk.key) && store.is_finished(&trunk.key));
+    }
     let stages = more.graph.stages().into_iter();
     let again = stages.filter(|stage| missing.contains(&stage.key));
     let expected: u64 = again.map(|stage| stage.steps()).sum();
@@ -680,6 +713,9 @@ fn what_was_freed_is_computed_again_where_it_is_needed() {
     run(&more.graph, &engine, &data(), &store, &events).unwrap();
     assert_eq!(engine.steps.load(Ordering::SeqCst), expected);
     assert!(store.missing(&more.graph).is_empty());
+    for trunk in &trunks {
+        assert!(store.metrics(&trunk.key).unwrap().is_empty());
+    }
 }
 
 #[test]

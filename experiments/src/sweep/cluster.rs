@@ -67,13 +67,14 @@ pub fn follow(slurm: &Slurm, plan: &SweepPlan, estimate: &Estimate, store: &Stor
                 .is_some_and(|looks| *looks >= IDLE_LOOKS)
         };
         if idle.values().any(|looks| *looks >= IDLE_LOOKS) {
+            let missing = store.missing(&plan.graph);
             for stage in slurm.submit(&plan.graph, estimate, store, is_idle)? {
                 let job = cluster.0.of(&stage.key).unwrap_or("none");
                 output::note!("lost      {} (job {job}); submitted again", stage.label);
                 idle.remove(&stage.key);
                 // Stages that wait for a lost one are gone with it, and nothing is wrong with them.
                 let parent = stage.parent.as_ref();
-                if parent.is_none_or(|parent| store.is_finished(parent)) {
+                if parent.is_none_or(|parent| !missing.contains(parent)) {
                     let attempts = attempts.entry(stage.key.clone()).or_default();
                     *attempts += 1;
                     if *attempts > ATTEMPTS {

@@ -23,7 +23,7 @@ pub fn write(plan: &SweepPlan, store: &Store, folder: &Path) -> Result<()> {
         write_events(&dir, &lines)?;
         write_curve(&dir.join("curve.csv"), &lines)?;
         let metrics = dir.join("metrics.jsonl");
-        fs::copy(store.stage_dir(&stage.key).join("metrics.jsonl"), &metrics)
+        fs::copy(store.metrics_file(&stage.key), &metrics)
             .map_err(FileError::of("write", &metrics))?;
     }
     Ok(())

@@ -50,10 +50,12 @@ impl StageArgs {
         if matching.next().is_some() {
             bail!("several stages begin with {}; give more letters", self.key);
         }
-        member.of_leader(|| match &stage.parent {
-            Some(parent) if store.result(parent)?.is_none() => bail!(
-                "stage {} goes on from stage {parent}, which is not finished",
-                stage.label
+        let parent = stage.parent.as_ref().and_then(|it| plan.graph.get(it));
+        member.of_leader(|| match parent {
+            Some(parent) if !store.is_whole(stage)? && !store.is_whole(parent)? => bail!(
+                "stage {} goes on from stage {}, which is not finished",
+                stage.label,
+                parent.key
             ),
             _ => Ok(()),
         })?;

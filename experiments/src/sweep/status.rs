@@ -78,7 +78,7 @@ pub struct StageStatus {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum State {
-    /// Its result is there.
+    /// Its result is there, and no stage waits for it.
     Finished,
     /// A process computes it.
     Running {
@@ -105,8 +105,10 @@ pub enum State {
 impl Status {
     /// Looks at the store, and at the queue of a cluster.
     pub fn of(plan: &SweepPlan, store: &Store, cluster: Option<&(Jobs, Queue)>) -> Result<Self> {
+        let missing = store.missing(&plan.graph);
         let mut stages = Vec::new();
         for stage in plan.graph.stages() {
+            let is_missing = missing.contains(&stage.key);
             let job = cluster.and_then(|(jobs, _)| jobs.of(&stage.key));
             let queued = job.and_then(|job| cluster?.1.get(job));
             stages.push(StageStatus {
@@ -114,7 +116,10 @@ impl Status {
                 label: stage.label.clone(),
                 from: stage.from,
                 to: stage.to,
-                state: state(stage, store, job.is_some(), queued)?,
+                state: match store.result(&stage.key)? {
+                    Some(_) if !is_missing => State::Finished,
+                    _ => state(stage, store, job.is_some(), queued),
+                },
                 job: job.map(str::to_owned),
             });
         }
@@ -165,23 +170,21 @@ impl Status {
     }
 }
 
-fn state(stage: &Stage, store: &Store, submitted: bool, queued: Option<&String>) -> Result<State> {
-    if store.result(&stage.key)?.is_some() {
-        return Ok(State::Finished);
-    }
+/// The state of a stage that is not finished.
+fn state(stage: &Stage, store: &Store, submitted: bool, queued: Option<&String>) -> State {
     if let Some((claim, silent)) = store.claimant(&stage.key) {
-        return Ok(State::Running {
+        return State::Running {
             host: claim.host,
             pid: claim.pid,
             step: claim.step,
             silent_seconds: silent.as_secs(),
-        });
+        };
     }
-    Ok(match queued {
+    match queued {
         Some(queue) => State::Queued {
             queue: queue.clone(),
         },
         None if submitted || store.was_begun(&stage.key) => State::Lost,
         None => State::Waiting,
-    })
+    }
 }
