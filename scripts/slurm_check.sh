@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs a small sweep on a real Slurm of one node, made for the purpose in a temporary folder: kills one of its jobs in the
-# middle, has Slurm begin another again, as after the loss of a node, and compares the results with those of the same sweep without Slurm.
+# middle, has Slurm begin another again, as after the loss of a node, and compares results and scores with those of the same sweep without Slurm.
 # Then a sweep whose stages are each computed by two tasks of a job.
 # Needs root and Debian's packages slurm-wlm and munge. Some minutes.
 #
@@ -101,7 +101,8 @@ node_is_idle() { [ "$(sinfo -h -o %T 2>/dev/null)" = idle ]; }
 until_true 60 node_is_idle || fail "Slurm did not start"
 
 # ---- the sweep --------------------------------------------------------------------------------------------------------
-flags=(--scale tiny --tokens 700k --seeds 2 --cpt 0.5,1.0 --recipes exact --backend cpu --checkpoint-seconds 1 --name check)
+flags=(--scale tiny --tokens 700k --seeds 2 --cpt 0.5,1.0 --recipes exact --backend cpu --checkpoint-seconds 1 --name check
+    --data knowledge:50 --tasks knowledge:50 --task-limit 50)
 "$sweep" "${flags[@]}" --out "$dir/runs" --launcher slurm --slurm-args=--cpus-per-task=1 >"$dir/table" 2>"$dir/sweep.log" &
 follower=$!
 
@@ -140,7 +141,15 @@ for row in csv.DictReader(open(sys.argv[1])):
     print({name: value for name, value in row.items() if not name.startswith("wall_seconds")})' "$1"
 }
 diff <(columns "$dir/runs/check/results.csv") <(columns "$dir/local/check/results.csv") || fail "the results differ"
+diff "$dir"/{runs,local}/check/tasks.csv || fail "the scores differ"
 cat "$dir/table"
+
+# ---- scores are kept, and a missing one is computed by a job ----------------------------------------------------------
+scores=("$dir"/runs/stages/*/tasks/*.json)
+rm "${scores[0]}"
+"$sweep" "${flags[@]}" --out "$dir/runs" --launcher slurm --slurm-args=--cpus-per-task=1 >"$dir/table" 2>"$dir/sweep.log"
+grep -qx "submitted 1 job" "$dir/sweep.log" || fail "not the one missing score was computed"
+diff "$dir"/{runs,local}/check/tasks.csv || fail "the scores differ"
 
 # ---- two tasks for each stage -----------------------------------------------------------------------------------------
 if [ "$(nproc)" -lt 2 ]; then

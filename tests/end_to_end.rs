@@ -540,6 +540,32 @@ fn a_sweep_shows_gap_closure_by_tasks() {
     assert_eq!(rows.lines().count(), 1 + 2 * 2);
     let page = fs::read_to_string(run.join("report.html")).unwrap();
     assert!(page.contains("Downstream tasks"));
+
+    // Scores are kept with the models, of which each budget has Fixed-E, Fixed-mE and two more. One that is missing is computed
+    // by the job of its stage.
+    let stages = lab.path("runs/stages");
+    let mut kept = names_below(&stages);
+    kept.retain(|name| name.contains("/tasks/"));
+    assert_eq!(kept.len(), 2 * 4);
+    let (key, file) = (kept[0].split('/').next().unwrap(), stages.join(&kept[0]));
+    let finished = || -> serde_json::Value {
+        let status = lab.ok("sweep", &["status", "runs/tasks", "--json"]);
+        serde_json::from_str::<serde_json::Value>(&status).unwrap()["finished"].clone()
+    };
+    let all = finished().as_u64().unwrap();
+    let score = fs::read_to_string(&file).unwrap();
+    fs::remove_file(&file).unwrap();
+    assert_eq!(finished(), all - 1);
+    lab.ok("sweep", &["stage", "runs/tasks", key]);
+    assert_eq!(fs::read_to_string(&file).unwrap(), score);
+    assert_eq!(finished(), all);
+    // Started again, the sweep only collects them; without one there is still a report of losses.
+    fs::write(&file, "{").unwrap();
+    fs::remove_file(run.join("results.csv")).unwrap();
+    let damaged = lab.fails("sweep", &flags.split(' ').collect::<Vec<_>>());
+    assert!(damaged.contains(&kept[0]), "{damaged}");
+    assert!(run.join("results.csv").is_file());
+
     let args = ["--scales", "micro.toml", "--tasks", "trivia"];
     assert!(lab.fails("sweep", &args).contains("no task `trivia`"));
 }

@@ -11,8 +11,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde::Serialize;
 use upcycle_report::number;
-use upcycle_tasks::{Outcome, Task, catalogue};
-use upcycle_train::Engine;
+use upcycle_tasks::{Encoder, Outcome, ScoringModel, Task, catalogue};
 
 pub(crate) use self::{
     subject::Subject,
@@ -108,7 +107,11 @@ impl EvaluateArgs {
         output::note!("backend {}: {}", engine.backend(), engine.device());
         let mut columns = Vec::new();
         for (subject, from) in subjects.iter().zip(&self.from) {
-            let outcomes = outcomes(subject, from, engine.as_ref(), &tasks);
+            let model = subject.load(engine.as_ref());
+            let mut model = model.with_context(|| from.clone())?;
+            let outcomes = (tasks.iter())
+                .map(|task| outcome(model.as_mut(), &subject.encoder, from, task))
+                .collect::<Result<Vec<Outcome>>>();
             columns.push(Column {
                 checkpoint: from.clone(),
                 tasks: outcomes.with_context(|| from.clone())?,
@@ -125,29 +128,22 @@ impl EvaluateArgs {
     }
 }
 
-/// A model on all tasks, with its progress under a label.
+/// A model on a task, with its progress under a label.
 ///
 /// # Errors
-/// If it cannot be loaded, or a task cannot be scored.
-pub(crate) fn outcomes(
-    subject: &Subject,
+/// If the task cannot be scored.
+pub(crate) fn outcome(
+    model: &mut dyn ScoringModel,
+    encoder: &Encoder,
     label: &str,
-    engine: &dyn Engine,
-    tasks: &[Task],
-) -> Result<Vec<Outcome>> {
-    let mut scorer = subject.load(engine)?;
-    let outcomes = tasks.iter().map(|task| {
-        let mut display = Display::new(label, task);
-        let outcome = upcycle_tasks::evaluate(
-            task,
-            scorer.as_mut(),
-            &subject.encoder,
-            &mut |done, count| display.show(done, count),
-        );
-        display.bar.finish_and_clear();
-        Ok::<_, anyhow::Error>(outcome?)
+    task: &Task,
+) -> Result<Outcome> {
+    let mut display = Display::new(label, task);
+    let outcome = upcycle_tasks::evaluate(task, model, encoder, &mut |done, count| {
+        display.show(done, count);
     });
-    outcomes.collect()
+    display.bar.finish_and_clear();
+    Ok(outcome?)
 }
 
 /// A bar on a terminal, plain lines elsewhere.

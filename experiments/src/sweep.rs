@@ -33,7 +33,7 @@ use upcycle_train::Engine;
 
 use crate::{
     backend::{BackendKind, Machine, machine_on},
-    data_args, evaluate, hub_data,
+    data_args, hub_data,
     interrupt::{self, Work},
     limits::{self, on_cpu, refusal, slow_precision},
     output,
@@ -105,11 +105,6 @@ impl SweepArgs {
                 "--nodes, --detach and --slurm-args are for jobs of a cluster; add --launcher slurm"
             );
         }
-        if on_cluster && !self.tasks.is_empty() {
-            bail!(
-                "--tasks are computed by this process: leave them out for the cluster, and give the same command without --launcher when it is finished"
-            );
-        }
         if on_cluster && self.jobs.is_some() {
             bail!("--jobs is for this machine; how many jobs a cluster runs at a time is up to it");
         }
@@ -124,8 +119,7 @@ impl SweepArgs {
 
     fn run_here(self, config: SweepConfig, devices: Devices) -> Result<()> {
         // What is wrong with a task is said before hours of work, not after.
-        let specs = evaluate::specs(&self.tasks, None)?;
-        let tasks = evaluate::read(&specs, self.task_limit.map(|limit| limit as usize))?;
+        let tasks = self.tasks.read()?;
         let Machine { engine, meter } = machine_on(self.backend, devices)?;
         output::note!("backend {}: {}", engine.backend(), engine.device());
         let slow = slow_precision(engine.as_ref(), config.precision);
@@ -134,11 +128,7 @@ impl SweepArgs {
         }
         let scratch = self.scratch()?;
         let data = self.data(&config, scratch.as_ref())?;
-        if !tasks.is_empty() && data.tokenizer_json().is_none() {
-            bail!(
-                "--tasks asks models of text, and the built-in corpus has none; give --data, such as --data knowledge"
-            );
-        }
+        tasks.check_data(&data)?;
         let plan = SweepPlan::new(&config, &data, engine.backend())?;
         devices.check_all(&plan.graph)?;
         self.baseline(&plan)?;
@@ -171,9 +161,10 @@ impl SweepArgs {
         }
 
         let backend = BackendKind::named(engine.backend())?;
-        let file = PlanFile::new(&config, &plan, &self, backend);
+        let file = PlanFile::new(&config, &plan, &self, &tasks, backend);
         let folder = self.folder(&file)?;
         let store = Store::open(&self.out)?;
+        tasks.check_models(&plan, &store)?;
         file.write(&folder)?;
         SweepStages::of(&plan).write(&folder)?;
         let expected = estimate.seconds.map(number::duration);
@@ -215,14 +206,9 @@ impl SweepArgs {
             );
         }
         let device = (engine.backend(), engine.device());
-        let report = |rows| self.report(&config, &plan, &store, device, &data, rows);
-        let rows = tasks::rows(&plan, &store, engine.as_ref(), &tasks);
-        let rows = rows.or_else(|error| {
-            // Losses are there all the same.
-            report(Vec::new())?;
-            Err(error)
-        });
-        report(rows?)
+        let scored = tasks.score_all(&plan, &store, engine.as_ref());
+        let rows = scored.and_then(|()| tasks.rows(&plan, &store));
+        self.report(&config, &plan, &store, device, &data, rows)
     }
 
     /// Submits the stages to a cluster and, unless detached, waits for them.
@@ -234,7 +220,9 @@ impl SweepArgs {
         }
         let backend = self.backend.name();
         let scratch = self.scratch()?;
+        let tasks = self.tasks.read()?;
         let data = self.data(&config, scratch.as_ref())?;
+        tasks.check_data(&data)?;
         let plan = SweepPlan::new(&config, &data, backend)?;
         self.baseline(&plan)?;
         let (estimate, too_large) = self.estimate_elsewhere(&plan, &data, self.backend, devices)?;
@@ -244,15 +232,16 @@ impl SweepArgs {
         if let Some(refusal) = too_large.filter(|_| !self.force.force) {
             bail!(refusal);
         }
-        let file = PlanFile::new(&config, &plan, &self, self.backend);
+        let file = PlanFile::new(&config, &plan, &self, &tasks, self.backend);
         let folder = self.folder(&file)?;
         let slurm = jobs::slurm(&folder, &file, &self.slurm_args)?;
         // A cluster that does not answer is told before anything is written.
         slurm.queue()?;
         let store = Store::open(&self.out)?;
+        tasks.check_models(&plan, &store)?;
         file.write(&folder)?;
         SweepStages::of(&plan).write(&folder)?;
-        cluster::submit(&slurm, &plan, &estimate, &store)?;
+        cluster::submit(&slurm, &plan, &estimate, &store, &file.scores)?;
         let again = program::call(&format!("sweep status {}", folder.display()));
         if self.detach {
             output::note!(
@@ -261,9 +250,13 @@ impl SweepArgs {
             return Ok(());
         }
         output::note!("following the jobs; they go on without this command (`{again}`)");
-        cluster::follow(&slurm, &plan, &estimate, &store)?;
+        let followed = cluster::follow(&slurm, &plan, &estimate, &store, &file.scores);
+        if followed.is_err() && !store.missing(&plan.graph).is_empty() {
+            return followed;
+        }
         let device = (backend, "Slurm jobs");
-        self.report(&config, &plan, &store, device, &data, Vec::new())
+        let rows = followed.and_then(|()| tasks.rows(&plan, &store));
+        self.report(&config, &plan, &store, device, &data, rows)
     }
 
     /// Where a dry run packs text that is not packed yet; none for a sweep that is to run.
@@ -278,6 +271,8 @@ impl SweepArgs {
         data_args::open_apart(&config.data, &cache, new, self.ui.choice()?)
     }
 
+    /// Writes the report. Where the rows of tasks are an error it has none of them, and the error is given at the end: losses are
+    /// there all the same.
     fn report(
         &self,
         config: &SweepConfig,
@@ -285,7 +280,7 @@ impl SweepArgs {
         store: &Store,
         device: (&str, &str),
         data: &Dataset,
-        tasks: Vec<TaskRow>,
+        tasks: Result<Vec<TaskRow>>,
     ) -> Result<()> {
         let floor = data.entropy_rate();
         let mut results = collect(config, plan, store, device, floor, command_line())?;
@@ -293,7 +288,13 @@ impl SweepArgs {
             results.notes.extend(text.part());
             results.notes.extend(text.cut_documents());
         }
-        results.tasks = tasks;
+        let missing = match tasks {
+            Ok(rows) => {
+                results.tasks = rows;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
         results.baseline = self.baseline(plan)?.map(str::to_owned);
         results.environment.threads = threads::count();
         results.environment.commit = program::COMMIT.map(str::to_owned);
@@ -314,7 +315,7 @@ impl SweepArgs {
             }
         }
         output::note!("report: {}", path.display());
-        Ok(())
+        missing
     }
 
     /// The recipe that others are to be compared with, which must be one of the plan's.

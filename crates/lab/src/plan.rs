@@ -5,7 +5,7 @@ mod line;
 mod needs;
 mod times;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use upcycle_data::Dataset;
 use upcycle_lm::{LayerPattern, LmConfig};
@@ -132,6 +132,14 @@ impl SweepPlan {
             }
         }
         Ok(Self { cells, graph })
+    }
+
+    /// The stages whose models are compared.
+    pub fn last_stages(&self) -> BTreeSet<&StageKey> {
+        let cells = self.cells.iter();
+        cells
+            .flat_map(|cell| [&cell.fixed_e, &cell.upcycled, &cell.fixed_me])
+            .collect()
     }
 
     /// What a reader of the results has to know: budgets that end while a recipe still holds replicas apart, so that their

@@ -167,8 +167,8 @@ impl Slurm {
         Ok(queue(&output(command)?))
     }
 
-    /// Submits those of the stages that are [missing](Store::missing), neither in the queue nor being computed, and whose parent
-    /// is there, in the queue, or submitted too; returns them.
+    /// Submits those of the stages that something is `left` to do for, which are neither in the queue nor being computed, and
+    /// whose parent is done, in the queue, or submitted too; returns them.
     ///
     /// # Errors
     /// If Slurm refuses a job; those submitted before are kept.
@@ -177,18 +177,18 @@ impl Slurm {
         graph: &'a StageGraph,
         estimate: &Estimate,
         store: &Store,
+        left: &BTreeSet<&StageKey>,
         among: impl Fn(&Stage) -> bool,
     ) -> Result<Vec<&'a Stage>, LabError> {
         let (mut jobs, queue) = (self.jobs()?, self.queue()?);
         let queued = |jobs: &Jobs, key| jobs.of(key).is_some_and(|job| queue.contains_key(job));
-        let missing = store.missing(graph);
         let mut wanted = BTreeSet::new();
         for stage in graph.stages().into_iter().filter(|stage| among(stage)) {
-            let idle = missing.contains(&stage.key)
+            let idle = left.contains(&stage.key)
                 && !queued(&jobs, &stage.key)
                 && store.claimant(&stage.key).is_none();
             let after = stage.parent.as_ref().is_none_or(|parent| {
-                wanted.contains(parent) || queued(&jobs, parent) || !missing.contains(parent)
+                wanted.contains(parent) || queued(&jobs, parent) || !left.contains(parent)
             });
             if idle && after {
                 wanted.insert(&stage.key);
@@ -197,7 +197,7 @@ impl Slurm {
         let mut submitted = Vec::new();
         for array in arrays(graph, estimate, &wanted, self) {
             let parent = match array.parent {
-                Some(parent) if missing.contains(parent) => jobs.of(parent),
+                Some(parent) if left.contains(parent) => jobs.of(parent),
                 _ => None,
             };
             let id = self.submit_array(&array, parent)?;

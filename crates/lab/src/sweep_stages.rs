@@ -1,10 +1,6 @@
 //! The stages of a sweep, noted in its folder for those who free disk.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    path::Path,
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -29,10 +25,7 @@ pub struct SweepStage {
 impl SweepStages {
     /// Those of a plan.
     pub fn of(plan: &SweepPlan) -> Self {
-        let cells = plan.cells.iter();
-        let last: BTreeSet<&StageKey> = cells
-            .flat_map(|cell| [&cell.fixed_e, &cell.upcycled, &cell.fixed_me])
-            .collect();
+        let last = plan.last_stages();
         let stages = plan.graph.stages().into_iter().map(|stage| {
             let noted = SweepStage {
                 label: stage.label.clone(),

@@ -1,6 +1,6 @@
 //! A model on a task.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     error::TaskError,
@@ -15,7 +15,7 @@ use crate::{
 pub const TOKENS_OF_A_PASS: usize = 8192;
 
 /// What a model reached on a task.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// The task.
     pub task: String,
@@ -26,7 +26,7 @@ pub struct Outcome {
 }
 
 /// A number that was measured.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Metric {
     /// What it is.
     pub name: MetricKind,

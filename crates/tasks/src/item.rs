@@ -1,7 +1,15 @@
 //! What a task is made of.
 
+use serde::{Deserialize, Serialize};
+use upcycle_digest::Digest;
+
+/// Version of how scores are computed.
+const SCORES_VERSION: u64 = 1;
+/// Letters of a fingerprint.
+const LETTERS: usize = 20;
+
 /// A task: items of one kind.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Task {
     /// What it is called in tables.
     pub name: String,
@@ -11,8 +19,19 @@ pub struct Task {
     pub metrics: Vec<MetricKind>,
 }
 
+impl Task {
+    /// Hexadecimal digits that differ where scores of one model may: by what is asked and measured, and by how scores are
+    /// computed.
+    pub fn fingerprint(&self) -> String {
+        // Texts and numbers always serialise.
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        let mut digest = Digest::new("upcycle-tasks task");
+        digest.number(SCORES_VERSION).bytes(&json).hex()[..LETTERS].to_owned()
+    }
+}
+
 /// Items of one kind.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub enum Items {
     /// Candidates of which one is right: multiple choice, minimal pairs, partial evaluation.
     Choices(Vec<Choice>),
@@ -39,7 +58,7 @@ impl Items {
 }
 
 /// Candidates of which one is right. The model's answer is the most likely one.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Choice {
     /// At least two.
     pub candidates: Vec<Candidate>,
@@ -48,7 +67,7 @@ pub struct Choice {
 }
 
 /// One of the things to choose from.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Candidate {
     /// What is scored.
     pub scored: Continuation,
@@ -58,7 +77,7 @@ pub struct Candidate {
 }
 
 /// A text and what may follow it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Continuation {
     /// What stands before.
     pub context: String,
@@ -67,7 +86,7 @@ pub struct Continuation {
 }
 
 /// What can be measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MetricKind {
     /// Share of items whose most likely candidate is the right one; of cloze items whose every
@@ -134,6 +153,19 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
 
     use super::*;
+
+    #[test]
+    fn fingerprints_tell_tasks_apart() {
+        let task = |text: &str, metric| Task {
+            name: "own".into(),
+            items: Items::Documents(vec![text.into()]),
+            metrics: vec![metric],
+        };
+        let one = task("a", MetricKind::BitsPerByte).fingerprint();
+        assert_eq!(one, task("a", MetricKind::BitsPerByte).fingerprint());
+        assert_ne!(one, task("b", MetricKind::BitsPerByte).fingerprint());
+        assert_ne!(one, task("a", MetricKind::BytePerplexity).fingerprint());
+    }
 
     #[test]
     fn the_name_is_the_serialized_form() {

@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use upcycle_kernels::Precision;
 use upcycle_lab::{Growth, Protocol, SweepConfig, presets};
 
-use super::{nodes::NodesArgs, plan_file::PlanFile};
+use super::{nodes::NodesArgs, plan_file::PlanFile, tasks::TasksArgs};
 use crate::{
     amount,
     backend::BackendKind,
@@ -231,17 +231,8 @@ pub(super) struct SweepArgs {
     /// sweep's folder.
     #[arg(long, help_heading = "Running")]
     pub(super) logs: bool,
-    /// Downstream tasks of the final models, as `evaluate --tasks` takes them: gap closure by each, beside that by the loss.
-    #[arg(
-        long,
-        value_delimiter = ',',
-        value_name = "LIST",
-        help_heading = "Tasks"
-    )]
-    pub(super) tasks: Vec<String>,
-    /// The first items of each task only.
-    #[arg(long, value_name = "N", requires = "tasks", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Tasks")]
-    pub(super) task_limit: Option<u64>,
+    #[command(flatten)]
+    pub(super) tasks: TasksArgs,
     /// Print results (or with --dry-run the estimate) as JSON.
     #[arg(long, help_heading = "Running")]
     pub(super) json: bool,

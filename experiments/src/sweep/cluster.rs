@@ -10,7 +10,10 @@ use anyhow::{Result, bail};
 use upcycle_lab::{Estimate, Slurm, Stage, StageKey, Store, SweepPlan};
 use upcycle_report::number;
 
-use super::status::{State, Status};
+use super::{
+    status::{State, Status},
+    tasks,
+};
 use crate::output;
 
 /// Time between two looks at store and queue.
@@ -22,15 +25,28 @@ const SILENT_LOOKS: usize = 20;
 /// Times that a stage is submitted again before something must be wrong with it.
 const ATTEMPTS: u32 = 3;
 
-/// Submits what is left of a sweep.
-pub fn submit(slurm: &Slurm, plan: &SweepPlan, estimate: &Estimate, store: &Store) -> Result<()> {
-    let submitted = slurm.submit(&plan.graph, estimate, store, |_| true)?;
+/// Submits what is left of a sweep, which is to have `scores` of its final models.
+pub fn submit(
+    slurm: &Slurm,
+    plan: &SweepPlan,
+    estimate: &Estimate,
+    store: &Store,
+    scores: &[String],
+) -> Result<()> {
+    let left = tasks::left(plan, store, scores);
+    let submitted = slurm.submit(&plan.graph, estimate, store, &left, |_| true)?;
     output::note!("submitted {}", number::plural(submitted.len(), "job"));
     Ok(())
 }
 
-/// Waits until all stages are finished; submits those again that were lost.
-pub fn follow(slurm: &Slurm, plan: &SweepPlan, estimate: &Estimate, store: &Store) -> Result<()> {
+/// Waits until all stages are finished, with `scores` of the final models; submits those again that were lost.
+pub fn follow(
+    slurm: &Slurm,
+    plan: &SweepPlan,
+    estimate: &Estimate,
+    store: &Store,
+    scores: &[String],
+) -> Result<()> {
     let mut told = BTreeSet::new();
     let mut idle: BTreeMap<StageKey, usize> = BTreeMap::new();
     let mut attempts: BTreeMap<StageKey, u32> = BTreeMap::new();
@@ -48,7 +64,7 @@ pub fn follow(slurm: &Slurm, plan: &SweepPlan, estimate: &Estimate, store: &Stor
         };
         silent = 0;
         let cluster = (slurm.jobs()?, queue);
-        let status = Status::of(plan, store, Some(&cluster))?;
+        let status = Status::of(plan, store, scores, Some(&cluster))?;
         let all = status.stages.len();
         for stage in &status.stages {
             if stage.state == State::Finished && told.insert(stage.key.clone()) {
@@ -68,7 +84,8 @@ pub fn follow(slurm: &Slurm, plan: &SweepPlan, estimate: &Estimate, store: &Stor
         };
         if idle.values().any(|looks| *looks >= IDLE_LOOKS) {
             let missing = store.missing(&plan.graph);
-            for stage in slurm.submit(&plan.graph, estimate, store, is_idle)? {
+            let left = tasks::left(plan, store, scores);
+            for stage in slurm.submit(&plan.graph, estimate, store, &left, is_idle)? {
                 let job = cluster.0.of(&stage.key).unwrap_or("none");
                 output::note!("lost      {} (job {job}); submitted again", stage.label);
                 idle.remove(&stage.key);
@@ -78,8 +95,12 @@ pub fn follow(slurm: &Slurm, plan: &SweepPlan, estimate: &Estimate, store: &Stor
                     let attempts = attempts.entry(stage.key.clone()).or_default();
                     *attempts += 1;
                     if *attempts > ATTEMPTS {
+                        let what = match missing.contains(&stage.key) {
+                            true => "the job",
+                            false => "the score",
+                        };
                         bail!(
-                            "stage {} was lost {attempts} times; see {}. Start the sweep again to try it once more",
+                            "{what} of stage {} was lost {attempts} times; see {}. Start the sweep again to try it once more",
                             stage.label,
                             slurm.log(job).display()
                         );

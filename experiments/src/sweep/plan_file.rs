@@ -8,7 +8,11 @@ use upcycle_data::Dataset;
 use upcycle_lab::{StageSpec, Store, SweepConfig, SweepPlan};
 use upcycle_operator::Recipe;
 
-use super::{SweepArgs, command_line, nodes::NodesArgs};
+use super::{
+    SweepArgs, command_line,
+    nodes::NodesArgs,
+    tasks::{Tasks, TasksArgs},
+};
 use crate::{
     backend::BackendKind, devices::DevicesArgs, kernels::KernelsArg, limits::MemoryArgs, packing,
     threads::ThreadsArg, ui::Ui,
@@ -38,6 +42,12 @@ pub struct PlanFile {
     /// Whose kernels compute.
     #[serde(default, flatten)]
     pub kernels: KernelsArg,
+    /// Downstream tasks of its final models.
+    #[serde(default, flatten)]
+    pub tasks: TasksArgs,
+    /// What the scores on each are kept by, in the folders of final models.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scores: Vec<String>,
     /// The command line.
     pub command: String,
     /// The last stage of every grown model: what it is, by content.
@@ -64,6 +74,7 @@ impl PlanFile {
         config: &SweepConfig,
         plan: &SweepPlan,
         args: &SweepArgs,
+        tasks: &Tasks,
         backend: BackendKind,
     ) -> Self {
         let mut recipes: Vec<Recipe> = Vec::new();
@@ -83,6 +94,8 @@ impl PlanFile {
             checkpoint_seconds: args.checkpoint_seconds,
             memory: args.memory,
             kernels: args.kernels,
+            tasks: args.tasks.clone(),
+            scores: tasks.fingerprints(),
             command: command_line(),
             cells: cells.map(|cell| cell.upcycled.to_string()).collect(),
             sweep: config.clone(),

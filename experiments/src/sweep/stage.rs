@@ -16,7 +16,7 @@ use crate::{
     ui::Ui,
 };
 
-/// Compute one stage of a sweep that was started; what jobs of a cluster do.
+/// Compute one stage of a sweep that was started, and the scores of a final model; what jobs of a cluster do.
 #[derive(Debug, Args)]
 pub struct StageArgs {
     /// The sweep's folder, such as runs/quick.
@@ -79,6 +79,21 @@ impl StageArgs {
         };
         let outcome = interrupt::during(work, || runner.run_stage(stage))?;
         progress.finish();
-        Ok(outcome?)
+        outcome?;
+        if !plan.last_stages().contains(&stage.key) {
+            return Ok(());
+        }
+        // Others wait for the leader, as where it grows a model.
+        member.of_leader(|| {
+            let tasks = file.tasks.read()?;
+            if tasks.fingerprints() != file.scores {
+                bail!(
+                    "stage {} is finished and was not asked --tasks: their items are others here than where the sweep was started",
+                    stage.label
+                );
+            }
+            let scored = tasks.score(&store, &stage.key, engine.as_ref());
+            scored.with_context(|| format!("stage {} is finished and has no score", stage.label))
+        })
     }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use upcycle_lab::{Jobs, Queue, Stage, StageKey, Store, SweepPlan};
 
-use super::{jobs, plan_file::Started};
+use super::{jobs, plan_file::Started, tasks};
 use crate::{output, ui::Ui};
 
 /// Show how far a sweep is that was started here, on other machines, or on a cluster.
@@ -32,7 +32,8 @@ impl StatusArgs {
         let started = Started::open(&self.folder, Ui::fitting())?;
         loop {
             let jobs = jobs::jobs(&self.folder, &started.file)?;
-            let status = Status::of(&started.plan, &started.store, jobs.as_ref())?;
+            let scores = &started.file.scores;
+            let status = Status::of(&started.plan, &started.store, scores, jobs.as_ref())?;
             if self.json {
                 output::line(serde_json::to_string_pretty(&status)?)?;
             } else {
@@ -78,7 +79,7 @@ pub struct StageStatus {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum State {
-    /// Its result is there, and no stage waits for it.
+    /// Its result is there with all scores, and no stage waits for it.
     Finished,
     /// A process computes it.
     Running {
@@ -91,7 +92,7 @@ pub enum State {
         /// Seconds since the last sign.
         silent_seconds: u64,
     },
-    /// The cluster will run it, or begins to.
+    /// The cluster will run it, begins to, or has its model scored.
     Queued {
         /// The cluster's word.
         queue: String,
@@ -103,12 +104,17 @@ pub enum State {
 }
 
 impl Status {
-    /// Looks at the store, and at the queue of a cluster.
-    pub fn of(plan: &SweepPlan, store: &Store, cluster: Option<&(Jobs, Queue)>) -> Result<Self> {
-        let missing = store.missing(&plan.graph);
+    /// Looks at the store, which is to have `scores` of final models, and at the queue of a cluster.
+    pub fn of(
+        plan: &SweepPlan,
+        store: &Store,
+        scores: &[String],
+        cluster: Option<&(Jobs, Queue)>,
+    ) -> Result<Self> {
+        let left = tasks::left(plan, store, scores);
         let mut stages = Vec::new();
         for stage in plan.graph.stages() {
-            let is_missing = missing.contains(&stage.key);
+            let is_left = left.contains(&stage.key);
             let job = cluster.and_then(|(jobs, _)| jobs.of(&stage.key));
             let queued = job.and_then(|job| cluster?.1.get(job));
             stages.push(StageStatus {
@@ -117,7 +123,7 @@ impl Status {
                 from: stage.from,
                 to: stage.to,
                 state: match store.result(&stage.key)? {
-                    Some(_) if !is_missing => State::Finished,
+                    Some(_) if !is_left => State::Finished,
                     _ => state(stage, store, job.is_some(), queued),
                 },
                 job: job.map(str::to_owned),
