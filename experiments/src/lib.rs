@@ -31,6 +31,7 @@ pub mod runs;
 mod sources;
 pub mod sweep;
 mod threads;
+mod tokenizer;
 pub mod train;
 mod training_file;
 mod ui;

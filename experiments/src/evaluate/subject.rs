@@ -1,10 +1,6 @@
 //! A checkpoint to be evaluated, with its tokenizer.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fs, path::Path, sync::Arc};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -19,6 +15,7 @@ use crate::{
     inspect::checkpoint_of,
     limits::{on_cpu, too_large},
     sources,
+    tokenizer::{self, Found},
 };
 
 /// A checkpoint to be evaluated.
@@ -46,7 +43,7 @@ impl Subject {
             info.check_sizes(&dir)?;
             (dir.clone(), Start::Checkpoint(dir), info.model)
         };
-        let encoder = encoder(&dir, config.vocab, tokenizer)?;
+        let encoder = encoder(&dir, tokenizer)?;
         Ok(Self {
             start,
             config,
@@ -73,35 +70,20 @@ impl Subject {
     }
 }
 
-/// The tokenizer of a checkpoint: what is asked for, its own, or bytes if it has exactly their tokens.
-fn encoder(dir: &Path, vocab: usize, asked: Option<&str>) -> Result<Encoder> {
-    let own = dir.join("tokenizer.json");
-    let path = match asked {
-        Some("bytes") => None,
-        Some(path) => Some(PathBuf::from(path)),
-        None if own.is_file() => Some(own),
+/// The tokenizer of a checkpoint, with the token that stands before its texts.
+fn encoder(dir: &Path, asked: Option<&str>) -> Result<Encoder> {
+    let found = tokenizer::find(dir, asked)?;
+    let Found { tokenizer, file } = found.with_context(|| tokenizer::missing(dir))?;
+    let named = match &file {
+        Some(file) => named_prefix(file, &tokenizer)?,
         None => None,
     };
-    let Some(path) = path else {
-        let bytes = TextTokenizer::bytes();
-        let (tokens, separator) = (bytes.vocab_size(), bytes.separator());
-        if asked.is_none() && vocab != tokens {
-            bail!(
-                "there is no tokenizer.json, and a vocabulary of {vocab} is not that of bytes ({tokens}); give the model's tokenizer with --tokenizer, or a model that was trained on text (the built-in corpus of chains is none)"
-            );
-        }
-        return Ok(Encoder::new(bytes, separator.unwrap_or_default()));
-    };
-    let tokenizer = TextTokenizer::read(&path)?;
-    let prefix = match named_prefix(&path, &tokenizer)? {
-        Some(prefix) => prefix,
-        None => tokenizer.separator().with_context(|| {
-            format!(
-                "{} has no token that texts begin or end with; name one as bos_token or eos_token in a tokenizer_config.json beside it",
-                path.display()
-            )
-        })?,
-    };
+    let prefix = named.or(tokenizer.separator()).with_context(|| {
+        format!(
+            "{} has no token that texts begin or end with; name one as bos_token or eos_token in a tokenizer_config.json beside it",
+            file.as_deref().unwrap_or(dir).display()
+        )
+    })?;
     Ok(Encoder::new(tokenizer, prefix))
 }
 
@@ -159,16 +141,8 @@ mod tests {
             fs::write(folder.path().join("tokenizer_config.json"), config).unwrap();
             assert_eq!(named_prefix(&path, &tokenizer).unwrap(), expected);
         }
-        let missing = encoder(folder.path(), 3, None).map(drop).unwrap_err();
+        let missing = encoder(folder.path(), None).map(drop).unwrap_err();
         assert!(missing.to_string().contains("bos_token"), "{missing}");
-    }
-
-    #[test]
-    fn bytes_are_taken_only_for_what_they_are() {
-        let folder = tempfile::tempdir().unwrap();
-        assert!(encoder(folder.path(), 257, None).is_ok());
-        assert!(encoder(folder.path(), 300, Some("bytes")).is_ok());
-        let missing = encoder(folder.path(), 144, None).map(drop).unwrap_err();
-        assert!(missing.to_string().contains("--tokenizer"), "{missing}");
+        assert!(encoder(folder.path(), Some("bytes")).is_ok());
     }
 }

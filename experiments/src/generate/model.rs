@@ -1,15 +1,22 @@
 //! A model to continue texts with: its shape, its tokens, and where its experts come from.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result};
 use upcycle_data::TextTokenizer;
 use upcycle_hf::{HfCheckpoint, Import};
 use upcycle_lm::{LmConfig, WeightSource};
 use upcycle_moe::Lineage;
 use upcycle_train::{CheckpointInfo, Start};
 
-use crate::{inspect::checkpoint_of, sources};
+use crate::{
+    inspect::checkpoint_of,
+    sources,
+    tokenizer::{self, Found},
+};
 
 /// A model that is not loaded yet.
 pub struct Model {
@@ -17,11 +24,10 @@ pub struct Model {
     pub config: LmConfig,
     /// Tokens that end a text.
     pub stop: Vec<u32>,
+    dir: PathBuf,
     tokenizer: Option<TextTokenizer>,
     /// Whether its texts have tokens around them, such as one for their beginning.
     special: bool,
-    /// What to do without a tokenizer.
-    untold: String,
     /// Where the experts of every MoE layer come from; empty if none was ever grown.
     lineages: Vec<Lineage>,
 }
@@ -30,37 +36,29 @@ impl Model {
     /// The model of a checkpoint, with the tokenizer of `--tokenizer` or its own.
     pub fn open(from: &str, tokenizer: Option<&str>) -> Result<Self> {
         let dir = sources::folder(from)?;
-        let given = match tokenizer {
-            Some("bytes") => Some(TextTokenizer::bytes()),
-            Some(path) => Some(TextTokenizer::read(Path::new(path))?),
-            None => None,
-        };
         match sources::is_hugging_face(&dir) {
-            true => Self::of_hugging_face(&dir, given),
-            false => Self::of_checkpoint(&checkpoint_of(&dir), given),
+            true => Self::of_hugging_face(&dir, tokenizer),
+            false => Self::of_checkpoint(&checkpoint_of(&dir), tokenizer),
         }
     }
 
-    fn of_hugging_face(dir: &Path, given: Option<TextTokenizer>) -> Result<Self> {
+    fn of_hugging_face(dir: &Path, tokenizer: Option<&str>) -> Result<Self> {
         let import = Import::new(HfCheckpoint::open(dir, None)?)?;
         let stop = import.checkpoint().end_of_text()?;
         let model = Self {
             config: import.config().clone(),
             start: Start::Weights(Arc::new(import)),
             stop,
+            dir: dir.to_owned(),
             tokenizer: None,
             special: true,
-            untold: format!(
-                "{} has no tokenizer.json; give the model's own with --tokenizer, or token ids with --prompt-ids 1,2,3",
-                dir.display()
-            ),
             lineages: Vec::new(),
         };
-        model.with_tokenizer(given, dir)
+        model.with_tokenizer(tokenizer)
     }
 
-    /// The model of a checkpoint of this program, with this tokenizer or its own.
-    pub fn of_checkpoint(dir: &Path, given: Option<TextTokenizer>) -> Result<Self> {
+    /// The model of a checkpoint of this program, with the tokenizer of `--tokenizer` or its own.
+    pub fn of_checkpoint(dir: &Path, tokenizer: Option<&str>) -> Result<Self> {
         let info = CheckpointInfo::read(dir)?;
         info.check_sizes(dir)?;
         let lineages = info.growths.into_iter().map(|state| state.lineage);
@@ -70,23 +68,17 @@ impl Model {
             config: info.model,
             start: Start::Checkpoint(dir.to_owned()),
             stop: Vec::new(),
+            dir: dir.to_owned(),
             tokenizer: None,
             special: false,
-            untold: format!(
-                "{} has no tokenizer: tokens of the built-in corpus are no text; give token ids with --prompt-ids 1,2,3, or --tokenizer bytes for a model of text that an older version trained on bytes",
-                dir.display()
-            ),
             lineages: if is_grown { lineages } else { Vec::new() },
         };
-        model.with_tokenizer(given, dir)
+        model.with_tokenizer(tokenizer)
     }
 
-    fn with_tokenizer(mut self, given: Option<TextTokenizer>, dir: &Path) -> Result<Self> {
-        let own = dir.join("tokenizer.json");
-        self.tokenizer = match given {
-            None if own.is_file() => Some(TextTokenizer::read(&own)?),
-            given => given,
-        };
+    fn with_tokenizer(mut self, asked: Option<&str>) -> Result<Self> {
+        let found = tokenizer::find(&self.dir, asked)?;
+        self.tokenizer = found.map(|Found { tokenizer, .. }| tokenizer);
         // What a checkpoint says goes before what a tokenizer has a name for.
         if self.stop.is_empty() {
             let end = self.tokenizer.as_ref().and_then(TextTokenizer::separator);
@@ -100,9 +92,12 @@ impl Model {
     /// # Errors
     /// If it has none.
     pub fn tokenizer(&self) -> Result<&TextTokenizer> {
-        self.tokenizer
-            .as_ref()
-            .ok_or_else(|| anyhow!("{}", self.untold))
+        self.tokenizer.as_ref().with_context(|| {
+            format!(
+                "{}; or give token ids with --prompt-ids 1,2,3",
+                tokenizer::missing(&self.dir)
+            )
+        })
     }
 
     /// Tokens of a prompt.
