@@ -697,7 +697,7 @@ fn the_papers_scales_are_planned_and_refused_on_a_cpu() {
     assert!(json["stages"].as_array().unwrap().len() > 50);
 }
 
-/// The numbers are those of `crates/lab/tests/scaling.rs`, worked out by hand.
+/// The numbers are those of `crates/lab/tests/lab/scaling.rs`, worked out by hand.
 #[test]
 fn the_papers_largest_model_is_planned_for_gpus_that_are_not_here() {
     let lab = Lab::new();

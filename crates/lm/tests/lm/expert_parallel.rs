@@ -1,7 +1,5 @@
 //! Models whose experts are spread over a team against whole ones.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{collections::BTreeMap, ops::Range, thread};
 
 use burn::{

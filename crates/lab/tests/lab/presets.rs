@@ -1,7 +1,5 @@
 //! Every configuration file of this crate is a preset, and every preset says what it is.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{fs, path::Path};
 
 use upcycle_lab::presets;

@@ -1,7 +1,5 @@
 //! Decoding with kept keys and values: the logits and the routing of the whole forward pass.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use burn::{
     module::Param,
     tensor::{Int, Tensor, TensorData},

@@ -1,7 +1,5 @@
 //! Growing checkpoints from disk to disk.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use std::{
     collections::BTreeMap,
     fs,

@@ -1,7 +1,5 @@
 //! Plans and runs of sweeps, with an engine that computes nothing.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use std::{
     collections::BTreeSet,
     fs,

@@ -1,7 +1,5 @@
 //! Dense checkpoints that become MoE checkpoints.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use std::{collections::BTreeMap, fs, path::Path};
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};

@@ -1,9 +1,5 @@
 //! How the activations of a batch share memory changes memory, and no result.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod common;
-
 use std::{num::NonZeroUsize, path::Path};
 
 use burn::backend::Autodiff;
@@ -14,7 +10,7 @@ use upcycle_moe::BalancingConfig;
 use upcycle_operator::{Evidence, Upcycle};
 use upcycle_train::*;
 
-use common::parameters;
+use crate::common::parameters;
 
 type B = Autodiff<Flex>;
 

@@ -1,7 +1,5 @@
 //! Several devices that train one model. All of them are this processor.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{fs, path::Path, sync::atomic::AtomicBool, thread, time::Duration};
 
 use burn::backend::Autodiff;

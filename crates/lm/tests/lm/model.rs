@@ -1,7 +1,5 @@
 //! The language model: causality, sizes, and costs against the paper's figures.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use burn::{
     module::Module,
     tensor::{Int, Tensor, TensorData},

@@ -1,7 +1,5 @@
 //! How copies are shared out.
 
-#![allow(clippy::unwrap_used)]
-
 use proptest::prelude::*;
 use upcycle_operator::*;
 

@@ -1,7 +1,5 @@
 //! The scales by name are the paper's, to the digits that it prints.
 
-#![allow(clippy::unwrap_used)]
-
 use upcycle_lab::presets;
 use upcycle_lm::CostModel;
 

@@ -1,7 +1,5 @@
 //! The paper's largest model on many GPUs, beside numbers that were worked out by hand.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use std::{num::NonZeroUsize, path::Path};
 
 use upcycle_data::Dataset;

@@ -1,16 +1,12 @@
 //! The operator on records: exactness, what is copied and what is kept, moments, repeated growth, dense sources.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod common;
-
+use crate::common::*;
 use burn::{
     module::{Module, Param, ParamId},
     optim::{AdamWConfig, GradientsParams, Optimizer},
     tensor::Tensor,
 };
 use burn_flex::FlexDevice;
-use common::*;
 use upcycle_kernels::{AdamWRecord, Precision, SoftTargets};
 use upcycle_lm::{LayerPattern, Lm, LmConfig};
 use upcycle_moe::{GrowthState, MoeModel, ReleaseShape, ScoreFunction};

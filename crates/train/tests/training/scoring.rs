@@ -1,7 +1,5 @@
 //! A model as downstream tasks see it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use burn::{
     backend::Autodiff,
     module::AutodiffModule,

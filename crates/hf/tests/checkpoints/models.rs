@@ -1,7 +1,5 @@
 //! Checkpoints of transformers as models of ours, and back.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use std::{
     fs,
     path::{Path, PathBuf},

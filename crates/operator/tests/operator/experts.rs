@@ -1,7 +1,5 @@
 //! Each initialisation of experts, and the router extensions that share its mathematics, keep what they promise.
 
-#![allow(clippy::unwrap_used)]
-
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use upcycle_operator::*;

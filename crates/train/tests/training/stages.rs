@@ -1,9 +1,5 @@
 //! Training stages on the CPU backend: golden losses, exact resume, upcycling at tau, damage.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod common;
-
 use std::{
     fs,
     panic::AssertUnwindSafe,
@@ -21,7 +17,7 @@ use upcycle_moe::MoeModel;
 use upcycle_operator::{Evidence, Recipe, Upcycle};
 use upcycle_train::*;
 
-use common::parameters;
+use crate::common::parameters;
 
 type B = Autodiff<Flex>;
 

@@ -1,7 +1,5 @@
 //! Parity with numbers made by the published implementation, wherever that is right (f64; ours compute in f32).
 
-#![allow(clippy::unwrap_used)]
-
 use burn::tensor::{Tensor, TensorData};
 use burn_flex::{Flex, FlexDevice};
 use serde_json::Value;
@@ -9,8 +7,8 @@ use upcycle_operator::*;
 
 fn fixtures() -> [Value; 2] {
     [
-        include_str!("fixtures/reference_1.json"),
-        include_str!("fixtures/reference_2.json"),
+        include_str!("../fixtures/reference_1.json"),
+        include_str!("../fixtures/reference_2.json"),
     ]
     .map(|text| serde_json::from_str(text).unwrap())
 }

@@ -1,7 +1,5 @@
 //! Every recipe of the repository is valid and can be carried out.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{fs, path::Path};
 
 use upcycle_operator::{ExpertMatrices, LayerPlan, Recipe, RouterRows};

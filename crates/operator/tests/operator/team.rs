@@ -1,14 +1,10 @@
 //! A model whose experts are spread over a team grows as on one device, to the bit, and is measured as there.
 
-#![allow(clippy::unwrap_used)]
-
-mod common;
-
 use std::{ops::Range, thread};
 
+use crate::common::*;
 use burn::{module::Module, tensor::Tensor};
 use burn_flex::{Flex, FlexDevice};
-use common::*;
 use upcycle_kernels::{AdamWRecord, Precision, SoftTargets};
 use upcycle_lm::{LayerPattern, Lm};
 use upcycle_moe::{GrowthState, MoeLayer, MoeModel};

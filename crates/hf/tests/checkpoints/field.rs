@@ -1,7 +1,5 @@
 //! Checkpoints of public reports that were once grown wrongly, or refused without need.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

@@ -1,7 +1,5 @@
 //! Texts of a model with random weights: what is drawn, when it ends, and what is told.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use std::ops::ControlFlow;
 
 use burn::tensor::{Int, Tensor, TensorData};
