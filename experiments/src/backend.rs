@@ -14,7 +14,7 @@ use crate::{
 /// Where tensors are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
 pub enum BackendKind {
-    /// CUDA if there is a GPU, else a GPU through WGPU, else the CPU.
+    /// CUDA if there is a GPU, else a GPU through Metal, Vulkan or WGPU, else the CPU.
     #[default]
     Auto,
     /// Burn's Flex backend.
@@ -23,6 +23,10 @@ pub enum BackendKind {
     Ndarray,
     /// A GPU through Vulkan, Metal or DirectX.
     Wgpu,
+    /// A GPU through Vulkan, with kernels in SPIR-V.
+    Vulkan,
+    /// A GPU of Apple's, with kernels in Metal's own language.
+    Metal,
     /// An NVIDIA GPU.
     Cuda,
 }
@@ -35,8 +39,15 @@ impl BackendKind {
             Self::Cpu => "cpu",
             Self::Ndarray => "ndarray",
             Self::Wgpu => "wgpu",
+            Self::Vulkan => "vulkan",
+            Self::Metal => "metal",
             Self::Cuda => "cuda",
         }
+    }
+
+    /// Whether its devices are GPUs, as a rule.
+    pub fn is_of_gpus(self) -> bool {
+        matches!(self, Self::Wgpu | Self::Vulkan | Self::Metal | Self::Cuda)
     }
 
     /// The backend of a name.
@@ -117,23 +128,30 @@ pub fn machine_of(kind: BackendKind, devices: Devices, member: &Member) -> Resul
         ),
         BackendKind::Cpu => cpu(devices, member),
         BackendKind::Ndarray if count == 1 => ndarray(),
-        BackendKind::Wgpu if count == 1 => wgpu_backend::machine(wgpu_backend::Device::Any),
         BackendKind::Cuda => cuda_backend::machine(devices, member),
-        BackendKind::Ndarray | BackendKind::Wgpu => bail!(
-            "backend `{}` trains on one device; several are for --backend cuda",
-            kind.name()
-        ),
+        BackendKind::Wgpu | BackendKind::Vulkan | BackendKind::Metal if count == 1 => {
+            wgpu_backend::machine(kind, wgpu_backend::Device::Any)
+        }
+        BackendKind::Ndarray | BackendKind::Wgpu | BackendKind::Vulkan | BackendKind::Metal => {
+            bail!(
+                "backend `{}` trains on one device; several are for --backend cuda",
+                kind.name()
+            )
+        }
     }
 }
 
-/// CUDA, then a real GPU through WGPU, then the CPU; what is not compiled in or has no device is passed over.
+/// CUDA, then a real GPU through Metal, Vulkan or WGPU, then the CPU; what is not compiled in or has no device is passed over.
 fn auto(devices: Devices) -> Result<Machine> {
     let alone = &Member::alone();
+    let gpu = |kind| wgpu_backend::machine(kind, wgpu_backend::Device::Gpu);
     if devices.count.get() > 1 {
         return cuda_backend::machine(devices, alone);
     }
     cuda_backend::machine(devices, alone)
-        .or_else(|_| wgpu_backend::machine(wgpu_backend::Device::Gpu))
+        .or_else(|_| gpu(BackendKind::Metal))
+        .or_else(|_| gpu(BackendKind::Vulkan))
+        .or_else(|_| gpu(BackendKind::Wgpu))
         .or_else(|_| cpu(devices, alone))
         .or_else(|_| ndarray())
 }
@@ -142,6 +160,8 @@ fn auto(devices: Devices) -> Result<Machine> {
     feature = "cpu",
     feature = "ndarray",
     feature = "wgpu",
+    feature = "vulkan",
+    feature = "metal",
     feature = "cuda"
 )))]
 fn not_compiled(name: &str) -> Result<Machine> {
@@ -199,16 +219,33 @@ mod wgpu_backend {
         Gpu,
     }
 
-    #[cfg(feature = "wgpu")]
-    pub fn machine(wanted: Device) -> Result<Machine> {
-        use burn_wgpu::{Wgpu, WgpuDevice};
+    /// A backend over WGPU, with the compiler that it is named after.
+    pub fn machine(kind: BackendKind, wanted: Device) -> Result<Machine> {
+        match kind {
+            #[cfg(feature = "vulkan")]
+            BackendKind::Vulkan => found::<burn_wgpu::Vulkan>(kind, wgpu::Backends::VULKAN, wanted),
+            #[cfg(feature = "metal")]
+            BackendKind::Metal => found::<burn_wgpu::Metal>(kind, wgpu::Backends::METAL, wanted),
+            #[cfg(feature = "wgpu")]
+            BackendKind::Wgpu => found::<burn_wgpu::Wgpu>(kind, wgpu::Backends::PRIMARY, wanted),
+            #[cfg(not(all(feature = "wgpu", feature = "vulkan", feature = "metal")))]
+            _ => not_compiled(kind.name()),
+            #[cfg(all(feature = "wgpu", feature = "vulkan", feature = "metal"))]
+            _ => bail!("backend `{}` is none of WGPU", kind.name()),
+        }
+    }
 
-        type B = burn::backend::Autodiff<Wgpu>;
+    #[cfg(feature = "wgpu")]
+    fn found<B>(kind: BackendKind, apis: wgpu::Backends, wanted: Device) -> Result<Machine>
+    where
+        B: upcycle_kernels::MoeBackend<Device = burn_wgpu::WgpuDevice>,
+    {
+        use burn_wgpu::WgpuDevice;
 
         // Burn panics where there is no adapter, so look first.
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
         let adapters: Vec<wgpu::AdapterInfo> =
-            pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY))
+            pollster::block_on(instance.enumerate_adapters(apis))
                 .iter()
                 .map(wgpu::Adapter::get_info)
                 .collect();
@@ -218,24 +255,29 @@ mod wgpu_backend {
             (None, Some(software), Device::Any) => (software, WgpuDevice::Cpu),
             (None, Some(_), Device::Gpu) => bail!("no GPU through WGPU, only a software driver"),
             (None, None, _) => bail!(
-                "backend `wgpu` finds no Vulkan, Metal or DirectX 12 driver; install the GPU's driver, or `mesa-vulkan-drivers` for a slow one in software, or use `--backend cpu`"
+                "backend `{}` finds no {} driver; install the GPU's driver, or `mesa-vulkan-drivers` for a slow one in software, or use `--backend cpu`",
+                kind.name(),
+                match kind {
+                    BackendKind::Vulkan => "Vulkan",
+                    BackendKind::Metal => "Metal",
+                    _ => "Vulkan, Metal or DirectX 12",
+                }
             ),
         };
-        let description = format!("{}, {:?}", info.name, info.backend);
+        let slow = match info.device_type {
+            wgpu::DeviceType::Cpu => ", a driver in software",
+            _ => "",
+        };
+        let description = format!("{}, {:?}{slow}", info.name, info.backend);
         let (devices, alone) = (Devices::ONE, &Member::alone());
         let device = |_| device.clone();
-        Ok(Machine::new::<B>(
-            "wgpu",
+        Ok(Machine::new::<burn::backend::Autodiff<B>>(
+            kind.name(),
             description,
             devices,
             alone,
             device,
         ))
-    }
-
-    #[cfg(not(feature = "wgpu"))]
-    pub fn machine(_wanted: Device) -> Result<Machine> {
-        not_compiled("wgpu")
     }
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use upcycle_kernels::{Bodies, Precision, Proof, TensorCores};
 use upcycle_train::Engine;
 
-use crate::output;
+use crate::{limits::on_cpu, output};
 
 /// The flag that chooses kernels.
 #[derive(Debug, Clone, Copy, Default, Args, Serialize, Deserialize)]
@@ -33,6 +33,11 @@ pub enum Kernels {
 impl KernelsArg {
     /// Chooses for the rest of the process, and tells what was tried out.
     pub fn choose(self, engine: &dyn Engine, precision: Precision) {
+        if cfg!(feature = "autotune") && !on_cpu(engine) {
+            output::note!(
+                "kernels are tuned to the shapes of this run in its first minutes, which are slow; what is found is kept for later runs"
+            );
+        }
         match self.kernels {
             Kernels::Reference => Bodies::Reference.select(),
             Kernels::Specialised => TensorCores::Own.choose(),

@@ -23,9 +23,11 @@ const DEFAULT: [(&str, bool); 2] = [
     ("hub", cfg!(feature = "hub")),
 ];
 /// Features that have to be asked for.
-const FURTHER: [(&str, bool); 4] = [
+const FURTHER: [(&str, bool); 6] = [
     ("ndarray", cfg!(feature = "ndarray")),
     ("wgpu", cfg!(feature = "wgpu")),
+    ("vulkan", cfg!(feature = "vulkan")),
+    ("metal", cfg!(feature = "metal")),
     ("cuda", cfg!(feature = "cuda")),
     ("tui", cfg!(feature = "tui")),
 ];

@@ -1,12 +1,29 @@
 //! GPU backends compute and train like the CPU backend.
 //!
-//! Run with the name of the backend whose driver is there: `-- wgpu` (a software driver will do) or `-- cuda`.
+//! Run with the name of the backend whose driver is there: `-- wgpu::` or `-- vulkan::` (a software driver will do) or `-- cuda::`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod wgpu {
     const KIND: BackendKind = BackendKind::Wgpu;
     type Inner = burn_wgpu::Wgpu;
+    include!("parity.rs");
+
+    /// WebGPU guarantees eight storage buffers a kernel; Burn asks a driver for as many as it has.
+    #[test]
+    fn a_device_with_the_least_of_webgpu_trains_as_well() {
+        let device = crate::least::device();
+        let limits = upcycle_train::BurnEngine::<Gpu>::new("wgpu", "eight buffers".into(), device);
+        assert_losses(&limits);
+    }
+}
+
+mod least;
+
+#[cfg(feature = "vulkan")]
+mod vulkan {
+    const KIND: BackendKind = BackendKind::Vulkan;
+    type Inner = burn_wgpu::Vulkan;
     include!("parity.rs");
 }
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 use upcycle_lab::{Jobs, Queue, Slurm};
 
 use super::plan_file::PlanFile;
-use crate::{backend::BackendKind, output, program, threads};
+use crate::{output, program, threads};
 
 /// Cores of a job that computes on a GPU.
 const CORES_BESIDE_GPU: usize = 4;
@@ -21,14 +21,14 @@ pub fn slurm(folder: &Path, file: &PlanFile, args: &[String]) -> Result<Slurm> {
         name: format!("upcycle-{}", file.sweep.name),
         nodes: file.nodes.nodes().get(),
         tasks,
-        cores: match file.backend {
-            BackendKind::Cuda | BackendKind::Wgpu => asked.unwrap_or(CORES_BESIDE_GPU),
-            _ => asked.unwrap_or_else(|| (threads::count() / tasks).max(1)),
+        cores: match file.backend.is_of_gpus() {
+            true => asked.unwrap_or(CORES_BESIDE_GPU),
+            false => asked.unwrap_or_else(|| (threads::count() / tasks).max(1)),
         },
-        gpus: match file.backend {
+        gpus: match file.backend.is_of_gpus() {
             // Each process of several has one.
-            BackendKind::Cuda | BackendKind::Wgpu => file.devices.devices.get().max(tasks),
-            _ => 0,
+            true => file.devices.devices.get().max(tasks),
+            false => 0,
         },
         args: args.to_vec(),
     })
