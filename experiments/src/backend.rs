@@ -220,6 +220,7 @@ mod wgpu_backend {
     }
 
     /// A backend over WGPU, with the compiler that it is named after.
+    #[cfg_attr(not(feature = "wgpu"), allow(unused_variables))]
     pub fn machine(kind: BackendKind, wanted: Device) -> Result<Machine> {
         match kind {
             #[cfg(feature = "vulkan")]

@@ -165,7 +165,9 @@ mod tests {
         let shares: Vec<_> = crews(3, 1).iter().map(|crew| crew.share(6)).collect();
         assert_eq!(shares, [0..2, 2..4, 4..6]);
         assert_eq!(Crew::alone().share(5), 0..5);
-        let uneven: Vec<_> = (crews(4, 1).iter()).map(|crew| crew.uneven_share(3)).collect();
+        let uneven: Vec<_> = (crews(4, 1).iter())
+            .map(|crew| crew.uneven_share(3))
+            .collect();
         assert_eq!(uneven, [0..1, 1..2, 2..3, 3..3]);
     }
 
