@@ -388,6 +388,13 @@ impl TrainArgs {
         if !member.is_leader() {
             return Ok(());
         }
+        if let Some(taken) = engine.memory() {
+            output::note!(
+                "memory of the device: {} were taken, {} planned",
+                number::bytes(taken.reserved),
+                number::bytes(memory)
+            );
+        }
         let lines = read_metrics(&self.out.join("metrics.jsonl"))?;
         write_curve(&self.out.join("curve.csv"), &lines)?;
         let json = serde_json::to_string_pretty(&outcome)?;

@@ -19,6 +19,7 @@ mod wgpu {
 }
 
 mod least;
+mod memory;
 
 #[cfg(feature = "vulkan")]
 mod vulkan {

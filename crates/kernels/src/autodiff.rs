@@ -7,7 +7,7 @@ use burn::{
 use upcycle_team::Team;
 
 use crate::{
-    ExpertWeights, Kernels, MoeBackend, Precision, RotaryAngles, SoftTargets, expert_parallel,
+    DeviceMemory, ExpertWeights, Kernels, MoeBackend, Precision, RotaryAngles, SoftTargets, expert_parallel,
     reference,
     traced::{Parents, primitive, record},
 };
@@ -15,6 +15,10 @@ use crate::{
 impl<B: MoeBackend, C: CheckpointStrategy> MoeBackend for Autodiff<B, C> {
     fn kernels(device: &Self::Device, precision: Precision) -> Kernels {
         B::kernels(device, precision)
+    }
+
+    fn memory(device: &Self::Device) -> Option<DeviceMemory> {
+        B::memory(device)
     }
 
     fn top_k(scores_te: Tensor<Self, 2>, k: usize) -> Tensor<Self, 2, Int> {

@@ -73,6 +73,15 @@ pub struct SoftTargets<B: Backend> {
     pub weights_tj: Tensor<B, 2>,
 }
 
+/// Bytes of a device's memory that a process has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// Taken by tensors.
+    pub in_use: u64,
+    /// Taken from the device: what tensors took at most, and what is lost between them.
+    pub reserved: u64,
+}
+
 /// The operations of Mixture-of-Experts language models, with default bodies in plain tensor operations.
 ///
 /// On an [`Autodiff`](burn::backend::Autodiff) backend all of them but [`top_k`](Self::top_k) and those
@@ -94,6 +103,11 @@ pub trait MoeBackend: Backend {
     /// Tries the kernels that only this device can run, and [chooses](TensorCores) by what it finds; none if there are no such
     /// kernels. Takes some seconds.
     fn prove(_device: &Self::Device) -> Option<Proof> {
+        None
+    }
+
+    /// What this process has of a device's memory, by its allocator; none where that keeps no account.
+    fn memory(_device: &Self::Device) -> Option<DeviceMemory> {
         None
     }
 

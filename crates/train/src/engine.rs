@@ -3,7 +3,7 @@
 use std::{marker::PhantomData, ops::ControlFlow, path::Path};
 
 use burn::module::AutodiffModule;
-use upcycle_kernels::{MoeAutodiffBackend, MoeBackend, Proof};
+use upcycle_kernels::{DeviceMemory, MoeAutodiffBackend, MoeBackend, Proof};
 use upcycle_lm::{Finish, GeneratedToken, WeightSink};
 use upcycle_operator::Verification;
 use upcycle_tasks::ScoringModel;
@@ -34,6 +34,11 @@ pub trait Engine: Send + Sync {
 
     /// Tries the kernels that only this device can run, see [`MoeBackend::prove`]; none if there are none.
     fn prove(&self) -> Option<Proof> {
+        None
+    }
+
+    /// What this process has of the device's memory; none where nobody keeps an account.
+    fn memory(&self) -> Option<DeviceMemory> {
         None
     }
 
@@ -151,6 +156,10 @@ impl<B: MoeAutodiffBackend> BurnEngine<B> {
 impl<B: MoeAutodiffBackend> Engine for BurnEngine<B> {
     fn prove(&self) -> Option<Proof> {
         B::InnerBackend::prove(&self.device)
+    }
+
+    fn memory(&self) -> Option<DeviceMemory> {
+        B::InnerBackend::memory(&self.device)
     }
 
     fn backend(&self) -> &str {

@@ -30,7 +30,7 @@ use burn_cubecl::{
 
 use self::{grouped::Core, rotary::Turn};
 use crate::{
-    Bodies, ExpertWeights, Kernels, MoeBackend, Precision, Proof, RotaryAngles, TensorCores,
+    Bodies, DeviceMemory, ExpertWeights, Kernels, MoeBackend, Precision, Proof, RotaryAngles, TensorCores,
     Traced, adamw::Update, proof, reference, traced::primitive,
 };
 
@@ -48,6 +48,14 @@ where
     fn prove(device: &Self::Device) -> Option<Proof> {
         let probe = primitive(Tensor::<Self, 1>::zeros([1], device));
         tensor_core::applies(&probe, DType::BF16).then(|| proof::prove::<Self>(device))
+    }
+
+    fn memory(device: &Self::Device) -> Option<DeviceMemory> {
+        let usage = R::client(device).memory_usage().ok()?;
+        Some(DeviceMemory {
+            in_use: usage.bytes_in_use,
+            reserved: usage.bytes_reserved,
+        })
     }
 
     fn kernels(device: &Self::Device, precision: Precision) -> Kernels {

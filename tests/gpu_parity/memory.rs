@@ -1,0 +1,69 @@
+//! What a training step takes of a GPU's memory by CubeCL's own account, beside what plans say.
+
+use std::path::Path;
+
+use burn::backend::Autodiff;
+use burn_wgpu::Wgpu;
+use upcycle_data::{DataConfig, Dataset, Split};
+use upcycle_kernels::MoeBackend;
+use upcycle_lab::{Devices, step_memory};
+use upcycle_lm::LmConfig;
+use upcycle_train::{BatchConfig, Learner, LearnerConfig, PassConfig, tensors};
+
+type B = Autodiff<Wgpu>;
+
+#[test]
+fn wgpu_memory_is_as_planned() {
+    let model: LmConfig = serde_json::from_value(serde_json::json!({
+        "vocab": 512, "context": 128, "d_model": 64, "layers": 2, "heads": 2, "kv_heads": 2, "d_ffn": 128,
+        "experts": 32, "top_k": 2, "d_expert": 64,
+    }))
+    .unwrap();
+    let batch = BatchConfig {
+        rows: 4,
+        context: 128,
+        accumulation: 1,
+    };
+    let passes = PassConfig::default();
+    let plan = step_memory(&model, &batch, "wgpu", passes, &Devices::ONE);
+    // Of its own, so that nothing of other tests counts.
+    let device = crate::least::device();
+    let taken = || B::memory(&device).unwrap().in_use as f64;
+    let assert_near = |what: &str, found: f64, planned: u64| {
+        let off = found / planned as f64 - 1.0;
+        println!(
+            "{what}: {found:.3e} bytes, planned {planned:.3e}, off by {:+.0} %",
+            100.0 * off
+        );
+        assert!(off.abs() < 0.15, "{what}: {found} bytes, planned {planned}");
+    };
+    let before = taken();
+    let mut learner = Learner::<B>::new(
+        model.init(0, &device).unwrap(),
+        LearnerConfig::default(),
+        &device,
+    );
+    let weights = taken() - before;
+    assert_near("weights", weights, plan.weights);
+
+    let data = Dataset::open(&DataConfig::default(), Path::new("unused")).unwrap();
+    let tokens = data
+        .batch(Split::Pretrain, 0, 0, batch.rows, batch.context)
+        .unwrap();
+    let (inputs, targets) = tensors::<B>(&tokens, &device);
+    let before = taken();
+    let output = learner.model().forward(inputs, targets, Default::default());
+    assert_near("activations", taken() - before, plan.activations);
+    drop(output);
+
+    let before = taken();
+    learner.accumulate(&tokens);
+    assert_near("gradients", taken() - before, plan.gradients);
+    let before = taken();
+    learner.update(1e-3).unwrap();
+    assert_near(
+        "moments in place of gradients",
+        taken() - before + plan.gradients as f64,
+        plan.moments,
+    );
+}
