@@ -2,13 +2,16 @@
 
 use std::path::Path;
 
-use burn::backend::Autodiff;
+use burn::{
+    backend::Autodiff,
+    tensor::{Int, Tensor, TensorData},
+};
 use burn_wgpu::Wgpu;
 use upcycle_data::{DataConfig, Dataset, Split};
-use upcycle_kernels::MoeBackend;
+use upcycle_kernels::{MoeBackend, SoftTargets};
 use upcycle_lab::{Devices, step_memory};
 use upcycle_lm::LmConfig;
-use upcycle_train::{BatchConfig, Learner, LearnerConfig, PassConfig, tensors};
+use upcycle_train::{BatchConfig, Learner, LearnerConfig, PassConfig};
 
 type B = Autodiff<Wgpu>;
 
@@ -50,7 +53,16 @@ fn wgpu_memory_is_as_planned() {
     let tokens = data
         .batch(Split::Pretrain, 0, 0, batch.rows, batch.context)
         .unwrap();
-    let (inputs, targets) = tensors::<B>(&tokens, &device);
+    let ints = |values: &[u32], shape: [usize; 2]| {
+        let values: Vec<i32> = values.iter().map(|&value| value as i32).collect();
+        Tensor::<B, 2, Int>::from_data(TensorData::new(values, shape), &device)
+    };
+    let scored = [batch.rows * batch.context, tokens.choices];
+    let inputs = ints(&tokens.inputs, [batch.rows, batch.context]);
+    let targets = SoftTargets {
+        ids_tj: ints(&tokens.targets, scored),
+        weights_tj: Tensor::from_data(TensorData::new(tokens.weights.clone(), scored), &device),
+    };
     let before = taken();
     let output = learner.model().forward(inputs, targets, Default::default());
     assert_near("activations", taken() - before, plan.activations);
