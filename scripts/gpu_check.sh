@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Parity, speed and a profile on a GPU, as one JSON file.
 #
-#   scripts/gpu_check.sh [--backend cuda|wgpu] [--out FILE] [--python PYTHON --torch-script FILE]
+#   scripts/gpu_check.sh [--backend cuda|wgpu|vulkan|metal] [--out FILE] [--python PYTHON --torch-script FILE]
 #                        [--models s,154m] [--peak-tflops N]
 #
 # With --python and --torch-script the same steps run in PyTorch (`--device cuda --bf16 --experts-impl grouped`), in turn
@@ -30,13 +30,16 @@ while [ $# -gt 0 ]; do
         *) echo "error: unknown flag $1" >&2; usage >&2; exit 2 ;;
     esac
 done
-case $backend in cuda | wgpu) ;; *) echo "error: --backend is cuda or wgpu, not $backend" >&2; exit 2 ;; esac
+case $backend in
+    cuda | wgpu | vulkan | metal) ;;
+    *) echo "error: --backend is cuda, wgpu, vulkan or metal, not $backend" >&2; exit 2 ;;
+esac
 for value in "$backend" "$models" "$peak"; do
     case $value in *[!a-z0-9.,]*) echo "error: '$value' has characters that no flag here takes" >&2; exit 2 ;; esac
 done
 
 features="cpu,wgpu"
-[ "$backend" = cuda ] && features="$features,cuda"
+[ "$backend" = wgpu ] || features="$features,$backend"
 cargo="cargo --color never"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -63,7 +66,7 @@ torch=()
 [ -n "$python" ] && [ -n "$script" ] && torch=(--compare-torch "$python" --torch-script "$script" --torch-impls grouped)
 
 measure steps_f32 --what steps "${torch[@]}" ${torch:+--torch-flags "--device cuda"}
-if [ "$backend" = cuda ]; then
+if [ "$backend" != wgpu ]; then
     measure steps_bf16 --what steps --precision bf16 "${peaks[@]}" \
         "${torch[@]}" ${torch:+--torch-flags "--device cuda --bf16"}
 else

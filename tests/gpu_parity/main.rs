@@ -28,6 +28,13 @@ mod vulkan {
     include!("parity.rs");
 }
 
+#[cfg(feature = "metal")]
+mod metal {
+    const KIND: BackendKind = BackendKind::Metal;
+    type Inner = burn_wgpu::Metal;
+    include!("parity.rs");
+}
+
 #[cfg(feature = "cuda")]
 mod cuda {
     const KIND: BackendKind = BackendKind::Cuda;
