@@ -13,7 +13,7 @@ use crate::error::TrainError;
 ///
 /// Each takes an equal share of the sequences of every batch. Several devices in a row are an expert group, of whose members each
 /// holds a block of the experts of every MoE layer; all else is whole on every device. The first device leads: it decides
-/// when a stage is saved or ends, and writes.
+/// when a stage is saved, and writes.
 #[derive(Debug, Clone)]
 pub(crate) struct Crew {
     /// All devices.
@@ -111,6 +111,12 @@ impl Crew {
         }
     }
 
+    /// The greatest of what all devices say.
+    pub fn greatest<T: Ord + Serialize + DeserializeOwned>(&self, own: T) -> Result<T, TrainError> {
+        let all = self.all.gather_values(&own)?.into_iter();
+        Ok(all.max().unwrap_or(own))
+    }
+
     /// Sums over all devices, added up in the order of their ranks.
     pub fn sums<const N: usize>(&self, own: [f64; N]) -> Result<[f64; N], TrainError> {
         let all = self.all.gather_values(&own.to_vec())?;
@@ -165,7 +171,9 @@ mod tests {
         let shares: Vec<_> = crews(3, 1).iter().map(|crew| crew.share(6)).collect();
         assert_eq!(shares, [0..2, 2..4, 4..6]);
         assert_eq!(Crew::alone().share(5), 0..5);
-        let uneven: Vec<_> = (crews(4, 1).iter()).map(|crew| crew.uneven_share(3)).collect();
+        let uneven: Vec<_> = (crews(4, 1).iter())
+            .map(|crew| crew.uneven_share(3))
+            .collect();
         assert_eq!(uneven, [0..1, 1..2, 2..3, 3..3]);
     }
 
