@@ -229,11 +229,7 @@ impl<B: MoeAutodiffBackend> Learner<B> {
     }
 
     /// Means over the batches and all devices, read from the device at once.
-    fn means(
-        &self,
-        sums: &StepSums<B>,
-        shared: &[SharedUpdate<B>],
-    ) -> Result<Update, TrainError> {
+    fn means(&self, sums: &StepSums<B>, shared: &[SharedUpdate<B>]) -> Result<Update, TrainError> {
         let squares = gradients::squared_norm(self.model(), &sums.gradients, &self.device);
         // Whatever gradients a device has here, no other one has the same.
         let squares = [squares]
