@@ -178,6 +178,9 @@ fn threads() -> String {
 #[cfg(feature = "cpu")]
 fn cpu(devices: Devices, member: &Member) -> Result<Machine> {
     type B = burn::backend::Autodiff<burn_flex::Flex>;
+    if devices.count.get() > 1 {
+        crate::give_pages_back();
+    }
     // They are all this processor: slower than one, but the same arithmetic as on several GPUs.
     let device = |_| burn_flex::FlexDevice;
     Ok(Machine::new::<B>("cpu", threads(), devices, member, device))

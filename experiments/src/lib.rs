@@ -51,6 +51,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// `mi_option_purge_delay` of `mimalloc.h`, the same in its versions 2 and 3; the bindings have no name for it.
 const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 
+/// Gives freed pages back to the system again, once they are not used for some milliseconds. What devices of a processor send each
+/// other is made by one thread and freed by another one, and pages that every thread kept would be twice the memory of a model.
+#[cfg(feature = "cpu")]
+pub(crate) fn give_pages_back() {
+    // SAFETY: it sets a number in the allocator, which other threads only read.
+    unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, 10) };
+}
+
 /// Parses the flags of a command and runs it. An error is a sentence on standard error and exit code 2, and so is a panic,
 /// which is a defect; a run that was stopped has exit code 130.
 pub fn run<C: clap::Parser>(command: impl FnOnce(C) -> anyhow::Result<()>) -> ExitCode {

@@ -7,8 +7,8 @@ use burn::{
 use upcycle_team::Team;
 
 use crate::{
-    DeviceMemory, ExpertWeights, Kernels, MoeBackend, Precision, RotaryAngles, SoftTargets, expert_parallel,
-    reference,
+    DeviceMemory, ExpertWeights, Kernels, MoeBackend, Precision, RotaryAngles, SoftTargets,
+    expert_parallel, reference,
     traced::{Parents, primitive, record},
 };
 

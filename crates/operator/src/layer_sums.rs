@@ -98,20 +98,29 @@ impl<B: MoeAutodiffBackend> LayerSums<B> {
             experts: Vec::new(),
             top_k,
         });
-        let [tokens, d] = routing.input_td.dims();
-        let more = tokens.min(room(kept));
-        if more == 0 {
+        let mut room = room(kept);
+        if room == 0 {
             return Ok(());
         }
-        let input_td = routing.input_td.clone().inner().narrow(0, 0, more);
+        let [tokens, d] = routing.input_td.dims();
+        let of_members = team.gather_values(&if counts { tokens } else { 0 })?;
+        let more: Vec<usize> = (of_members.into_iter())
+            .map(|tokens| {
+                let more = tokens.min(room);
+                room -= more;
+                more
+            })
+            .collect();
+        let own = more[team.rank()];
+        // Not every backend has tensors without elements.
+        let input_td = routing.input_td.clone().inner().narrow(0, 0, own.max(1));
         let mut experts = routing.host_experts();
-        experts.truncate(if counts { more * top_k } else { 0 });
+        experts.truncate(own * top_k);
         let device = input_td.device();
-        let inputs = team.gather(input_td, &device)?;
-        for (input_td, experts) in inputs.into_iter().zip(team.gather_values(&experts)?) {
-            let more = room(kept).min(experts.len() / top_k);
+        let inputs = team.gather(input_td, &device)?.into_iter().zip(more);
+        for ((input_td, more), experts) in inputs.zip(team.gather_values(&experts)?) {
             kept.inputs.extend(host(input_td).iter().take(more * d));
-            kept.experts.extend(experts.iter().take(more * top_k));
+            kept.experts.extend(experts);
         }
         Ok(())
     }

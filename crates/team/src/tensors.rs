@@ -97,11 +97,13 @@ impl Team {
                 self.send_tensor(member, flat.clone().slice([range.clone()]))?;
             }
         }
-        drop(flat);
-        match ranges[self.rank()].len() {
+        let sum = match ranges[self.rank()].len() {
             0 => Ok(Tensor::empty([0_usize], (device, dtype))),
             own => self.receive_sum([own], device),
-        }
+        };
+        // The own range can be a view of this: a sum that was made in its place would keep all of its memory.
+        drop(flat);
+        sum
     }
 
     /// Sends a tensor to a member, which [receives](Self::receive_tensor) it. Does not wait for that.

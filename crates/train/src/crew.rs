@@ -13,7 +13,7 @@ use crate::error::TrainError;
 ///
 /// Each takes an equal share of the sequences of every batch. Several devices in a row are an expert group, of whose members each
 /// holds a block of the experts of every MoE layer; all else is whole on every device. The first device leads: it decides
-/// when a stage is saved or ends, and writes.
+/// when a stage is saved, and writes.
 #[derive(Debug, Clone)]
 pub(crate) struct Crew {
     /// All devices.
@@ -109,6 +109,12 @@ impl Crew {
             1 => Ok(own),
             _ => Ok(self.all.gather_values(&own)?.swap_remove(0)),
         }
+    }
+
+    /// The greatest of what all devices say.
+    pub fn greatest<T: Ord + Serialize + DeserializeOwned>(&self, own: T) -> Result<T, TrainError> {
+        let all = self.all.gather_values(&own)?.into_iter();
+        Ok(all.max().unwrap_or(own))
     }
 
     /// Sums over all devices, added up in the order of their ranks.

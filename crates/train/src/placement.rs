@@ -12,8 +12,8 @@ use upcycle_team::{Team, even_ranges};
 
 use crate::crew::Crew;
 
-/// Elements of a bucket at least, where there are as many.
-const BUCKET: usize = 1 << 24;
+/// Elements of a bucket at least, where there are as many: 16 MiB, since a bucket is in memory several times while it is sent.
+const BUCKET: usize = 1 << 22;
 
 /// A parameter, and where its elements are. Elements count within the whole parameter, flattened.
 #[derive(Debug)]
@@ -99,8 +99,8 @@ fn in_buckets(shapes: &[ParameterShape], team: &Team) -> Vec<Bucket> {
             axes: shape.dims.len(),
             place: start..end,
         });
-        // A small rest goes with what is before it, so that every member has a share.
-        if left == 0 || (end >= BUCKET && left >= BUCKET) {
+        // A rest that is too small for every member to have a share goes with what is before it.
+        if left == 0 || (end >= BUCKET && left >= team.size()) {
             buckets.push(Bucket {
                 team: team.clone(),
                 spans: std::mem::take(&mut spans),

@@ -6,7 +6,7 @@ use std::{collections::HashMap, ops::Range};
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId},
     optim::{GradientsParams, record::AdaptorRecord},
-    tensor::Tensor,
+    tensor::{Tensor, backend::Backend},
 };
 use upcycle_kernels::{AdamW, AdamWRecord, MoeAutodiffBackend, MoeBackend, adamw::state_of_rank};
 use upcycle_lm::Lm;
@@ -104,10 +104,17 @@ impl<B: MoeAutodiffBackend> SharedUpdate<B> {
         let all = self.bucket.team.gather(Tensor::cat(updated, 0), device)?;
         let all = Tensor::cat(all, 0);
         let spans = self.bucket.spans.into_iter();
-        // Each parameter gets memory of its own: on the CPU, a slice of the bucket would be copied wherever it is used.
-        let parameter = |place: Range<usize>| all.clone().slice([place]).mul_scalar(1.0);
-        Ok(spans.map(|span| (span.id, parameter(span.place))).collect())
+        Ok(spans
+            .map(|span| (span.id, copy_of(&all, span.place)))
+            .collect())
     }
+}
+
+/// A part of a tensor in memory of its own. A slice would keep the memory of the whole, and on the CPU be copied wherever it is
+/// used.
+pub(crate) fn copy_of<B: Backend>(whole: &Tensor<B, 1>, part: Range<usize>) -> Tensor<B, 1> {
+    // It is not made in place, since the whole is still there.
+    whole.clone().slice([part]).mul_scalar(1.0)
 }
 
 /// The model with other values of some parameters.

@@ -20,8 +20,8 @@ use crate::{
 /// Where a stage sends its events.
 type Events<'a> = &'a mut (dyn FnMut(TrainEvent) + Send);
 
-/// What the first device decides for all, between two steps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What all devices do between two steps: whatever comes last here of what any of them wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 enum Order {
     GoOn,
     /// Save, and go on.
@@ -81,8 +81,8 @@ fn train_on_one<B: MoeAutodiffBackend>(
     outcome
 }
 
-/// Runs a training stage, from its own last checkpoint if it has one. All devices of a crew do so at the same time; the
-/// first one decides when it is saved or ends, writes and sends events.
+/// Runs a training stage, from its own last checkpoint if it has one. All devices of a crew do so at the same time. The first
+/// one decides when it is saved, writes and sends events; any of them can end it.
 pub(crate) fn train<B: MoeAutodiffBackend>(
     job: &TrainJob,
     device: &B::Device,
@@ -124,12 +124,12 @@ fn run<B: MoeAutodiffBackend>(
             Order::Cancel
         } else if !is_over && job.stop.load(Ordering::Relaxed) {
             Order::Stop
-        } else if keeper.is_due(step) {
+        } else if crew.leads() && keeper.is_due(step) {
             Order::Save
         } else {
             Order::GoOn
         };
-        match crew.told(order)? {
+        match crew.greatest(order)? {
             Order::GoOn => {}
             Order::Save => keeper.save(&stepper.checkpoint())?,
             Order::Stop => {
@@ -163,7 +163,7 @@ fn run<B: MoeAutodiffBackend>(
     }
     let evaluation = stepper.validate(job.data)?;
     let test_loss = stepper.test(job.data)?;
-    if crew.told(is_cancelled())? {
+    if crew.greatest(is_cancelled())? {
         return Err(TrainError::Cancelled);
     }
     keeper.push(&stepper.evaluation_line(&evaluation));

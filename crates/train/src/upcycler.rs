@@ -90,7 +90,7 @@ fn grow<B: MoeAutodiffBackend>(
         rows: spec.batch.rows,
         context: spec.batch.context,
     };
-    let go_on = || match crew.told(job.stop.load(Ordering::Relaxed))? {
+    let go_on = || match crew.greatest(job.stop.load(Ordering::Relaxed))? {
         true => Err(TrainError::InterruptedGrowth),
         false => Ok(()),
     };

@@ -3,7 +3,7 @@
 use burn::{
     module::{Module, ModuleVisitor, Param},
     optim::{AdamWState, AdaptiveMomentumState, record::AdaptorRecord},
-    tensor::{Tensor, backend::Backend},
+    tensor::Tensor,
 };
 use upcycle_kernels::{AdamW, AdamWRecord, MoeAutodiffBackend, adamw::state_of_rank};
 use upcycle_lm::Lm;
@@ -12,6 +12,7 @@ use crate::{
     crew::Crew,
     error::TrainError,
     placement::{Bucket, buckets},
+    shared_update::copy_of,
 };
 
 /// The moments of all parameters that this device holds, in their shapes, from the parts of all devices. Where devices share
@@ -89,10 +90,8 @@ impl<B: MoeAutodiffBackend> ModuleVisitor<B> for Put<'_, B> {
         let Some((span, &Some(time))) = spans.find(|(span, _)| span.id == param.id) else {
             return;
         };
-        let [first, second] = self.moments.each_ref().map(|moments| {
-            let moment = moments.clone().slice([span.place.clone()]);
-            in_own_memory(moment).reshape(param.dims())
-        });
+        let [first, second] = (self.moments.each_ref())
+            .map(|moments| copy_of(moments, span.place.clone()).reshape(param.dims()));
         let state = AdamWState::new(AdaptiveMomentumState::new(time, first, second));
         let state = AdaptorRecord::from_state::<D>(state);
         self.optimizer.insert(param.id, state);
@@ -119,10 +118,9 @@ impl<B: MoeAutodiffBackend> ModuleVisitor<B> for Cut<'_, B> {
         if part.is_empty() {
             return;
         }
-        let start = span.place.start;
+        let part = part.start - span.place.start..part.end - span.place.start;
         let cut = |moment: Tensor<B::InnerBackend, D>| {
-            let flat = moment.reshape([span.place.len()]);
-            in_own_memory(flat.narrow(0, part.start - start, part.len()))
+            copy_of(&moment.reshape([span.place.len()]), part.clone())
         };
         let moments = state.momentum;
         let [first, second] = [moments.moment_1, moments.moment_2].map(cut);
@@ -130,9 +128,4 @@ impl<B: MoeAutodiffBackend> ModuleVisitor<B> for Cut<'_, B> {
         let state = AdaptorRecord::from_state::<1>(state);
         self.optimizer.insert(span.id, state);
     }
-}
-
-/// A part of a tensor without the rest, which would be kept in memory with it.
-fn in_own_memory<B: Backend>(part: Tensor<B, 1>) -> Tensor<B, 1> {
-    part.mul_scalar(1.0)
 }

@@ -30,8 +30,8 @@ use burn_cubecl::{
 
 use self::{grouped::Core, rotary::Turn};
 use crate::{
-    Bodies, DeviceMemory, ExpertWeights, Kernels, MoeBackend, Precision, Proof, RotaryAngles, TensorCores,
-    Traced, adamw::Update, proof, reference, traced::primitive,
+    Bodies, DeviceMemory, ExpertWeights, Kernels, MoeBackend, Precision, Proof, RotaryAngles,
+    TensorCores, Traced, adamw::Update, proof, reference, traced::primitive,
 };
 
 /// The backward pass of an operation on device tensors.

@@ -56,6 +56,17 @@ fn train_by(
     engine: &BurnEngine<B>,
     spec: &TrainSpec,
     dir: &Path,
+    on_step: impl FnMut(u64) + Send,
+) -> (Result<TrainOutcome, TrainError>, Vec<f64>) {
+    train_until(&AtomicBool::new(false), engine, spec, dir, on_step)
+}
+
+/// The same, until it is told to stop.
+fn train_until(
+    stop: &AtomicBool,
+    engine: &BurnEngine<B>,
+    spec: &TrainSpec,
+    dir: &Path,
     mut on_step: impl FnMut(u64) + Send,
 ) -> (Result<TrainOutcome, TrainError>, Vec<f64>) {
     let data = Dataset::open(&DataConfig::default(), Path::new("unused")).unwrap();
@@ -77,7 +88,7 @@ fn train_by(
         passes: PassConfig::default(),
         event_file: false,
         cancelled: &AtomicBool::new(false),
-        stop: &AtomicBool::new(false),
+        stop,
     };
     let mut losses = Vec::new();
     let outcome = engine.train(&job, &mut |event| {
@@ -229,6 +240,32 @@ fn a_device_that_fails_ends_the_stage_with_its_reason_and_a_checkpoint() {
     wild.schedule.peak_lr = 1e30;
     let not_finite = error((4, 2), &wild, &dir.path().join("wild"));
     assert!(not_finite.contains("not finite"), "{not_finite}");
+}
+
+#[test]
+fn a_device_that_is_told_to_stop_ends_the_stage_for_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let stops = [false, true].map(AtomicBool::new);
+    let outcomes: Vec<_> = thread::scope(|scope| {
+        let processes: Vec<_> = (Team::threads(2).into_iter().zip(&stops))
+            .map(|(team, stop)| {
+                let dir = dir.path();
+                scope.spawn(move || {
+                    let engine = engine().in_team(team.clone(), 2);
+                    let (outcome, _) = train_until(stop, &engine, &spec(6), dir, |_| ());
+                    team.leave();
+                    outcome
+                })
+            })
+            .collect();
+        let ended = processes.into_iter().map(|process| process.join().unwrap());
+        ended.collect()
+    });
+    for outcome in outcomes {
+        let stopped = matches!(outcome, Err(TrainError::Interrupted { step: 0 }));
+        assert!(stopped, "{outcome:?}");
+    }
+    assert!(StageCheckpoints::new(dir.path()).latest().is_some());
 }
 
 #[test]
