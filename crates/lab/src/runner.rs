@@ -1,6 +1,6 @@
 //! Runs the stages of a graph, several at a time, each as soon as its parent is finished. Other processes may run the same
 //! graph on the same store at the same time: they share the work. Processes of a team train each stage together: the leader
-//! claims it and writes, and tells the others when to train. It grows models alone.
+//! claims it and writes, and tells the others when to compute.
 
 use std::{
     panic::{self, AssertUnwindSafe},

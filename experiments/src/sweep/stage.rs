@@ -83,7 +83,7 @@ impl StageArgs {
         if !plan.last_stages().contains(&stage.key) {
             return Ok(());
         }
-        // Others wait for the leader, as where it grows a model.
+        // The leader asks its model alone, while the others wait.
         member.of_leader(|| {
             let tasks = file.tasks.read()?;
             if tasks.fingerprints() != file.scores {
