@@ -76,10 +76,12 @@ struct Resources {
 }
 
 impl Resources {
-    fn of(stage: &StageEstimate, slurm: &Slurm) -> Self {
+    /// Those of a stage of which each task computes with so many devices.
+    fn of(stage: &StageEstimate, slurm: &Slurm, devices: u64) -> Self {
         let (factor, constant) = MEMORY_MARGIN;
         let needed = match slurm.gpus {
-            0 => stage.process_memory(),
+            // Devices of a processor are all in its memory.
+            0 => stage.process_memory() + (devices - 1) * stage.peak_memory,
             // Training is in the GPU's memory; the node's own is for checkpoints.
             _ => GPU_PROCESS + stage.checkpoint_memory,
         };
@@ -110,9 +112,11 @@ fn arrays<'a>(
     slurm: &Slurm,
 ) -> Vec<Array<'a>> {
     let mut arrays: Vec<Array> = Vec::new();
+    let devices = estimate.devices.count.get() / (slurm.nodes * slurm.tasks).max(1);
+    let devices = devices.max(1) as u64;
     let stages = graph.stages().into_iter().zip(&estimate.stages);
     for (stage, costs) in stages.filter(|(stage, _)| wanted.contains(&stage.key)) {
-        let resources = Resources::of(costs, slurm);
+        let resources = Resources::of(costs, slurm, devices);
         let parent = stage
             .parent
             .as_ref()
