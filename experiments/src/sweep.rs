@@ -147,6 +147,11 @@ impl SweepArgs {
             jobs,
             &limit,
         );
+        // Several devices compute one stage at a time, each within its share.
+        let available = match devices.count.get() {
+            1 => available,
+            _ => limit.bytes,
+        };
         let refusal = refusal_of(&estimate, engine.as_ref(), available);
         for note in repetitions(&plan, &data).into_iter().chain(plan.notes()) {
             output::note!("note: {note}");

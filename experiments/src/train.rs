@@ -334,7 +334,7 @@ impl TrainArgs {
         }
         let share = devices.share(batch);
         let memory = peak_memory(&run.model, &share, engine.backend(), passes, &devices);
-        let too_large = (self.memory.available(engine.as_ref()))
+        let too_large = (limit.bytes)
             .filter(|&available| memory > available)
             .map(|available| advice(&limits::too_large("it", memory, available)));
         let refusal = too_large.or_else(|| refusal(engine.as_ref(), 0, seconds));

@@ -129,7 +129,9 @@ impl UpcycleArgs {
         let engine = machine_on(self.backend, devices)?.engine;
         let models = [&info.model, &grown];
         let share = devices.share(&spec.batch);
-        let memory = growth_memory(models, &share, engine.backend(), &devices);
+        let each = growth_memory(models, &share, engine.backend(), &devices);
+        // Devices of a processor are all in its memory; that of others is not known.
+        let memory = each * devices.count.get() as u64;
         let available = available_memory().filter(|_| on_cpu(engine.as_ref()));
         if let Some(available) = available.filter(|&there| memory > there && !self.force.force) {
             bail!(
