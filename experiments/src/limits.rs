@@ -52,8 +52,8 @@ impl MemoryArgs {
         jobs: usize,
     ) -> MemoryLimit {
         let available = self.available(engine);
-        // Devices of a CPU are all in its memory.
-        let shares = match on_cpu(engine) {
+        // Devices of a CPU share the memory of its machine; memory that was stated is that of each.
+        let shares = match on_cpu(engine) && self.memory.is_none() {
             true if member.is_alone() => jobs * devices.count.get(),
             true => jobs * member.here(),
             false => jobs,
