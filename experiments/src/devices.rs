@@ -51,7 +51,13 @@ pub struct LinkArgs {
     #[arg(long, value_name = "RATE", value_parser = amount::parse_link, requires = "link", help_heading = "Running")]
     pub link_between: Option<f64>,
     /// Devices of a machine, for --link-between.
-    #[arg(long, value_name = "N", default_value = "8", help_heading = "Running")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "8",
+        requires = "link_between",
+        help_heading = "Running"
+    )]
     pub machine_devices: NonZeroUsize,
 }
 
