@@ -105,7 +105,11 @@ impl Calibration {
             steps: Vec::new(),
             link: None,
         };
-        let unfinished = |stage: &&Stage| store.is_none_or(|store| !store.is_finished(&stage.key));
+        let missing = store.map(|store| store.missing(graph));
+        let unfinished = |stage: &&Stage| {
+            let missing = missing.as_ref();
+            missing.is_none_or(|missing| missing.contains(&stage.key))
+        };
         for stage in graph.stages().into_iter().filter(unfinished) {
             let kind = Kind::of(stage);
             let known = calibration.steps.iter().any(|(other, _)| *other == kind);
