@@ -151,7 +151,7 @@ fn text_of(api: &Api, asked: &HubName) -> Result<Listing, HfError> {
                 }
             }
             // Not every data set is converted, and without a network that is not known.
-            Err(error) if status(&error).is_some() || !own.is_fresh => {}
+            Err(error) if matches!(status(&error), Some(401 | 403 | 404)) || !own.is_fresh => {}
             Err(error) => return Err(refused(asked, &error)),
         }
     }
