@@ -1,11 +1,12 @@
 //! Which kernels compute.
 
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use upcycle_kernels::{Bodies, Precision, Proof, TensorCores};
 use upcycle_train::Engine;
 
-use crate::{limits::on_cpu, output};
+use crate::{limits::on_cpu, output, processes::Member};
 
 /// The flag that chooses kernels.
 #[derive(Debug, Clone, Copy, Default, Args, Serialize, Deserialize)]
@@ -31,8 +32,11 @@ pub enum Kernels {
 }
 
 impl KernelsArg {
-    /// Chooses for the rest of the process, and tells what was tried out.
-    pub fn choose(self, engine: &dyn Engine, precision: Precision) {
+    /// Chooses for the rest of the process, and tells what was tried out. Processes of a team choose the same.
+    ///
+    /// # Errors
+    /// If a process of the team is lost.
+    pub fn choose(self, engine: &dyn Engine, precision: Precision, member: &Member) -> Result<()> {
         if cfg!(feature = "autotune") && !on_cpu(engine) {
             output::note!(
                 "kernels are tuned to the shapes of this run in its first minutes, which are slow; what is found is kept for later runs"
@@ -42,12 +46,22 @@ impl KernelsArg {
             Kernels::Reference => Bodies::Reference.select(),
             Kernels::Specialised => TensorCores::Own.choose(),
             Kernels::Auto if precision == Precision::Bf16 => {
-                if let Some(proof) = engine.prove() {
-                    output::note!("{}", verdict(&proof));
+                let proof = engine.prove();
+                if let Some(proof) = &proof {
+                    output::note!("{}", verdict(proof));
+                }
+                let own = proof.is_some_and(|proof| proof.choice() == TensorCores::Own);
+                let all = member.team().gather_values(&own)?;
+                if own && all.contains(&false) {
+                    TensorCores::Burn.choose();
+                    output::note!(
+                        "another process of this training takes Burn's products, so all do"
+                    );
                 }
             }
             Kernels::Auto => {}
         }
+        Ok(())
     }
 }
 

@@ -179,7 +179,7 @@ impl SweepArgs {
             plan.graph.len() - estimate.remaining().count(),
             expected.clone().unwrap_or_default(),
         );
-        self.kernels.choose(engine.as_ref(), config.precision);
+        (self.kernels).choose(engine.as_ref(), config.precision, alone)?;
         let begun = Instant::now();
         let progress = Progress::new(self.ui.choice()?, plan.graph.len(), estimate.steps());
         let runner = Runner {

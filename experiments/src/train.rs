@@ -382,7 +382,8 @@ impl TrainArgs {
                 seed,
             },
         };
-        self.kernels.choose(engine.as_ref(), run.spec.precision);
+        let precision = run.spec.precision;
+        self.kernels.choose(engine.as_ref(), precision, member)?;
         let spec = devices.spec(&run.spec);
         let outcome = self.train(engine.as_ref(), &spec, &start, &data, from_step, passes)?;
         if !member.is_leader() {

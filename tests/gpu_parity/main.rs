@@ -11,7 +11,7 @@ mod wgpu {
 
     /// WebGPU guarantees eight storage buffers a kernel; Burn asks a driver for as many as it has.
     #[test]
-    fn a_device_with_the_least_of_webgpu_trains_as_well() {
+    fn eight_storage_buffers_are_enough() {
         let device = crate::least::device();
         let limits = upcycle_train::BurnEngine::<Gpu>::new("wgpu", "eight buffers".into(), device);
         assert_losses(&limits);

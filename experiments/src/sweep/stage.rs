@@ -62,7 +62,8 @@ impl StageArgs {
         let devices = file.devices.of_processes(member.processes())?;
         let engine = machine_of(file.backend, devices, member)?.engine;
         output::note!("backend {}: {}", engine.backend(), engine.device());
-        file.kernels.choose(engine.as_ref(), file.sweep.precision);
+        let precision = file.sweep.precision;
+        file.kernels.choose(engine.as_ref(), precision, member)?;
         let progress = Progress::new(Ui::Plain, 1, stage.steps());
         let runner = Runner {
             engine: engine.as_ref(),
