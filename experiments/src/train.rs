@@ -215,11 +215,7 @@ impl TrainArgs {
         // Said before models are loaded.
         let ui = self.ui.choice()?;
         self.threads.apply()?;
-        if self.meet.is_team() && self.devices.devices.get() > 1 {
-            bail!(
-                "--devices is for one process, and each of several has one device; leave it out and start more processes"
-            );
-        }
+        self.devices.check_team(self.meet.is_team())?;
         self.meet.join(|member| self.run_with(member, ui))
     }
 
