@@ -75,6 +75,7 @@ impl SweepArgs {
         };
         let assumed = || (self.dry_run && devices.count.get() > 1).then(Calibration::of_paper);
         let speed = stated.or_else(measured).or_else(assumed)?;
+        let speed = speed.with_machines(self.nodes.nodes());
         Some(speed.with_link(self.link.link()))
     }
 }
