@@ -28,17 +28,11 @@ pub fn parse(text: &str) -> Result<u64, String> {
 /// Parses a number of bytes: `5GB`, `500M`.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let factor = match text[number.len()..].to_ascii_lowercase().as_str() {
-        "" | "b" => 1.0,
-        "k" | "kb" => 1e3,
-        "m" | "mb" => 1e6,
-        "g" | "gb" => 1e9,
-        "t" | "tb" => 1e12,
-        "kib" => 1024.0,
-        "mib" => 1024.0 * 1024.0,
-        "gib" => 1024.0 * 1024.0 * 1024.0,
-        unit => return Err(format!("unknown unit `{unit}`; examples: 500MB, 5GB, 4GiB")),
-    };
+    let unit = &text[number.len()..];
+    // Bytes are not confused with bits here, so that small letters will do.
+    let sign = unit.to_ascii_uppercase().replace('I', "i");
+    let factor = factor(sign.strip_suffix('B').unwrap_or(&sign))
+        .ok_or(format!("unknown unit `{unit}`; examples: 500MB, 5GB, 4GiB"))?;
     let value: f64 = number
         .parse()
         .map_err(|_| "not a size; examples: 500MB, 5GB, 4GiB".to_owned())?;
@@ -114,6 +108,9 @@ mod tests {
         assert_eq!(super::parse_bytes("500M"), Ok(500_000_000));
         assert_eq!(super::parse_bytes("2gb"), Ok(2_000_000_000));
         assert_eq!(super::parse_bytes("1GiB"), Ok(1 << 30));
+        assert_eq!(super::parse_bytes("3kib"), Ok(3 << 10));
+        assert_eq!(super::parse_bytes("7b"), Ok(7));
+        assert!(super::parse_bytes("4xb").is_err_and(|error| error.contains("`xb`")));
         assert!(super::parse_bytes("0").is_err());
         assert!(super::parse_bytes("GB").is_err());
     }

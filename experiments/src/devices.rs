@@ -26,16 +26,25 @@ fn one() -> NonZeroUsize {
 }
 
 impl DevicesArgs {
+    /// Checks that several devices are not asked of each of the processes of a team.
+    ///
+    /// # Errors
+    /// If they are.
+    pub fn check_team(self, is_team: bool) -> Result<()> {
+        if is_team && self.devices.get() > 1 {
+            bail!(
+                "--devices is for one process, and each of several has one device; leave it out and start a process for each device"
+            );
+        }
+        Ok(())
+    }
+
     /// The devices of so many processes, of which each of several has one.
     ///
     /// # Errors
     /// If --devices asks for more, or they cannot hold each block of experts equally often.
     pub fn of_processes(self, processes: NonZeroUsize) -> Result<Devices> {
-        if processes.get() > 1 && self.devices.get() > 1 {
-            bail!(
-                "--devices is for one process, and each of {processes} processes has one device; leave it out and start a process for each device"
-            );
-        }
+        self.check_team(processes.get() > 1)?;
         let count = self.devices.max(processes);
         Ok(Devices::new(count, self.expert_parallel)?)
     }

@@ -1,6 +1,6 @@
 //! Text of data sets of the Hugging Face hub.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Result, anyhow};
 use upcycle_data::{DataConfig, RemoteError, RemoteText, remote_name};
@@ -23,6 +23,17 @@ pub fn find(name: &str) -> Result<Arc<dyn RemoteText>, RemoteError> {
 pub fn find(name: &str) -> Result<Arc<dyn RemoteText>, RemoteError> {
     let path = format!("hf:{name}").into();
     Err(upcycle_data::DataError::NoHub { path }.into())
+}
+
+/// The files of a data set, all of which are downloaded first.
+///
+/// # Errors
+/// As those of [`find`], or if a file cannot be downloaded.
+pub fn download(name: &str) -> Result<Vec<PathBuf>> {
+    let found = find(name).map_err(|error| anyhow!("{error}"))?;
+    let files = (0..found.files().len()).map(|index| found.fetch(index));
+    let files: Result<Vec<PathBuf>, RemoteError> = files.collect();
+    files.map_err(|error| anyhow!("{error}"))
 }
 
 /// Names data sets of the hub by their commits, so that they stay what they are, and says how much of them is wanted if the data

@@ -25,6 +25,7 @@ mod processes;
 mod program;
 mod progress;
 mod recipe_args;
+mod repetition;
 pub mod report;
 mod routers;
 pub mod runs;

@@ -30,26 +30,6 @@ pub fn elsewhere(model: &str, layout: Option<Layout>, _: bool) -> Result<HfCheck
     Ok(HfCheckpoint::open(&hub(model)?, layout)?)
 }
 
-/// The files of a split of a data set of the hub, which are downloaded first.
-///
-/// # Errors
-/// If there is none, or the network fails.
-#[cfg(feature = "hub")]
-pub fn split(dataset: &str, config: Option<&str>, split: &str) -> Result<Vec<PathBuf>> {
-    Ok(upcycle_hf::download_split(dataset, config, split)?)
-}
-
-/// The files of a split of a data set of the hub.
-///
-/// # Errors
-/// Always: the hub is not compiled in.
-#[cfg(not(feature = "hub"))]
-pub fn split(dataset: &str, _: Option<&str>, _: &str) -> Result<Vec<PathBuf>> {
-    bail!(
-        "the data set {dataset} cannot be downloaded: the hub is not compiled in; build with `--features hub`, or give a file of your own"
-    )
-}
-
 /// A folder must be a checkpoint of this program, one of its training runs, or a checkpoint of transformers.
 ///
 /// # Errors

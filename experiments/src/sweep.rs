@@ -40,7 +40,7 @@ use crate::{
     processes::Member,
     program,
     progress::Progress,
-    threads,
+    repetition, threads,
 };
 pub(crate) use args::PrecisionArg;
 use args::{Launcher, SweepArgs};
@@ -472,16 +472,7 @@ fn repetitions(plan: &SweepPlan, data: &Dataset) -> Vec<String> {
         (Split::Cpt, longest(|cell| cell.cpt_tokens)),
     ]
     .into_iter()
-    .filter_map(|(split, needed)| {
-        let (needed, there) = (needed?, data.tokens(split)?);
-        (needed > there).then(|| {
-            format!(
-                "the {split} split of the data comes again after {} tokens and is read {:.1} times; more text or fewer --tokens avoid that",
-                number::count(there as f64),
-                needed as f64 / there as f64
-            )
-        })
-    })
+    .filter_map(|(split, needed)| repetition::note(data, split, needed?))
     .collect()
 }
 

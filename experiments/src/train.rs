@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget};
-use upcycle_data::Dataset;
+use upcycle_data::{Dataset, Split};
 use upcycle_hf::{Fit, HfCheckpoint, Import};
 use upcycle_lab::{Needs, Scale, peak_memory, presets, training_seconds};
 use upcycle_lm::{CostModel, LmConfig, WeightSource};
@@ -41,7 +41,7 @@ use crate::{
     processes::{MeetArgs, Member},
     program,
     progress::style,
-    sources,
+    repetition, sources,
     sweep::PrecisionArg,
     threads::ThreadsArg,
     training_file::{self, TrainingFile},
@@ -215,11 +215,7 @@ impl TrainArgs {
         // Said before models are loaded.
         let ui = self.ui.choice()?;
         self.threads.apply()?;
-        if self.meet.is_team() && self.devices.devices.get() > 1 {
-            bail!(
-                "--devices is for one process, and each of several has one device; leave it out and start more processes"
-            );
-        }
+        self.devices.check_team(self.meet.is_team())?;
         self.meet.join(|member| self.run_with(member, ui))
     }
 
@@ -331,6 +327,15 @@ impl TrainArgs {
         let passes = limit.passes_of(member.team(), &run.model, batch, engine.backend())?;
         if let Some(note) = pass_note(passes) {
             output::note!("{note}");
+        }
+        // Training that goes on reads on where the run before was in the split.
+        let (split, first) = match run.spec.data.cpt_from {
+            Some(first) => (Split::Cpt, first),
+            None => (Split::Pretrain, 0),
+        };
+        let read = run.spec.schedule.end.saturating_sub(first) * batch.tokens();
+        if let Some(note) = repetition::note(&data, split, read) {
+            output::note!("note: {note}");
         }
         let share = devices.share(batch);
         let memory = peak_memory(&run.model, &share, engine.backend(), passes, &devices);

@@ -123,7 +123,8 @@ pub enum SplitDocuments {
     /// document that is longer than the smallest split is cut all the same.
     #[default]
     Auto,
-    /// All stay whole; one that is longer than the smallest split is an error.
+    /// All stay whole; one that is longer than the smallest split is an error, but in data sets of the
+    /// hub, whose documents are not known before they are packed.
     Whole,
     /// All are cut.
     Cut,

@@ -7,6 +7,9 @@ use crate::hub_name::HubName;
 /// What a configuration is called that paths do not name.
 const DEFAULT_CONFIG: &str = "default";
 
+/// All configurations, where they are chosen.
+const ALL: &str = "*";
+
 /// The split where none is named, in a path and in what is asked for.
 const DEFAULT_SPLIT: &str = "train";
 
@@ -28,15 +31,15 @@ const TOLD: usize = 20;
 
 /// Where in a data set a file belongs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) config: String,
-    pub(crate) split: String,
+struct Place {
+    config: String,
+    split: String,
 }
 
 impl Place {
     /// The place of a file: `data/SPLIT-00000-of-00010.parquet`, `CONFIG/SPLIT-00000-of-00010.parquet`, `CONFIG/SPLIT/0000.parquet`,
     /// `SPLIT/..`, `CONFIG/partial-SPLIT/0000.parquet` or a name with the word of a split in it. What tells no split is of `train`.
-    pub(crate) fn of(file: &str) -> Self {
+    fn of(file: &str) -> Self {
         let mut folders: Vec<&str> = file.split('/').collect();
         let name = folders.pop().unwrap_or_default();
         if folders.first() == Some(&"data") {
@@ -85,7 +88,7 @@ fn numbered(stem: &str) -> Option<&str> {
     (is_number(number) && is_number(count)).then_some(split)
 }
 
-/// The files of a split of a configuration, in the order of their names.
+/// The files of a split of a configuration, or of all of them, in the order of their names.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Chosen {
     pub(crate) config: String,
@@ -111,6 +114,7 @@ pub(crate) fn choose(files: &[String], asked: &HubName) -> Result<Chosen, String
         Some(asked) if configs.contains(asked) => Some(asked),
         // What has one configuration need not name it.
         Some(DEFAULT_CONFIG) => only,
+        Some(ALL) => Some(ALL),
         Some(_) => None,
         None => only.or(default),
     };
@@ -126,7 +130,8 @@ pub(crate) fn choose(files: &[String], asked: &HubName) -> Result<Chosen, String
             example(first, asked.split.as_deref())
         ));
     };
-    let of_config = places.iter().filter(|(place, _)| place.config == config);
+    let is_of_config = |place: &Place| config == ALL || place.config == config;
+    let of_config = places.iter().filter(|(place, _)| is_of_config(place));
     let split = asked.split.as_deref().unwrap_or(DEFAULT_SPLIT);
     let of_split = of_config.clone().filter(|(place, _)| place.split == split);
     let mut files: Vec<String> = of_split.map(|(_, file)| (*file).clone()).collect();
@@ -251,6 +256,8 @@ mod tests {
             "{error}"
         );
         assert_eq!(chosen(&files, "a/b:en").unwrap().files, [files[1]]);
+        let all = chosen(&files, "a/b:*").unwrap();
+        assert_eq!(all.files, [files[1], files[0]]);
         let with_default = [files[0], "data/train-00000-of-00001.parquet"];
         assert_eq!(chosen(&with_default, "a/b").unwrap().config, "default");
     }

@@ -8,13 +8,15 @@ use hf_hub::{
 };
 
 use crate::{
-    dataset::CONVERTED,
     error::HfError,
     hub::{api, status},
     hub_files::choose,
     hub_listing::Listing,
     hub_name::HubName,
 };
+
+/// Where the hub keeps every data set as Parquet files, whatever it is made of.
+const CONVERTED: &str = "refs/convert/parquet";
 
 /// Ends of the names of files that hold text, where there are no Parquet files.
 const TEXT: [&str; 8] = [
@@ -39,7 +41,7 @@ pub struct HubText {
 }
 
 impl HubText {
-    /// Finds `ORG/NAME[@REVISION][:CONFIG][/SPLIT]`: its Parquet files; without a revision, where it has none, those that the hub
+    /// Finds `ORG/NAME[@REVISION][:CONFIG][/SPLIT]`, where `*` stands for all configurations: its Parquet files; without a revision, where it has none, those that the hub
     /// has made of it; else its JSON lines and plain text. Without a network, the list that was read before holds. The
     /// environment's `HF_TOKEN`, `HF_HOME` and `HF_ENDPOINT` hold.
     ///

@@ -5,8 +5,6 @@
 
 mod checkpoint;
 mod config;
-#[cfg(feature = "hub")]
-mod dataset;
 mod dense;
 mod end_of_text;
 mod error;
@@ -47,8 +45,6 @@ mod write;
 
 pub use checkpoint::HfCheckpoint;
 pub use config::ConfigFile;
-#[cfg(feature = "hub")]
-pub use dataset::download_split;
 pub use error::HfError;
 pub use export::{Export, ExportType, Fit};
 pub use folder::check_free;

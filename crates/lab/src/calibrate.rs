@@ -1,6 +1,6 @@
 //! How fast a machine trains the models of a sweep.
 
-use std::thread;
+use std::{num::NonZeroUsize, thread};
 
 use serde::Serialize;
 use upcycle_kernels::Precision;
@@ -47,6 +47,8 @@ pub struct Calibration {
     steps: Vec<(Kind, f64)>,
     /// How fast a device sends to others, if that is known.
     link: Option<Link>,
+    /// Machines that the devices are spread over.
+    machines: NonZeroUsize,
 }
 
 /// How the speed of a device is known.
@@ -104,6 +106,7 @@ impl Calibration {
             speed: Speed::Measured,
             steps: Vec::new(),
             link: None,
+            machines: NonZeroUsize::MIN,
         };
         let missing = store.map(|store| store.missing(graph));
         let unfinished = |stage: &&Stage| {
@@ -135,6 +138,7 @@ impl Calibration {
             speed: Speed::Stated,
             steps: Vec::new(),
             link: None,
+            machines: NonZeroUsize::MIN,
         }
     }
 
@@ -152,6 +156,12 @@ impl Calibration {
         Self { link, ..self }
     }
 
+    /// The same devices, spread over so many machines.
+    #[must_use]
+    pub fn with_machines(self, machines: NonZeroUsize) -> Self {
+        Self { machines, ..self }
+    }
+
     /// FLOP/s of training on one device, where no steps were measured.
     pub fn rate(&self) -> f64 {
         self.rate
@@ -165,6 +175,11 @@ impl Calibration {
     /// How fast a device sends to others, if that is known.
     pub fn link(&self) -> Option<&Link> {
         self.link.as_ref()
+    }
+
+    /// Machines that the devices are spread over.
+    pub(crate) fn machines(&self) -> NonZeroUsize {
+        self.machines
     }
 
     /// Seconds of a step by its FLOPs, alone on the machine.

@@ -115,18 +115,19 @@ impl Setup<'_> {
 
     /// Seconds that a device computes in a step, and whether a step was measured.
     fn step(&self, stage: &Stage, passes: PassConfig) -> Option<(f64, bool)> {
-        let (alone, measured) = self.calibration?.step_seconds(stage, self.jobs);
+        let calibration = self.calibration?;
+        let (alone, measured) = calibration.step_seconds(stage, self.jobs);
         // Layers are computed forward twice; what was measured may have been, too.
         let again = match passes.recompute && !measured {
             true => 4.0 / 3.0,
             false => 1.0,
         };
-        // The devices of a processor are all that processor.
+        // The devices of a machine's processor are all that processor.
         let devices = match on_cpu(self.backend) {
-            true => 1,
-            false => self.limit.devices.count.get(),
+            true => calibration.machines(),
+            false => self.limit.devices.count,
         };
-        Some((again * alone / devices as f64, measured))
+        Some((again * alone / devices.get() as f64, measured))
     }
 
     fn link(&self) -> Option<&Link> {

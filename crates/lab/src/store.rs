@@ -170,14 +170,14 @@ impl Store {
             let problem = format!("its result cannot be written: a figure is no number ({error})");
             return Err(LabError::Store { dir, problem });
         }
-        self.write(&dir.join(RESULT), result)?;
+        // First, as those that stay behind beside the result would be shown for good.
         let kept = dir.join(KEPT_METRICS);
-        match fs::remove_file(&kept) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(FileError::of("remove", &kept)(error).into())
-            }
-            _ => Ok(()),
-        }
+        let removed = fs::remove_file(&kept).or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        });
+        removed.map_err(FileError::of("remove", &kept))?;
+        self.write(&dir.join(RESULT), result)
     }
 
     /// Keeps the metrics of a finished stage that is about to be computed again, as its result is kept.

@@ -60,7 +60,7 @@ enum Kind {
 pub(crate) struct HubData {
     /// `ORG/NAME` or `ORG/NAME@REVISION`.
     pub(crate) dataset: String,
-    /// The configuration; none for all of them.
+    /// The configuration, `*` for all of them; none where there is one, or one that is called `default`.
     pub(crate) config: Option<String>,
     /// The split that is asked.
     pub(crate) split: String,

@@ -71,7 +71,7 @@ pub enum RowSource {
     Hub {
         /// `ORG/NAME` or `ORG/NAME@REVISION`.
         dataset: String,
-        /// The configuration; none for all of them.
+        /// The configuration, `*` for all of them; none where there is one, or one that is called `default`.
         config: Option<String>,
         /// The split.
         split: String,

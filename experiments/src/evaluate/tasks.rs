@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use upcycle_tasks::{RowSource, Task, TaskSpec};
 
-use crate::sources;
+use crate::hub_data;
 
 /// What the entries of a list of tasks stand for.
 ///
@@ -33,6 +33,10 @@ pub fn specs(names: &[String], fewshot: Option<usize>) -> Result<Vec<TaskSpec>> 
 /// If rows cannot be read.
 pub fn read(specs: &[TaskSpec], limit: Option<usize>) -> Result<Vec<Task>> {
     let tasks = specs.iter().map(|spec| {
+        let files = |source| {
+            let files = files(source);
+            files.with_context(|| format!("the rows of {} cannot be had", spec.name()))
+        };
         let (rows, examples) = (files(spec.rows()?)?, files(spec.example_rows()?)?);
         Ok::<_, anyhow::Error>(spec.build(&rows, &examples, limit)?)
     });
@@ -47,6 +51,9 @@ fn files(source: RowSource) -> Result<Vec<PathBuf>> {
             dataset,
             config,
             split,
-        } => sources::split(&dataset, config.as_deref(), &split)?,
+        } => {
+            let config = config.map_or(String::new(), |config| format!(":{config}"));
+            hub_data::download(&format!("{dataset}{config}/{split}"))?
+        }
     })
 }

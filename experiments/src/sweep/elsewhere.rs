@@ -28,7 +28,9 @@ impl SweepArgs {
         };
         output::note!("a plan for backend {}; nothing runs here", backend.name());
         let scratch = self.scratch()?;
+        let tasks = self.tasks.read()?;
         let data = self.data(config, scratch.as_ref())?;
+        tasks.check_data(&data)?;
         let plan = SweepPlan::new(config, &data, backend.name())?;
         self.baseline(&plan)?;
         let (estimate, refusal) = self.estimate_elsewhere(&plan, &data, backend, devices)?;
@@ -73,6 +75,7 @@ impl SweepArgs {
         };
         let assumed = || (self.dry_run && devices.count.get() > 1).then(Calibration::of_paper);
         let speed = stated.or_else(measured).or_else(assumed)?;
+        let speed = speed.with_machines(self.nodes.nodes());
         Some(speed.with_link(self.link.link()))
     }
 }

@@ -161,9 +161,19 @@ fn print_fewest(estimate: &Estimate, memory: Option<u64>) -> Result<()> {
     let Some(memory) = memory.filter(|_| !estimate.fewest.is_empty()) else {
         return Ok(());
     };
+    // Stages at a time on a device share its memory.
+    let jobs = estimate.jobs.max(1);
+    let of = match jobs {
+        1 => number::bytes(memory),
+        _ => format!(
+            "{}, {} a stage",
+            number::bytes(memory),
+            number::bytes(memory / jobs as u64)
+        ),
+    };
     output::line(format!(
         "\n{:<44} {:>34} {:>34}",
-        format!("fewest devices of {}", number::bytes(memory)),
+        format!("fewest devices of {of}"),
         "activations kept",
         "--activation-checkpointing"
     ))?;
@@ -175,9 +185,9 @@ fn print_fewest(estimate: &Estimate, memory: Option<u64>) -> Result<()> {
             needed(fewest.recomputed)
         ))?;
     }
-    output::line(
-        "(all stages with growth; powers of two up to 4096 that share the sequences of a step evenly)",
-    )?;
+    output::line(format!(
+        "(all stages with growth, {jobs} at a time; powers of two up to 4096 that share the sequences of a step evenly)"
+    ))?;
     Ok(())
 }
 

@@ -125,6 +125,21 @@ fn more_gpus_share_batches_and_moments() {
     assert!(devices(64, 64).check_all(&plan.graph).is_err());
 }
 
+#[test]
+fn processors_of_several_machines_share_a_step() {
+    let plan = table_1();
+    let limit = MemoryLimit {
+        devices: devices(4, 1),
+        ..MemoryLimit::NONE
+    };
+    let computing = |machines| {
+        let speed = Calibration::stated(1e12).with_machines(NonZeroUsize::new(machines).unwrap());
+        let estimate = Estimate::new(&plan, None, "cpu", Some(&speed), 1, &limit);
+        stage(&estimate, "fixed-64").step.unwrap().computing
+    };
+    assert!((computing(1) / computing(2) - 2.0).abs() < 1e-9);
+}
+
 /// Bytes that all devices together send in so many steps: those of a longer training less those of one with a single step, which begins
 /// and ends with as much besides.
 fn sent(
