@@ -1,6 +1,6 @@
 //! Backends by name.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use upcycle_lab::Devices;
@@ -146,7 +146,8 @@ fn auto(devices: Devices) -> Result<Machine> {
     let alone = &Member::alone();
     let gpu = |kind| wgpu_backend::machine(kind, wgpu_backend::Device::Gpu);
     if devices.count.get() > 1 {
-        return cuda_backend::machine(devices, alone);
+        let none = "several devices without --backend are GPUs of CUDA; --backend cpu tries them on this processor";
+        return cuda_backend::machine(devices, alone).context(none);
     }
     cuda_backend::machine(devices, alone)
         .or_else(|_| gpu(BackendKind::Metal))

@@ -140,7 +140,11 @@ fn print_speed(estimate: &Estimate) -> Result<()> {
     if several {
         let link = match estimate.link {
             Some(link) if link.between == link.within => {
-                format!("{} GB/s from each device", link.within / 1e9)
+                let further = match estimate.devices.count.get() > link.machine.get() {
+                    true => ", also between machines, which --link-between says",
+                    false => "",
+                };
+                format!("{} GB/s from each device{further}", link.within / 1e9)
             }
             Some(link) => format!(
                 "{} GB/s from each device, {} GB/s between machines of {}",

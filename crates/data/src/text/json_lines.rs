@@ -90,6 +90,14 @@ impl<'de> Visitor<'de> for Field<'_> {
         f.write_str("an object")
     }
 
+    /// Without the text, which may be a whole document.
+    fn visit_str<E: Error>(self, _: &str) -> Result<Found, E> {
+        Err(E::custom(format!(
+            "text in place of an object with the field `{}`",
+            self.0
+        )))
+    }
+
     /// An object that is null has fields that are.
     fn visit_unit<E: Error>(self) -> Result<Found, E> {
         Ok(Found::Null)
@@ -177,7 +185,10 @@ mod tests {
         assert_eq!(documents(contents, "a.b.c").unwrap(), expected);
         for (line, reason) in [
             ("{\"a\": {\"d\": \"x\"}}", "missing field `a.b.c`"),
-            ("{\"a\": \"x\"}", "expected an object"),
+            (
+                "{\"a\": \"x\"}",
+                "text in place of an object with the field `b.c`",
+            ),
         ] {
             let message = documents(line, "a.b.c").unwrap_err().to_string();
             assert!(message.contains(reason), "{message}");
