@@ -11,6 +11,7 @@ mod compare;
 mod config;
 mod crew;
 mod curve;
+mod devices;
 mod engine;
 mod error;
 mod evaluate;

@@ -4,12 +4,12 @@ use std::{path::Path, sync::atomic::Ordering};
 
 use serde::{Deserialize, Serialize};
 use upcycle_kernels::{MoeAutodiffBackend, MoeBackend};
-use upcycle_team::Team;
 
 use crate::{
     begin::begin,
     checkpoint::{Checkpoint, StageCheckpoints},
     crew::Crew,
+    devices::on_devices,
     error::TrainError,
     job::{TrainEvent, TrainJob, TrainOutcome},
     keeper::Keeper,
@@ -32,53 +32,19 @@ enum Order {
     Cancel,
 }
 
-/// Runs a training stage on several devices of this process, each in a thread of its own.
+/// Runs a training stage on several devices of this process.
 pub(crate) fn train_on_devices<B: MoeAutodiffBackend>(
     job: &TrainJob,
     devices: &[B::Device],
     expert_parallel: usize,
     events: Events,
 ) -> Result<TrainOutcome, TrainError> {
-    let teams = Team::threads(devices.len()).into_iter();
-    let crews: Vec<Crew> = teams
-        .map(|team| Crew::new(team, expert_parallel))
-        .collect::<Result<_, _>>()?;
-    std::thread::scope(|scope| {
-        let mut members = devices.iter().zip(crews);
-        let first = members.next();
-        let others: Vec<_> = members
-            .map(|(device, crew)| {
-                scope.spawn(move || train_on_one::<B>(job, device, crew, &mut |_| ()))
-            })
-            .collect();
-        let Some((device, crew)) = first else {
-            let problem = "there is no device to train on";
-            return Err(TrainError::Devices(problem.into()));
-        };
-        let outcome = train_on_one::<B>(job, device, crew, events);
-        let ended = |_| Err(TrainError::Panicked("the thread of a device ended".into()));
-        // The error of the first device has the reasons of the others.
-        let others = others
-            .into_iter()
-            .map(|other| other.join().unwrap_or_else(ended).map(|_| ()))
-            .fold(Ok(()), Result::and);
-        outcome.and_then(|outcome| others.map(|()| outcome))
-    })
-}
-
-/// Runs a training stage on one of the devices of this process, with its share of the processor.
-fn train_on_one<B: MoeAutodiffBackend>(
-    job: &TrainJob,
-    device: &B::Device,
-    crew: Crew,
-    events: Events,
-) -> Result<TrainOutcome, TrainError> {
-    let work = || train::<B>(job, device, &crew, events);
-    let outcome = B::InnerBackend::run_one_of(crew.all.size(), work);
-    if outcome.as_ref().err().is_none_or(TrainError::is_of_all) {
-        crew.all.leave();
-    }
-    outcome
+    on_devices::<B, _>(
+        devices,
+        expert_parallel,
+        |device, crew| train::<B>(job, device, crew, events),
+        |device, crew| train::<B>(job, device, crew, &mut |_| ()),
+    )
 }
 
 /// Runs a training stage, from its own last checkpoint if it has one. All devices of a crew do so at the same time. The first

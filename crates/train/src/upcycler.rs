@@ -1,17 +1,17 @@
 //! The upcycling stage: evidence, operator, losses before and after.
 
-use std::{sync::atomic::Ordering, thread};
+use std::sync::atomic::Ordering;
 
 use burn::module::AutodiffModule;
 use upcycle_data::Split;
 use upcycle_kernels::{MoeAutodiffBackend, MoeBackend};
 use upcycle_operator::{ReplicationPlan, Upcycle, Verification, verify};
-use upcycle_team::Team;
 
 use crate::{
     checkpoint::Checkpoint,
     config::{LearnerConfig, MeasureConfig},
     crew::Crew,
+    devices::on_devices,
     error::TrainError,
     evaluate::{Evaluation, validation_sequences},
     job::{UpcycleJob, UpcycleOutcome},
@@ -21,36 +21,14 @@ use crate::{
 /// Sequences on which logits are compared.
 const VERIFICATION_ROWS: usize = 16;
 
-/// Applies the operator on several devices of this process, each in a thread of its own.
+/// Applies the operator on several devices of this process.
 pub(crate) fn upcycle_on_devices<B: MoeAutodiffBackend>(
     job: &UpcycleJob,
     devices: &[B::Device],
     expert_parallel: usize,
 ) -> Result<UpcycleOutcome, TrainError> {
-    let teams = Team::threads(devices.len()).into_iter();
-    let crews = teams.map(|team| Crew::new(team, expert_parallel));
-    let crews = crews.collect::<Result<Vec<_>, _>>()?;
-    let grow = &|device: &B::Device, crew: Crew| {
-        let work = || upcycle::<B>(job, &crew, device);
-        let outcome = B::InnerBackend::run_one_of(devices.len(), work);
-        if outcome.as_ref().err().is_none_or(TrainError::is_of_all) {
-            crew.all.leave();
-        }
-        outcome
-    };
-    let outcomes: Result<Vec<_>, _> = thread::scope(|scope| {
-        let threads: Vec<_> = (devices.iter().zip(crews))
-            .map(|(device, crew)| scope.spawn(move || grow(device, crew)))
-            .collect();
-        let ended = |_| Err(TrainError::Panicked("a thread of another device".into()));
-        // All have to end; the first device's error has the reasons of the others.
-        let outcomes: Vec<_> = (threads.into_iter())
-            .map(|thread| thread.join().unwrap_or_else(ended))
-            .collect();
-        outcomes.into_iter().collect()
-    });
-    let no_device = || TrainError::Devices("there is no device to grow a model on".into());
-    outcomes?.into_iter().next().ok_or_else(no_device)
+    let grow = |device: &B::Device, crew: &Crew| upcycle::<B>(job, crew, device);
+    on_devices::<B, _>(devices, expert_parallel, grow, grow)
 }
 
 /// Applies the operator to a checkpoint and writes the grown model as another. All devices of a crew have to, with the same

@@ -32,14 +32,6 @@ fn gradients() -> Evidence {
     }
 }
 
-fn greedy() -> Selection {
-    Selection::Greedy {
-        score: Score::GradientSquared,
-        on: Projections::Average,
-        cap: 3,
-    }
-}
-
 fn difference(pair: &Pair) -> f32 {
     largest_difference(&logits(&pair.small), &logits(&pair.big))
 }

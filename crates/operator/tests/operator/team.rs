@@ -166,14 +166,6 @@ fn norms_that_differ() -> Evidence {
     }
 }
 
-fn greedy() -> Selection {
-    Selection::Greedy {
-        score: Score::GradientSquared,
-        on: Projections::Average,
-        cap: 3,
-    }
-}
-
 #[test]
 fn every_initialisation_and_policy_grows_in_blocks_as_on_one_device() {
     let parent = trained(&default_config());

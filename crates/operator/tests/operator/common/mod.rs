@@ -169,3 +169,11 @@ pub fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 pub fn values<const N: usize>(tensor: Tensor<B, N>) -> Vec<f32> {
     tensor.into_data().iter::<f32>().collect()
 }
+
+pub fn greedy() -> Selection {
+    Selection::Greedy {
+        score: Score::GradientSquared,
+        on: Projections::Average,
+        cap: 3,
+    }
+}
