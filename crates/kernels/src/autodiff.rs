@@ -1,15 +1,17 @@
 //! The operations on `Autodiff`: traced where the inner backend can, else the differentiated reference.
 
+use std::sync::Arc;
+
 use burn::{
     backend::{Autodiff, autodiff::checkpoint::strategy::CheckpointStrategy},
-    tensor::{Int, Tensor},
+    tensor::{Int, Tensor, TensorPrimitive, ops::FloatTensor},
 };
 use upcycle_team::Team;
 
 use crate::{
     DeviceMemory, ExpertWeights, Kernels, MoeBackend, Precision, RotaryAngles, SoftTargets,
     expert_parallel, reference,
-    traced::{Parents, primitive, record},
+    traced::{LARGE, Parents, Traced, primitive, record},
 };
 
 impl<B: MoeBackend, C: CheckpointStrategy> MoeBackend for Autodiff<B, C> {
@@ -113,6 +115,34 @@ impl<B: MoeBackend, C: CheckpointStrategy> MoeBackend for Autodiff<B, C> {
         match B::project_traced(inner.0, inner.1, precision) {
             Some(traced) => record(&[primitive(x_td), primitive(weight_do)], traced),
             None => reference::project(x_td, weight_do, precision),
+        }
+    }
+
+    fn add<const D: usize>(x: Tensor<Self, D>, y: Tensor<Self, D>) -> Tensor<Self, D> {
+        if x.shape().num_elements() < LARGE {
+            return reference::add(x, y);
+        }
+        let device = x.device();
+        let mut parents = [primitive(x), primitive(y)];
+        // Nobody else is to hold what can be added to in place.
+        let [x, y] = parents.each_mut().map(|parent| {
+            let nothing = primitive(Tensor::<B, 1>::empty([0], &device));
+            Tensor::<B, D>::from_primitive(TensorPrimitive::Float(std::mem::replace(
+                &mut parent.primitive,
+                nothing,
+            )))
+        });
+        let traced = Traced {
+            output: primitive(B::add(x, y)),
+            backward: Arc::new(|dy: FloatTensor<B>, _| [Some(dy.clone()), Some(dy)]),
+        };
+        record(&parents, traced)
+    }
+
+    fn logistic<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
+        match B::logistic_traced(x.clone().inner()) {
+            Some(traced) => record(&[primitive(x)], traced),
+            None => reference::logistic(x),
         }
     }
 

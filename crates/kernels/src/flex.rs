@@ -33,6 +33,10 @@ impl Host for Flex {
         Floats(tensor.to_contiguous())
     }
 
+    fn is_sole(floats: &Floats) -> bool {
+        floats.0.is_unique()
+    }
+
     fn write(floats: Floats) -> FlexTensor {
         floats.0
     }

@@ -27,6 +27,9 @@ pub trait Host: Backend {
     /// The elements of a tensor.
     fn read(tensor: FloatTensor<Self>) -> Self::Floats;
 
+    /// Whether nobody else holds these elements.
+    fn is_sole(floats: &Self::Floats) -> bool;
+
     /// The tensor of these elements.
     fn write(floats: Self::Floats) -> FloatTensor<Self>;
 
@@ -82,7 +85,7 @@ impl<B: Host> MoeBackend for B {
         // Of as many threads as were asked for in this process.
         let threads = (rayon::current_num_threads() / workers.max(1)).max(1);
         match pool.num_threads(threads).build() {
-            Ok(pool) => pool.install(work),
+            Ok(pool) => pool.install(|| cpu::parallel::awake(work)),
             // Slower, but all the same.
             Err(_) => work(),
         }
@@ -300,6 +303,50 @@ impl<B: Host> MoeBackend for B {
         });
         Some(Traced {
             output: floats::<B>(y, [t, o]),
+            backward,
+        })
+    }
+
+    /// In place where nobody else holds one of them.
+    fn add<const D: usize>(x: Tensor<Self, D>, y: Tensor<Self, D>) -> Tensor<Self, D> {
+        if !specialised(Precision::F32) {
+            return reference::add(x, y);
+        }
+        let shape = x.dims();
+        let (mut x, mut y) = (read(x), read(y));
+        if !B::is_sole(&x) && B::is_sole(&y) {
+            std::mem::swap(&mut x, &mut y);
+        }
+        match B::is_sole(&x) {
+            true => {
+                elementwise::add(&mut x, &y);
+                tensor(B::write(x))
+            }
+            false => tensor(floats::<B>(elementwise::sum(&x, &y), shape)),
+        }
+    }
+
+    fn logistic<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
+        if !specialised(Precision::F32) {
+            return reference::logistic(x);
+        }
+        let shape = x.dims();
+        tensor(floats::<B>(elementwise::sigmoid(&read(x)), shape))
+    }
+
+    fn logistic_traced<const D: usize>(x: Tensor<Self, D>) -> Option<Traced<Self, 1>> {
+        if !specialised(Precision::F32) {
+            return None;
+        }
+        let shape = x.dims();
+        let y = primitive(<Self as MoeBackend>::logistic(x));
+        let kept = B::read(y.clone());
+        let backward: Arc<BackwardFn<B, 1>> = Arc::new(move |dy, _| {
+            let dx = elementwise::sigmoid_backward(&kept, &B::read(dy));
+            [Some(floats::<B>(dx, shape))]
+        });
+        Some(Traced {
+            output: y,
             backward,
         })
     }

@@ -280,6 +280,21 @@ pub trait MoeBackend: Backend {
         None
     }
 
+    /// `x + y`, tensors of one shape.
+    fn add<const D: usize>(x: Tensor<Self, D>, y: Tensor<Self, D>) -> Tensor<Self, D> {
+        reference::add(x, y)
+    }
+
+    /// `1 / (1 + exp(-x))` of every element.
+    fn logistic<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, D> {
+        reference::logistic(x)
+    }
+
+    /// [`logistic`](Self::logistic) with the gradient of `x`.
+    fn logistic_traced<const D: usize>(_x: Tensor<Self, D>) -> Option<Traced<Self, 1>> {
+        None
+    }
+
     /// Rows of an embedding table.
     ///
     /// # Shapes

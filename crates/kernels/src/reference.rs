@@ -5,7 +5,7 @@
 
 use burn::tensor::{
     Int, Tensor,
-    activation::{silu, softmax},
+    activation::{self, silu, softmax},
     backend::Backend,
 };
 
@@ -124,6 +124,16 @@ pub fn project<B: Backend>(
     precision: Precision,
 ) -> Tensor<B, 2> {
     precision.matmul(x_td, weight_do)
+}
+
+/// Reference of [`MoeBackend::add`](crate::MoeBackend::add).
+pub fn add<B: Backend, const D: usize>(x: Tensor<B, D>, y: Tensor<B, D>) -> Tensor<B, D> {
+    x + y
+}
+
+/// Reference of [`MoeBackend::logistic`](crate::MoeBackend::logistic).
+pub fn logistic<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
+    activation::sigmoid(x)
 }
 
 /// Reference of [`MoeBackend::embed`](crate::MoeBackend::embed).

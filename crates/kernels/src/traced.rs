@@ -11,8 +11,10 @@ use burn::{
             ops::{Backward, Ops, OpsKind},
         },
     },
-    tensor::{Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor},
+    tensor::{Shape, Tensor, TensorMetadata, TensorPrimitive, backend::Backend, ops::FloatTensor},
 };
+
+use crate::MoeBackend;
 
 /// The gradients of `N` arguments from the gradient of the output; none where a gradient is not asked for.
 pub type BackwardFn<B, const N: usize> =
@@ -35,7 +37,7 @@ pub(crate) fn record<B, C, const D: usize, const N: usize>(
     traced: Traced<B, N>,
 ) -> Tensor<Autodiff<B, C>, D>
 where
-    B: Backend,
+    B: MoeBackend,
     C: CheckpointStrategy,
 {
     let nodes = parents.each_ref().map(|parent| parent.node.clone());
@@ -50,6 +52,9 @@ where
 pub(crate) fn primitive<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
     tensor.into_primitive().tensor()
 }
+
+/// Elements from which on tensors are added by this crate's kernels in place of Burn's.
+pub(crate) const LARGE: usize = 1 << 17;
 
 /// The one autodiff node of all traced operations.
 #[derive(Debug)]
@@ -69,7 +74,7 @@ impl<B: Backend, const N: usize> fmt::Debug for State<B, N> {
     }
 }
 
-impl<B: Backend, const N: usize> Backward<B, N> for TracedNode {
+impl<B: MoeBackend, const N: usize> Backward<B, N> for TracedNode {
     type State = State<B, N>;
 
     fn backward(
@@ -82,9 +87,35 @@ impl<B: Backend, const N: usize> Backward<B, N> for TracedNode {
         let needed = ops.parents.each_ref().map(Option::is_some);
         let found = (ops.state.0)(gradient, needed);
         for (parent, gradient) in ops.parents.into_iter().zip(found) {
-            if let (Some(parent), Some(gradient)) = (parent, gradient) {
+            let (Some(parent), Some(gradient)) = (parent, gradient) else {
+                continue;
+            };
+            if gradient.shape().num_elements() < LARGE {
                 gradients.register::<B>(parent.id, gradient);
+                continue;
             }
+            // Where the parent has a gradient already, the two are added here: Burn would add them on one thread. Gradients are
+            // found by tensors alone, of which nothing but the node counts.
+            let empty = Tensor::<Autodiff<B>, 1>::empty([0], &B::float_device(&gradient));
+            let mut tensor = primitive(empty);
+            let id = parent.id;
+            tensor.node = parent;
+            let gradient = match gradients.remove::<B>(&tensor) {
+                Some(before) => sum::<B>(gradient, before),
+                None => gradient,
+            };
+            gradients.register::<B>(id, gradient);
         }
     }
+}
+
+/// Sum of two tensors of the same shape.
+fn sum<B: MoeBackend>(a: FloatTensor<B>, b: FloatTensor<B>) -> FloatTensor<B> {
+    let shape = a.shape();
+    let flat = |x| {
+        let x = B::float_reshape(x, Shape::from([shape.num_elements()]));
+        Tensor::<B, 1>::from_primitive(TensorPrimitive::Float(x))
+    };
+    let sum = primitive(B::add(flat(a), flat(b)));
+    B::float_reshape(sum, shape)
 }

@@ -66,13 +66,13 @@ impl<B: MoeBackend> Block<B> {
         precision: Precision,
     ) -> (Tensor<B, 2>, Option<Routing<B>>) {
         let normed_td = self.attention_norm.forward(x_td.clone());
-        let x_td = x_td + attend(normed_td);
+        let x_td = B::add(x_td, attend(normed_td));
         let normed_td = self.ffn_norm.forward(x_td.clone());
         match &self.ffn {
-            FeedForward::Dense(dense) => (x_td + dense.forward(normed_td, precision), None),
+            FeedForward::Dense(dense) => (B::add(x_td, dense.forward(normed_td, precision)), None),
             FeedForward::Moe(moe) => {
                 let (y_td, routing) = moe.forward(normed_td, precision);
-                (x_td + y_td, Some(routing))
+                (B::add(x_td, y_td), Some(routing))
             }
         }
     }

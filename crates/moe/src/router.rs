@@ -2,14 +2,10 @@
 
 use burn::{
     module::{Module, Param},
-    tensor::{
-        Int, Tensor,
-        activation::{sigmoid, softmax},
-        backend::Backend,
-    },
+    tensor::{Int, Tensor, activation::softmax, backend::Backend},
 };
 use serde::{Deserialize, Serialize};
-use upcycle_kernels::MoeBackend;
+use upcycle_kernels::{MoeBackend, Precision};
 
 use crate::{
     expert_groups::ExpertGroups,
@@ -135,7 +131,8 @@ impl<B: MoeBackend> Router<B> {
     /// # Shapes
     /// `x_td: [T, D]`.
     pub fn forward(&self, x_td: Tensor<B, 2>) -> Routing<B> {
-        let logits_te = x_td.clone().matmul(self.weight_ed.val().transpose());
+        let weight_de = self.weight_ed.val().transpose();
+        let logits_te = B::project(x_td.clone(), weight_de, Precision::F32);
         let scores_te = self.scores(logits_te.clone());
         let selection_te = scores_te.clone().detach();
         let experts_tk = match self.two_level_selection() {
@@ -177,7 +174,7 @@ impl<B: MoeBackend> Router<B> {
     /// then have the score of their source.
     fn scores(&self, logits_te: Tensor<B, 2>) -> Tensor<B, 2> {
         match (self.config.score, &self.config.two_level) {
-            (ScoreFunction::Sigmoid, _) => sigmoid(logits_te),
+            (ScoreFunction::Sigmoid, _) => B::logistic(logits_te),
             (ScoreFunction::TopKSoftmax, _) => logits_te,
             (ScoreFunction::Softmax, None) => softmax(logits_te, 1),
             (ScoreFunction::Softmax, Some(two_level)) => {

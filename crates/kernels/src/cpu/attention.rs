@@ -3,9 +3,12 @@
 //! Works in strips: a block of consecutive queries of one head against all keys up to the last of them, so that
 //! scores never exist for more than one strip a thread. The backward computes them again from the log-sum-exp.
 
+use std::mem::MaybeUninit;
+
 use super::{
     linear::{matmul, matmul_add},
-    math::{LANES, dot, exp, fma, larger, ln, max_lanes, scaled, sum_lanes},
+    math::{LANES, NARROW, exp, fma, larger, ln, max_lanes, sum_lanes},
+    memory::{Unwritten, filled},
     parallel::{Disjoint, for_each, range},
     transpose::transpose,
     view::{View, ViewMut},
@@ -74,10 +77,9 @@ pub fn forward(inputs: &Inputs) -> Output {
         ..
     } = shape;
     let keys_t = transposed(inputs.k, shape);
-    let mut out = vec![0.0; inputs.q.len()];
     let mut log_sum_exp = vec![0.0; batch * heads * s];
-    {
-        let (out, log_sum_exp) = (Disjoint::new(&mut out), Disjoint::new(&mut log_sum_exp));
+    let attend = |out: Disjoint<MaybeUninit<f32>>| {
+        let log_sum_exp = Disjoint::new(&mut log_sum_exp);
         let strips = s.div_ceil(STRIP);
         let scratch = || {
             (
@@ -118,15 +120,15 @@ pub fn forward(inputs: &Inputs) -> Output {
                     inputs.keys(inputs.v, b, h).rows(0..keys),
                     ViewMut::of_rows(values, c),
                 );
-                for ((query, values), sum) in queries.zip(values.chunks_exact(c)).zip(sums) {
-                    let at = shape.at(b, query, h);
-                    // SAFETY: the queries of a strip are its own.
-                    let out = unsafe { out.part(at..at + c) };
-                    scaled(out, values, 1.0 / *sum);
-                }
+                let at = shape.at(b, queries.start, h);
+                // SAFETY: the queries of a strip are its own.
+                let out = unsafe { out.view(at, [n, c], heads * c) };
+                normalised(values, sums, out);
             },
         );
-    }
+    };
+    // SAFETY: strips cover all queries of all heads.
+    let out = unsafe { filled(inputs.q.len(), attend) };
     Output { out, log_sum_exp }
 }
 
@@ -149,17 +151,20 @@ pub fn backward(inputs: &Inputs, output: &Output, dout: &[f32]) -> Gradients {
         "log_sum_exp: [B, H, S]"
     );
     let (keys_t, values_t) = (transposed(inputs.k, shape), transposed(inputs.v, shape));
-    let mut dq = vec![0.0; inputs.q.len()];
-    let (mut dk, mut dv) = (vec![0.0; inputs.k.len()], vec![0.0; inputs.v.len()]);
+    let mut gradients = [inputs.q, inputs.k, inputs.v].map(|input| Unwritten::new(input.len()));
     {
-        let dq = Disjoint::new(&mut dq);
-        let (dk, dv) = (Disjoint::new(&mut dk), Disjoint::new(&mut dv));
+        let [dq, dk, dv] = gradients.each_mut().map(Unwritten::parts);
         let strip = STRIP * padded(s);
         let scratch = || (vec![0.0; strip], vec![0.0; strip], [0.0; STRIP]);
-        for_each(batch * groups, scratch, |(scores, dscores, delta), task| {
+        let tasks = if s == 0 { 0 } else { batch * groups };
+        for_each(tasks, scratch, |(scores, dscores, delta), task| {
             let (b, g) = (task / groups, task % groups);
-            for h in g * (heads / groups)..(g + 1) * (heads / groups) {
-                for index in 0..s.div_ceil(STRIP) {
+            let of_group = g * (heads / groups)..(g + 1) * (heads / groups);
+            for h in of_group.clone() {
+                // The last strip sees all keys: with it their gradients begin.
+                let last = s.div_ceil(STRIP) - 1;
+                for index in (0..=last).rev() {
+                    let begins = h == of_group.start && index == last;
                     let queries = range(index, STRIP, s);
                     let (n, keys) = (queries.len(), queries.end);
                     let ld = padded(keys);
@@ -193,11 +198,18 @@ pub fn backward(inputs: &Inputs, output: &Output, dout: &[f32]) -> Gradients {
                     );
                     let weights = View::new(scores, [n, keys], ld);
                     let dscores = View::new(dscores, [n, keys], ld);
-                    // SAFETY: a task owns the keys and values of its group, and the queries of its heads.
+                    // SAFETY: a task owns the keys and values of its group, all of which its first strip writes, and the queries
+                    // of its heads.
                     unsafe {
                         let (row, at) = (groups * c, shape.key_at(b, 0, g));
-                        matmul_add(weights.t(), dout_view, dv.view(at, [keys, c], row));
-                        matmul_add(dscores.t(), q, dk.view(at, [keys, c], row));
+                        let [dv, dk] = [&dv, &dk].map(|to| to.view(at, [keys, c], row));
+                        if begins {
+                            matmul(weights.t(), dout_view, dv);
+                            matmul(dscores.t(), q, dk);
+                        } else {
+                            matmul_add(weights.t(), dout_view, dv.assume_written());
+                            matmul_add(dscores.t(), q, dk.assume_written());
+                        }
                         let at = shape.at(b, queries.start, h);
                         let k = inputs.keys(inputs.k, b, h).rows(0..keys);
                         matmul(dscores, k, dq.view(at, [n, c], heads * c));
@@ -206,11 +218,9 @@ pub fn backward(inputs: &Inputs, output: &Output, dout: &[f32]) -> Gradients {
             }
         });
     }
-    Gradients {
-        q: dq,
-        k: dk,
-        v: dv,
-    }
+    // SAFETY: every group has its keys and values written, and the queries of its heads; without positions there are none.
+    let [q, k, v] = gradients.map(|gradient| unsafe { gradient.written() });
+    Gradients { q, k, v }
 }
 
 /// By the number of the last visible lane: zero up to it, negative infinity behind.
@@ -292,12 +302,40 @@ vectorised! {
         }
     }
 
+    /// Rows of values over the sums of their weights.
+    fn normalised(values: &[f32], sums: &[f32], out: ViewMut) {
+        let mut out = out;
+        for (row, (values, sum)) in values.chunks_exact(out.shape[1]).zip(sums).enumerate() {
+            let factor = 1.0 / sum;
+            for (out, value) in out.row(row).iter_mut().zip(values) {
+                out.write(value * factor);
+            }
+        }
+    }
+
     /// Dot products of rows of `width` that start `stride` apart.
     fn dot_rows(a: &[f32], b: &[f32], width: usize, stride: usize, out: &mut [f32]) {
         for ((out, a), b) in out.iter_mut().zip(a.chunks(stride)).zip(b.chunks(stride)) {
-            *out = dot::<FMA>(&a[..width], &b[..width]);
+            *out = dot_narrow::<FMA>(&a[..width], &b[..width]);
         }
     }
+}
+
+/// Dot product of slices that are often no longer than a few vectors.
+#[inline(always)]
+fn dot_narrow<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<NARROW>(), b.as_chunks::<NARROW>());
+    let mut lanes = [0.0; NARROW];
+    for (a, b) in a.iter().zip(b) {
+        for l in 0..NARROW {
+            lanes[l] = fma::<FMA>(a[l], b[l], lanes[l]);
+        }
+    }
+    for (lane, (a, b)) in lanes.iter_mut().zip(a_rest.iter().zip(b_rest)) {
+        *lane = fma::<FMA>(*a, *b, *lane);
+    }
+    let halves: [f32; NARROW / 2] = std::array::from_fn(|l| lanes[l] + lanes[l + NARROW / 2]);
+    (halves[0] + halves[2]) + (halves[1] + halves[3])
 }
 
 /// Row stride of a strip: whole vectors.
@@ -320,21 +358,22 @@ fn transposed(keys: &[f32], shape: Shape) -> Vec<f32> {
         ..
     } = shape;
     let ld = padded(s);
-    let mut out = vec![0.0; batch * groups * c * ld];
-    let parts = Disjoint::new(&mut out);
     let tasks = if s == 0 { 0 } else { batch * groups };
-    for_each(
-        tasks,
-        || (),
-        |(), task| {
-            let (b, g) = (task / groups, task % groups);
-            // SAFETY: one part a task.
-            let part = unsafe { parts.part(task * c * ld..(task + 1) * c * ld) };
-            let keys = View::new(&keys[shape.key_at(b, 0, g)..], [s, c], groups * c);
-            transpose(keys, part, ld);
-        },
-    );
-    out
+    let transpose_all = |parts: Disjoint<MaybeUninit<f32>>| {
+        for_each(
+            tasks,
+            || (),
+            |(), task| {
+                let (b, g) = (task / groups, task % groups);
+                // SAFETY: one part a task.
+                let part = unsafe { parts.cleared(task * c * ld..(task + 1) * c * ld) };
+                let keys = View::new(&keys[shape.key_at(b, 0, g)..], [s, c], groups * c);
+                transpose(keys, part, ld);
+            },
+        );
+    };
+    // SAFETY: tasks cover all of it, which is nothing without positions.
+    unsafe { filled(batch * groups * c * ld, transpose_all) }
 }
 
 impl Shape {

@@ -4,12 +4,12 @@
 //! token's relative to its maximum in the tile. These are kept for the backward (a factor a token and tile makes them
 //! probabilities) unless they are too many; then the backward computes them again, some tokens at a time.
 
-use std::ops::Range;
+use std::{mem::MaybeUninit, ops::Range};
 
 use super::{
     linear::{matmul, matmul_add},
     math::{self, LANES, dot, exp, scaled, sum_lanes},
-    memory::Unwritten,
+    memory::{Unwritten, filled},
     parallel::{Disjoint, for_each, for_each_range, range},
     transpose::transpose,
     view::{View, ViewMut},
@@ -113,7 +113,7 @@ fn reduce(inputs: &Inputs, keep: bool) -> Saved {
     let mut all = Unwritten::new(kept);
     let mut partial = vec![Partial::default(); v.div_ceil(TILE_IDS) * t];
     {
-        let all = Disjoint::new(all.memory(kept));
+        let all = all.parts();
         let partial = Disjoint::new(&mut partial);
         let id_tiles = v.div_ceil(TILE_IDS);
         let tokens_of_task = if id_tiles < TILES {
@@ -164,11 +164,19 @@ fn reduce(inputs: &Inputs, keep: bool) -> Saved {
             }
         });
     }
-    let log_sum_exp = (0..t)
-        .map(|token| Partial::log_sum(partial[token..].iter().step_by(t)))
-        .collect();
+    let log_sums = |sums: Disjoint<MaybeUninit<f32>>| {
+        for_each_range(t, TILE_TOKENS, |tokens| {
+            // SAFETY: ranges do not overlap.
+            let sums = unsafe { sums.part(tokens.clone()) };
+            for (sum, token) in sums.iter_mut().zip(tokens) {
+                sum.write(Partial::log_sum(partial[token..].iter().step_by(t)));
+            }
+        });
+    };
+    // SAFETY: every token has its sum.
+    let log_sum_exp = unsafe { filled(t, log_sums) };
     // SAFETY: tiles cover all of them.
-    let exponentials = keep.then(|| unsafe { all.written(kept) });
+    let exponentials = keep.then(|| unsafe { all.written() });
     Saved {
         exponentials,
         partial,
@@ -192,49 +200,48 @@ pub fn backward(inputs: &Inputs, saved: &Saved, dloss: &[f32]) -> (Vec<f32>, Vec
         t,
         "saved by a forward of these shapes"
     );
-    let (mut dx, mut dhead) = (vec![0.0; t * d], vec![0.0; v * d]);
-    if let Some(exponentials) = &saved.exponentials {
-        assert_eq!(
-            exponentials.len(),
-            t * v,
-            "saved by a forward of these shapes"
-        );
-        let backward = Backward {
-            inputs,
-            saved,
-            exponentials,
-            dloss,
-        };
-        backward.x(&mut dx);
-        backward.head(&mut dhead);
-        return (dx, dhead);
+    if t == 0 {
+        return (Vec::new(), vec![0.0; v * d]);
     }
-    let size = (CHUNK / v).clamp(1, t.max(1));
-    for index in 0..t.div_ceil(size) {
-        let tokens = range(index, size, t);
-        let inputs = Inputs {
-            shape: Shape {
-                tokens: tokens.len(),
-                ..inputs.shape
-            },
-            x: &inputs.x[tokens.start * d..tokens.end * d],
-            head: inputs.head,
-            ids: &inputs.ids[tokens.start * j..tokens.end * j],
-            weights: &inputs.weights[tokens.start * j..tokens.end * j],
+    let (mut dx, mut dhead) = (Unwritten::new(t * d), Unwritten::new(v * d));
+    {
+        let (dx, dhead) = (dx.parts(), dhead.parts());
+        let chunk = match saved.exponentials {
+            Some(_) => t,
+            None => (CHUNK / v).clamp(1, t),
         };
-        let saved = reduce(&inputs, true);
-        let exponentials = saved.exponentials.as_deref().unwrap_or(&[]);
-        let dloss = &dloss[tokens.clone()];
-        let backward = Backward {
-            inputs: &inputs,
-            saved: &saved,
-            exponentials,
-            dloss,
-        };
-        backward.x(&mut dx[tokens.start * d..tokens.end * d]);
-        backward.head(&mut dhead);
+        for index in 0..t.div_ceil(chunk) {
+            let tokens = range(index, chunk, t);
+            let inputs = Inputs {
+                shape: Shape {
+                    tokens: tokens.len(),
+                    ..inputs.shape
+                },
+                x: &inputs.x[tokens.start * d..tokens.end * d],
+                head: inputs.head,
+                ids: &inputs.ids[tokens.start * j..tokens.end * j],
+                weights: &inputs.weights[tokens.start * j..tokens.end * j],
+            };
+            let again = saved.exponentials.is_none().then(|| reduce(&inputs, true));
+            let saved = again.as_ref().unwrap_or(saved);
+            let exponentials = saved.exponentials.as_deref().unwrap_or(&[]);
+            assert_eq!(
+                exponentials.len(),
+                tokens.len() * v,
+                "saved by a forward of these shapes"
+            );
+            let backward = Backward {
+                inputs: &inputs,
+                saved,
+                exponentials,
+                dloss: &dloss[tokens.clone()],
+            };
+            backward.x(&dx, tokens.start);
+            backward.head(&dhead, index > 0);
+        }
     }
-    (dx, dhead)
+    // SAFETY: tiles cover all tokens and all of the vocabulary.
+    unsafe { (dx.written(), dhead.written()) }
 }
 
 /// The backward of tokens whose exponentials are there.
@@ -246,15 +253,14 @@ struct Backward<'a> {
 }
 
 impl Backward<'_> {
-    /// Adds to the gradient of the tokens.
-    fn x(&self, dx: &mut [f32]) {
+    /// Writes the gradient of the tokens, the first of which is number `first` of `dx`.
+    fn x(&self, dx: &Disjoint<MaybeUninit<f32>>, first: usize) {
         let Shape {
             tokens: t,
             model: d,
             vocabulary: v,
             ..
         } = self.inputs.shape;
-        let dx = Disjoint::new(dx);
         let block = t
             .div_ceil(TILES)
             .next_multiple_of(16)
@@ -268,22 +274,27 @@ impl Backward<'_> {
                 self.dlogits(tokens.clone(), ids.clone(), tile);
                 let tile = View::of_rows(tile, ids.len());
                 let head = View::of_rows(self.inputs.head, d).rows(ids);
-                // SAFETY: blocks of tokens do not overlap.
-                let dx = unsafe { dx.view(tokens.start * d, [tokens.len(), d], d) };
-                matmul_add(tile, head, dx);
+                // SAFETY: blocks of tokens do not overlap, and their first tile writes them.
+                unsafe {
+                    let at = (first + tokens.start) * d;
+                    let dx = dx.view(at, [tokens.len(), d], d);
+                    match index {
+                        0 => matmul(tile, head, dx),
+                        _ => matmul_add(tile, head, dx.assume_written()),
+                    }
+                }
             }
         });
     }
 
-    /// Adds to the gradient of the head.
-    fn head(&self, dhead: &mut [f32]) {
+    /// Writes the gradient of the head, or adds to what is `written`.
+    fn head(&self, dhead: &Disjoint<MaybeUninit<f32>>, written: bool) {
         let Shape {
             tokens: t,
             model: d,
             vocabulary: v,
             ..
         } = self.inputs.shape;
-        let dhead = Disjoint::new(dhead);
         // A power of two: divides the tiles of the exponentials.
         let size = v.div_ceil(TILES).next_power_of_two().clamp(16, TILE_IDS);
         let scratch = || vec![0.0; TILE_TOKENS * size];
@@ -295,9 +306,14 @@ impl Backward<'_> {
                 let tile = &mut tile[..tokens.len() * ids.len()];
                 self.dlogits(tokens.clone(), ids.clone(), tile);
                 let tile = View::of_rows(tile, ids.len());
-                // SAFETY: tiles of the vocabulary do not overlap.
-                let dhead = unsafe { dhead.view(ids.start * d, [ids.len(), d], d) };
-                matmul_add(tile.t(), x.rows(tokens), dhead);
+                // SAFETY: tiles of the vocabulary do not overlap, and their first tokens write them.
+                unsafe {
+                    let dhead = dhead.view(ids.start * d, [ids.len(), d], d);
+                    match written || index > 0 {
+                        true => matmul_add(tile.t(), x.rows(tokens), dhead.assume_written()),
+                        false => matmul(tile.t(), x.rows(tokens), dhead),
+                    }
+                }
             }
         });
     }

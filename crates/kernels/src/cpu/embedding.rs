@@ -1,8 +1,11 @@
 //! Gradient of an embedding table.
 
+use std::mem::MaybeUninit;
+
 use super::{
     groups::Groups,
     math::add_scaled,
+    memory::filled,
     parallel::{Disjoint, for_each_range},
 };
 
@@ -14,17 +17,18 @@ const IDS: usize = 64;
 pub fn backward(dy: &[f32], ids: &[i32], vocabulary: usize, width: usize) -> Vec<f32> {
     assert_eq!(dy.len(), ids.len() * width, "dy: [T, D]");
     let groups = Groups::new(ids, vocabulary);
-    let mut table = vec![0.0; vocabulary * width];
-    let parts = Disjoint::new(&mut table);
-    for_each_range(vocabulary, IDS, |ids| {
-        for id in ids {
-            // SAFETY: every id is visited once.
-            let row = unsafe { parts.part(id * width..(id + 1) * width) };
-            for &token in &groups.order[groups.range(id)] {
-                let at = token as usize * width;
-                add_scaled(row, &dy[at..at + width], 1.0);
+    let sum_up = |table: Disjoint<MaybeUninit<f32>>| {
+        for_each_range(vocabulary, IDS, |ids| {
+            for id in ids {
+                // SAFETY: every id is visited once.
+                let row = unsafe { table.cleared(id * width..(id + 1) * width) };
+                for &token in &groups.order[groups.range(id)] {
+                    let at = token as usize * width;
+                    add_scaled(row, &dy[at..at + width], 1.0);
+                }
             }
-        }
-    });
-    table
+        });
+    };
+    // SAFETY: every id has its row.
+    unsafe { filled(vocabulary * width, sum_up) }
 }

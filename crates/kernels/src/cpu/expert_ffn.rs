@@ -8,7 +8,7 @@ use std::{cmp::Reverse, mem::MaybeUninit, ops::Range};
 use super::{
     groups::Groups,
     linear::{matmul, matmul_by_transposed, matmul_parallel, transposed_len},
-    math::add_scaled,
+    math::fma,
     memory::{Unwritten, filled},
     parallel::{Disjoint, for_each, for_each_range, range},
     swiglu,
@@ -115,11 +115,8 @@ pub fn forward(inputs: &Inputs, keep: bool) -> (Vec<f32>, Option<Saved>) {
     let (mut gate, mut up) = (Unwritten::new(kept), Unwritten::new(kept));
     let mut y_rows = Unwritten::new(r * d);
     {
-        let (gate, up) = (
-            Disjoint::new(gate.memory(kept)),
-            Disjoint::new(up.memory(kept)),
-        );
-        let y_rows = Disjoint::new(y_rows.memory(r * d));
+        let (gate, up) = (gate.parts(), up.parts());
+        let y_rows = y_rows.parts();
         let longest = blocks
             .iter()
             .map(|block| block.rows.len())
@@ -160,11 +157,11 @@ pub fn forward(inputs: &Inputs, keep: bool) -> (Vec<f32>, Option<Saved>) {
         });
     }
     // SAFETY: blocks cover all rows.
-    let y_rows = unsafe { y_rows.written(r * d) };
+    let y_rows = unsafe { y_rows.written() };
     let y = combine(&y_rows, d, &groups, inputs.shape, Some(inputs.gates));
     let saved = keep.then(|| {
         // SAFETY: blocks cover all rows, and with `keep` each wrote its part of both.
-        let [gate, up] = [gate, up].map(|buffer| unsafe { buffer.written(kept) });
+        let [gate, up] = [gate, up].map(|buffer| unsafe { buffer.written() });
         Saved { groups, gate, up }
     });
     (y, saved)
@@ -194,15 +191,13 @@ pub fn backward(inputs: &Inputs, saved: &Saved, dy: &[f32], needs: Needs) -> Gra
     let mut dweights = [(); 3].map(|()| Unwritten::new(weights_len));
     let mut dgates_sorted = vec![0.0; r];
     {
-        let [dgate_w, dup_w, ddown_w] = dweights
-            .each_mut()
-            .map(|buffer| Disjoint::new(buffer.memory(weights_len)));
+        let [dgate_w, dup_w, ddown_w] = dweights.each_mut().map(Unwritten::parts);
         let pass = Backward {
             inputs,
             saved,
             dy,
             needs,
-            dx_rows: Disjoint::new(dx_rows.memory(rows_len)),
+            dx_rows: dx_rows.parts(),
             dgates_sorted: Disjoint::new(&mut dgates_sorted),
             dgate_w,
             dup_w,
@@ -213,12 +208,12 @@ pub fn backward(inputs: &Inputs, saved: &Saved, dy: &[f32], needs: Needs) -> Gra
     Gradients {
         x: needs.x.then(|| {
             // SAFETY: the pass covers all rows.
-            let dx_rows = unsafe { dx_rows.written(rows_len) };
+            let dx_rows = unsafe { dx_rows.written() };
             combine(&dx_rows, d, groups, inputs.shape, None)
         }),
         weights: needs.weights.then(|| {
             // SAFETY: the pass covers all experts.
-            let [gate, up, down] = dweights.map(|buffer| unsafe { buffer.written(weights_len) });
+            let [gate, up, down] = dweights.map(|buffer| unsafe { buffer.written() });
             WeightGradients { gate, up, down }
         }),
         gates: needs.gates.then(|| {
@@ -538,21 +533,39 @@ fn combine(
     let place = groups.inverse();
     let sum_up = |y: Disjoint<MaybeUninit<f32>>| {
         for_each_range(shape.tokens, COMBINE_TOKENS, |tokens| {
-            for token in tokens {
-                let at = token * d..(token + 1) * d;
-                // SAFETY: every token is visited once, and its sum begins at 0.
-                let sum = unsafe {
-                    y.part(at.clone()).fill(MaybeUninit::new(0.0));
-                    y.written(at)
-                };
-                for position in token * k..(token + 1) * k {
-                    let row = place[position] as usize * d;
-                    let weight = weights.map_or(1.0, |weights| weights[position]);
-                    add_scaled(sum, &rows[row..row + d], weight);
-                }
-            }
+            // SAFETY: ranges of tokens do not overlap.
+            let sums = unsafe { y.part(tokens.start * d..tokens.end * d) };
+            let positions = tokens.start * k..tokens.end * k;
+            let weights = weights.map(|weights| &weights[positions.clone()]);
+            sum_rows(rows, &place[positions], weights, [d, k], sums);
         });
     };
     // SAFETY: every token has its sum.
     unsafe { filled(shape.tokens * d, sum_up) }
+}
+
+vectorised! {
+    /// Sums of the `k` rows of `width` of each token that `place` names, weighted by `weights` or 1.
+    fn sum_rows(rows: &[f32], place: &[u32], weights: Option<&[f32]>, sizes: [usize; 2], sums: &mut [MaybeUninit<f32>]) {
+        let [width, k] = sizes;
+        for (token, sum) in sums.chunks_exact_mut(width).enumerate() {
+            for slot in 0..k {
+                let position = token * k + slot;
+                let at = place[position] as usize * width;
+                let row = &rows[at..at + width];
+                let weight = weights.map_or(1.0, |weights| weights[position]);
+                if slot == 0 {
+                    for (sum, x) in sum.iter_mut().zip(row) {
+                        sum.write(x * weight);
+                    }
+                } else {
+                    for (sum, x) in sum.iter_mut().zip(row) {
+                        // SAFETY: the first slot has written it.
+                        let before = unsafe { sum.assume_init() };
+                        sum.write(fma::<FMA>(*x, weight, before));
+                    }
+                }
+            }
+        }
+    }
 }

@@ -70,6 +70,9 @@ impl Level {
 /// Lanes that reductions keep apart: two AVX-512 registers, so that sums do not wait for one another.
 pub(crate) const LANES: usize = 32;
 
+/// Lanes of loops over what is often shorter than [`LANES`], such as a head of attention.
+pub(crate) const NARROW: usize = 8;
+
 /// `a * b + c`, fused where that is one instruction.
 #[inline(always)]
 pub(crate) fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {

@@ -5,28 +5,33 @@ use std::mem::MaybeUninit;
 use super::parallel::Disjoint;
 
 /// Room for elements of which none has been written yet.
-pub(crate) struct Unwritten(Vec<f32>);
+pub(crate) struct Unwritten {
+    memory: Vec<f32>,
+    len: usize,
+}
 
 impl Unwritten {
     /// Room for `len` elements.
     pub(crate) fn new(len: usize) -> Self {
-        Self(Vec::with_capacity(len))
+        Self {
+            memory: Vec::with_capacity(len),
+            len,
+        }
     }
 
-    /// The memory to write, `len` elements.
-    pub(crate) fn memory(&mut self, len: usize) -> &mut [MaybeUninit<f32>] {
-        &mut self.0.spare_capacity_mut()[..len]
+    /// The memory, for tasks to write.
+    pub(crate) fn parts(&mut self) -> Disjoint<'_, MaybeUninit<f32>> {
+        Disjoint::new(&mut self.memory.spare_capacity_mut()[..self.len])
     }
 
-    /// The buffer as a vector.
+    /// The elements.
     ///
     /// # Safety
-    /// The first `len` elements of [`memory`](Self::memory) must have been written.
-    pub(crate) unsafe fn written(mut self, len: usize) -> Vec<f32> {
-        assert!(len <= self.0.capacity(), "within the buffer");
-        // SAFETY: the capacity was checked, and the caller wrote the elements.
-        unsafe { self.0.set_len(len) };
-        self.0
+    /// All of them must have been written.
+    pub(crate) unsafe fn written(mut self) -> Vec<f32> {
+        // SAFETY: there is room for them, and the caller wrote them.
+        unsafe { self.memory.set_len(self.len) };
+        self.memory
     }
 }
 
@@ -39,7 +44,7 @@ pub(crate) unsafe fn filled(
     write: impl FnOnce(Disjoint<'_, MaybeUninit<f32>>),
 ) -> Vec<f32> {
     let mut buffer = Unwritten::new(len);
-    write(Disjoint::new(buffer.memory(len)));
+    write(buffer.parts());
     // SAFETY: the caller wrote them.
-    unsafe { buffer.written(len) }
+    unsafe { buffer.written() }
 }

@@ -4,8 +4,15 @@ use std::{
     marker::PhantomData,
     mem::MaybeUninit,
     ops::Range,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
 };
+
+use rayon::Yield;
 
 use super::view::ViewMut;
 
@@ -28,13 +35,83 @@ pub fn for_each<S>(
             }
         }
     };
-    let workers = rayon::current_num_threads().min(tasks);
+    let others = rayon::current_num_threads().min(tasks).saturating_sub(1);
+    let working = AtomicUsize::new(others);
     rayon::in_place_scope(|scope| {
-        for _ in 1..workers {
-            scope.spawn(|_| work());
+        for _ in 0..others {
+            scope.spawn(|_| {
+                work();
+                working.fetch_sub(1, Ordering::Relaxed);
+            });
         }
         work();
+        // The scope itself would soon fall asleep, and being woken up takes longer than most tasks.
+        let waits = Instant::now();
+        for round in 0.. {
+            if working.load(Ordering::Relaxed) == 0 || waits.elapsed() > PATIENCE {
+                break;
+            }
+            if rayon::yield_local() != Some(Yield::Executed) {
+                pause(round);
+            }
+        }
     });
+}
+
+/// How long a thread looks for work, or waits for others, before it sleeps.
+const PATIENCE: Duration = Duration::from_millis(1);
+/// How long it then sleeps before it looks again.
+const NAP: Duration = Duration::from_micros(50);
+
+/// A moment of waiting: some hundred cycles, and now and then whoever else wants the core may have it.
+fn pause(round: usize) {
+    if round % 32 == 31 {
+        thread::yield_now();
+    }
+    for _ in 0..4 {
+        std::hint::spin_loop();
+    }
+}
+
+/// Does `work` on a thread of a rayon pool whose other threads stay awake for it: operations follow each other so closely that
+/// sleeping between them, as they would, costs more than most of them take.
+pub fn awake<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    let done = Arc::new(AtomicBool::new(false));
+    let own = rayon::current_thread_index();
+    let until = done.clone();
+    rayon::spawn_broadcast(move |context| {
+        if own != Some(context.index()) {
+            look_for_work(&until);
+        }
+    });
+    let _guard = SetOnDrop(done);
+    work()
+}
+
+/// Does what a pool has to do until `done`.
+fn look_for_work(done: &AtomicBool) {
+    let mut idle = Instant::now();
+    for round in 0.. {
+        if done.load(Ordering::Relaxed) {
+            break;
+        }
+        if rayon::yield_now() == Some(Yield::Executed) {
+            idle = Instant::now();
+        } else if idle.elapsed() < PATIENCE {
+            pause(round);
+        } else {
+            thread::sleep(NAP);
+        }
+    }
+}
+
+/// Set when it is dropped, by a panic too.
+struct SetOnDrop(Arc<AtomicBool>);
+
+impl Drop for SetOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// [`for_each`] over consecutive ranges of at most `size` items.
@@ -89,22 +166,6 @@ impl<'a, T> Disjoint<'a, T> {
     }
 }
 
-impl<'a> Disjoint<'a, f32> {
-    /// A matrix within the slice, from element `start`, for reading and writing.
-    ///
-    /// # Safety
-    /// No other part or view that lives at the same time may share an element with it.
-    pub(crate) unsafe fn view(
-        &self,
-        start: usize,
-        [rows, cols]: [usize; 2],
-        row_stride: usize,
-    ) -> ViewMut<'a> {
-        // SAFETY: the slice is initialised, and the caller keeps views apart.
-        unsafe { ViewMut::within(self.start, self.len, start, [rows, cols], row_stride, true) }
-    }
-}
-
 impl<'a> Disjoint<'a, MaybeUninit<f32>> {
     /// A matrix within the slice, from element `start`, for writing.
     ///
@@ -116,9 +177,8 @@ impl<'a> Disjoint<'a, MaybeUninit<f32>> {
         [rows, cols]: [usize; 2],
         row_stride: usize,
     ) -> ViewMut<'a> {
-        let memory = self.start.cast();
-        // SAFETY: the view is marked as not initialised, and the caller keeps views apart.
-        unsafe { ViewMut::within(memory, self.len, start, [rows, cols], row_stride, false) }
+        // SAFETY: the memory need not be initialised, and the caller keeps views apart.
+        unsafe { ViewMut::within(self.start.cast(), self.len, start, [rows, cols], row_stride) }
     }
 
     /// One part that has been written.
@@ -133,5 +193,17 @@ impl<'a> Disjoint<'a, MaybeUninit<f32>> {
         );
         // SAFETY: within the slice and written; the caller keeps parts apart.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start).cast(), range.len()) }
+    }
+    /// One part, with zeros in it.
+    ///
+    /// # Safety
+    /// No other part or view that lives at the same time may overlap it.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn cleared(&self, range: Range<usize>) -> &'a mut [f32] {
+        // SAFETY: the caller keeps parts apart, and the first of these two is gone when the second begins.
+        unsafe {
+            self.part(range.clone()).fill(MaybeUninit::new(0.0));
+            self.written(range)
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Matrices within slices.
 
-use std::{marker::PhantomData, ops::Range};
+use std::{marker::PhantomData, mem::MaybeUninit, ops::Range};
 
 /// A matrix to read: any two strides over a slice.
 #[derive(Debug, Clone, Copy)]
@@ -106,18 +106,17 @@ impl<'a> ViewMut<'a> {
         }
     }
 
-    /// A matrix within `len` elements from `memory`, from element `start`.
+    /// A matrix to write within `len` elements from `memory`, from element `start`.
     ///
     /// # Safety
-    /// The memory must be writable during `'a`, initialised if `initialised`, and the elements of this matrix must
-    /// not be used through anything else meanwhile.
+    /// The memory must be writable during `'a`, and the elements of this matrix must not be used through anything else
+    /// meanwhile.
     pub(crate) unsafe fn within(
         memory: *mut f32,
         len: usize,
         start: usize,
         shape: [usize; 2],
         row_stride: usize,
-        initialised: bool,
     ) -> Self {
         assert!(
             start + extent(shape, [row_stride, 1]) <= len,
@@ -132,7 +131,7 @@ impl<'a> ViewMut<'a> {
             start: unsafe { memory.add(start) },
             shape,
             row_stride,
-            initialised,
+            initialised: false,
             slice: PhantomData,
         }
     }
@@ -153,6 +152,17 @@ impl<'a> ViewMut<'a> {
         Self {
             initialised: true,
             ..self
+        }
+    }
+
+    /// A row of a matrix that need not be initialised.
+    pub(crate) fn row(&mut self, row: usize) -> &mut [MaybeUninit<f32>] {
+        let [rows, cols] = self.shape;
+        assert!(row < rows && !self.initialised, "rows of a matrix to write");
+        // SAFETY: the row lies within the matrix, whose elements are this view's.
+        unsafe {
+            let start = self.start.add(row * self.row_stride);
+            std::slice::from_raw_parts_mut(start.cast(), cols)
         }
     }
 

@@ -173,6 +173,27 @@ fn causal_attention() {
 }
 
 #[test]
+fn add_and_logistic() {
+    let mut rng = StdRng::seed_from_u64(30);
+    // The larger one is above the size from which sums of gradients are this crate's, too.
+    for shape in [[3, 7], [600, 257]] {
+        let leaves = [(); 2].map(|()| Leaf::Two(random(&mut rng, shape)));
+        compare(
+            "x + logistic(x + y)",
+            &leaves,
+            |l| {
+                let (x, y) = (l[0].two(), l[1].two());
+                B::add(x.clone(), B::logistic(B::add(x, y)))
+            },
+            |l| {
+                let (x, y) = (l[0].two(), l[1].two());
+                reference::add(x.clone(), reference::logistic(reference::add(x, y)))
+            },
+        );
+    }
+}
+
+#[test]
 fn rms_norm() {
     let mut rng = StdRng::seed_from_u64(3);
     for shape in [[7, 5], [1, 1], [200, 64]] {
