@@ -14,7 +14,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use upcycle_data::{Dataset, Split};
 use upcycle_hf::{Fit, HfCheckpoint, Import};
-use upcycle_lab::{Needs, Scale, peak_memory, presets, training_seconds};
+use upcycle_lab::{Needs, Scale, peak_memory, presets, processor, training_seconds};
 use upcycle_lm::{CostModel, LmConfig, WeightSource};
 use upcycle_moe::GrowthState;
 use upcycle_report::number;
@@ -324,7 +324,8 @@ impl TrainArgs {
         let tokens = scale.training.pretrain_steps * batch.tokens();
         let seconds = training_seconds(flops * tokens as f64, meter.matmul_rate());
         let limit = self.memory.limit(engine.as_ref(), devices, member, 1);
-        let passes = limit.passes_of(member.team(), &run.model, batch, engine.backend())?;
+        let processor = processor(engine.backend(), run.spec.precision);
+        let passes = limit.passes_of(member.team(), &run.model, batch, processor)?;
         if let Some(note) = pass_note(passes) {
             output::note!("{note}");
         }
@@ -338,7 +339,7 @@ impl TrainArgs {
             output::note!("note: {note}");
         }
         let share = devices.share(batch);
-        let memory = peak_memory(&run.model, &share, engine.backend(), passes, &devices);
+        let memory = peak_memory(&run.model, &share, processor, passes, &devices);
         let too_large = (limit.bytes)
             .filter(|&available| memory > available)
             .map(|available| advice(&limits::too_large("it", memory, available)));

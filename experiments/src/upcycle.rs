@@ -10,7 +10,7 @@ pub(crate) use args::{HEADING, SHARD_BYTES};
 use std::num::NonZeroUsize;
 
 use anyhow::{Context, Result, bail};
-use upcycle_lab::{Needs, available_memory, growth_memory};
+use upcycle_lab::{Needs, available_memory, growth_memory, processor};
 use upcycle_operator::{LayerPlan, Upcycle};
 use upcycle_train::{
     BatchConfig, CheckpointInfo, UpcycleJob, UpcycleOutcome, UpcycleSpec, check_growth, grown_shape,
@@ -129,7 +129,8 @@ impl UpcycleArgs {
         let engine = machine_on(self.backend, devices)?.engine;
         let models = [&info.model, &grown];
         let share = devices.share(&spec.batch);
-        let each = growth_memory(models, &share, engine.backend(), &devices);
+        let processor = processor(engine.backend(), spec.precision);
+        let each = growth_memory(models, &share, processor, &devices);
         // Devices of a processor are all in its memory; that of others is not known.
         let memory = each * devices.count.get() as u64;
         let available = available_memory().filter(|_| on_cpu(engine.as_ref()));

@@ -1,12 +1,9 @@
 //! How much memory growing a model takes.
 
-use upcycle_lm::{CostModel, LmConfig};
+use upcycle_lm::{CostModel, LmConfig, Processor};
 use upcycle_train::{BatchConfig, PassConfig};
 
-use crate::{
-    devices::Devices,
-    memory::{on_cpu, step_memory},
-};
+use crate::{devices::Devices, memory::step_memory};
 
 /// Bytes for each parameter of the grown model while both models are there with their moments, and what is copied between
 /// them: measured for doublings (docs/performance.md), where the old model is half as large. With more experts it is less.
@@ -22,14 +19,14 @@ const LOGITS: u64 = 4;
 pub fn growth_memory(
     [before, after]: [&LmConfig; 2],
     share: &BatchConfig,
-    backend: &str,
+    processor: Processor,
     devices: &Devices,
 ) -> u64 {
     let [old, new] = [before, after].map(|model| CostModel::new(model).parameters());
     let (held, updated) = (devices.held(&new), devices.updated(&new));
     let growing = (BYTES_A_PARAMETER - MOMENTS) * held + MOMENTS * updated;
-    let step = |model| step_memory(model, share, backend, PassConfig::default(), devices);
-    if on_cpu(backend) {
+    let step = |model| step_memory(model, share, processor, PassConfig::default(), devices);
+    if processor == Processor::Cpu {
         return growing + 2 * step(after).activations;
     }
     // Gradients are summed over batches.

@@ -46,7 +46,7 @@ pub use exchange::{Exchange, Link, StepSeconds};
 pub use fewest::Fewest;
 pub use graph::{Stage, StageGraph};
 pub use growth::growth_memory;
-pub use memory::{MemoryLimit, on_cpu, peak_memory, step_memory};
+pub use memory::{MemoryLimit, on_cpu, peak_memory, processor, step_memory};
 pub use meter::{Meter, StepTimes, Workload};
 pub use plan::{CellPlan, Needs, SweepPlan};
 pub use runner::{Observer, RunEvent, Runner};

@@ -2,8 +2,8 @@
 
 use std::num::NonZeroUsize;
 
-use upcycle_kernels::blocks::BLOCK;
-use upcycle_lm::{CostModel, LmConfig, MemoryEstimate};
+use upcycle_kernels::{Precision, blocks::BLOCK};
+use upcycle_lm::{CostModel, LmConfig, MemoryEstimate, Processor};
 use upcycle_team::{Team, TeamError};
 use upcycle_train::{BatchConfig, PassConfig};
 
@@ -32,14 +32,19 @@ impl MemoryLimit {
     };
 
     /// How a training stage shares memory: with the fewest micro-batches that fit, or one for each sequence where nothing fits.
-    pub fn passes(&self, model: &LmConfig, batch: &BatchConfig, backend: &str) -> PassConfig {
+    pub fn passes(
+        &self,
+        model: &LmConfig,
+        batch: &BatchConfig,
+        processor: Processor,
+    ) -> PassConfig {
         let share = self.devices.share(batch);
         let with = |micro_batches| PassConfig {
             micro_batches,
             recompute: self.recompute,
         };
         let fits = |passes: &PassConfig| {
-            let needed = PROCESS + peak_memory(model, &share, backend, *passes, &self.devices);
+            let needed = PROCESS + peak_memory(model, &share, processor, *passes, &self.devices);
             self.bytes.is_none_or(|bytes| needed <= bytes)
         };
         let most = NonZeroUsize::new(share.rows).unwrap_or(NonZeroUsize::MIN);
@@ -56,9 +61,9 @@ impl MemoryLimit {
         team: &Team,
         model: &LmConfig,
         batch: &BatchConfig,
-        backend: &str,
+        processor: Processor,
     ) -> Result<PassConfig, TeamError> {
-        let own = self.passes(model, batch, backend);
+        let own = self.passes(model, batch, processor);
         if team.size() == 1 {
             return Ok(own);
         }
@@ -72,7 +77,7 @@ impl MemoryLimit {
 pub fn step_memory(
     model: &LmConfig,
     share: &BatchConfig,
-    backend: &str,
+    processor: Processor,
     passes: PassConfig,
     devices: &Devices,
 ) -> MemoryEstimate {
@@ -81,12 +86,15 @@ pub fn step_memory(
     let cost = CostModel::new(model);
     let parameters = cost.parameters();
     let weights = 4 * devices.held(&parameters);
+    let of_one = cost.memory(tokens, share.context, processor, passes.recompute);
+    let blocks = devices.expert_parallel.get() as u64;
     let step = MemoryEstimate {
         weights,
         gradients: weights,
         moments: 8 * devices.updated(&parameters),
+        activations: of_one.activations + cost.copies(processor, passes.recompute, blocks),
         transients: transients(model, tokens, devices),
-        ..cost.memory(tokens, share.context, block(backend), passes.recompute)
+        ..of_one
     };
     let several = rows < share.rows || share.accumulation > 1;
     match several && !passes.recompute {
@@ -118,14 +126,14 @@ fn transients(model: &LmConfig, tokens: usize, devices: &Devices) -> u64 {
 pub fn peak_memory(
     model: &LmConfig,
     share: &BatchConfig,
-    backend: &str,
+    processor: Processor,
     passes: PassConfig,
     devices: &Devices,
 ) -> u64 {
-    let step = step_memory(model, share, backend, passes, devices).total();
-    match on_cpu(backend) {
-        true => step + checkpoint_memory(model),
-        false => step,
+    let step = step_memory(model, share, processor, passes, devices).total();
+    match processor {
+        Processor::Cpu => step + checkpoint_memory(model),
+        Processor::Gpu { .. } => step,
     }
 }
 
@@ -135,11 +143,14 @@ pub fn checkpoint_memory(model: &LmConfig) -> u64 {
     3 * CostModel::new(model).largest_tensor()
 }
 
-/// Logits or scores that a backend computes at a time; 0 on a CPU, whose kernels need few.
-pub fn block(backend: &str) -> usize {
+/// What computes a stage on a backend.
+pub fn processor(backend: &str, precision: Precision) -> Processor {
     match on_cpu(backend) {
-        true => 0,
-        false => BLOCK,
+        true => Processor::Cpu,
+        false => Processor::Gpu {
+            precision,
+            block: BLOCK,
+        },
     }
 }
 

@@ -19,7 +19,7 @@ use upcycle_train::{
 use crate::{
     error::LabError,
     graph::{Stage, StageGraph},
-    memory::MemoryLimit,
+    memory::{MemoryLimit, processor},
     shared::{POLL, Shared},
     stage::{Origin, StageSpec},
     store::{StageResult, Store},
@@ -224,9 +224,9 @@ impl Runner<'_> {
                         seed: *seed,
                     },
                 };
-                let backend = self.engine.backend();
+                let processor = processor(self.engine.backend(), spec.precision);
                 let (limit, batch) = (&self.limit, &spec.batch);
-                let passes = limit.passes_of(&self.team, &stage.model, batch, backend)?;
+                let passes = limit.passes_of(&self.team, &stage.model, batch, processor)?;
                 let job = TrainJob {
                     spec: &limit.devices.spec(spec),
                     start: &start,

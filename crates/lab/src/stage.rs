@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use upcycle_digest::Digest;
+use upcycle_kernels::Precision;
 use upcycle_lm::LmConfig;
 use upcycle_train::{RESULTS_VERSION, TrainSpec, UpcycleSpec};
 
@@ -66,6 +67,14 @@ pub enum StageSpec {
 }
 
 impl StageSpec {
+    /// Precision of its matrix products.
+    pub fn precision(&self) -> Precision {
+        match self {
+            Self::Train { spec, .. } => spec.precision,
+            Self::Upcycle { spec, .. } => spec.precision,
+        }
+    }
+
     /// The content address of this stage on a backend and a dataset.
     ///
     /// # Errors

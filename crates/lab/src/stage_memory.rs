@@ -6,7 +6,7 @@ use upcycle_train::PassConfig;
 use crate::{
     graph::{Stage, StageGraph},
     growth::growth_memory,
-    memory::{MemoryLimit, PROCESS, peak_memory, step_memory},
+    memory::{MemoryLimit, PROCESS, peak_memory, processor, step_memory},
     stage::StageSpec,
 };
 
@@ -25,20 +25,21 @@ impl MemoryLimit {
     pub(crate) fn stage(&self, graph: &StageGraph, stage: &Stage, backend: &str) -> StageMemory {
         let (model, batch, devices) = (&stage.model, stage.batch(), &self.devices);
         let share = devices.share(batch);
+        let processor = processor(backend, stage.spec.precision());
         let passes = match &stage.spec {
-            StageSpec::Train { .. } => self.passes(model, batch, backend),
+            StageSpec::Train { .. } => self.passes(model, batch, processor),
             StageSpec::Upcycle { .. } => PassConfig::default(),
         };
         let peak = match &stage.spec {
-            StageSpec::Train { .. } => peak_memory(model, &share, backend, passes, devices),
+            StageSpec::Train { .. } => peak_memory(model, &share, processor, passes, devices),
             StageSpec::Upcycle { parent, .. } => {
                 let before = graph.get(parent).map_or(model, |parent| &parent.model);
-                growth_memory([before, model], &share, backend, devices)
+                growth_memory([before, model], &share, processor, devices)
             }
         };
         StageMemory {
             passes,
-            step: step_memory(model, &share, backend, passes, devices),
+            step: step_memory(model, &share, processor, passes, devices),
             peak,
         }
     }

@@ -14,7 +14,7 @@ use peak_alloc::PeakAlloc;
 use serde_json::json;
 use upcycle_data::{DataConfig, Dataset, Split};
 use upcycle_lab::{Devices, MemoryLimit, peak_memory, presets, step_memory};
-use upcycle_lm::LmConfig;
+use upcycle_lm::{LmConfig, Processor};
 use upcycle_train::{BatchConfig, Learner, LearnerConfig, PassConfig};
 
 /// One test at a time, since all share the counters.
@@ -86,7 +86,13 @@ fn the_154m_scale_takes_memory_linear_in_its_sequence() {
         learner.accumulate(&tokens);
         let measured = (ALLOCATOR.peak_usage() - before) as f64;
         let passes = PassConfig::default();
-        let plan = step_memory(&model, &batch(1, context), "cpu", passes, &Devices::ONE);
+        let plan = step_memory(
+            &model,
+            &batch(1, context),
+            Processor::Cpu,
+            passes,
+            &Devices::ONE,
+        );
         let planned = (plan.total() - plan.moments) as f64;
         println!("one sequence of {context}: {measured:.3e} bytes, planned {planned:.3e}");
         // Some of the gradients come after activations are gone.
@@ -139,7 +145,7 @@ fn plans_are_within_15_percent_of_what_the_allocator_reports() {
         ),
     ] {
         let measured = measured(model, &batch, passes) as f64;
-        let planned = step_memory(model, &batch, "cpu", passes, &Devices::ONE);
+        let planned = step_memory(model, &batch, Processor::Cpu, passes, &Devices::ONE);
         let ratio = planned.total() as f64 / measured;
         println!("{name}: {measured:.3e} bytes, planned {ratio:.2} of them {planned:?}");
         if (ratio - 1.0).abs() > 0.15 {
@@ -156,13 +162,13 @@ fn a_limit_cuts_batches_into_the_fewest_parts_that_fit() {
         bytes: Some(bytes),
         ..MemoryLimit::NONE
     };
-    let chosen = |limit: MemoryLimit| limit.passes(&model, &batch, "cpu");
+    let chosen = |limit: MemoryLimit| limit.passes(&model, &batch, Processor::Cpu);
     assert_eq!(chosen(MemoryLimit::NONE), PassConfig::default());
     assert_eq!(chosen(limit(u64::MAX)), PassConfig::default());
     for count in [2, 3, 8, 16] {
         let process = 160 << 20;
         let parts = passes(count, false);
-        let needed = process + peak_memory(&model, &batch, "cpu", parts, &Devices::ONE);
+        let needed = process + peak_memory(&model, &batch, Processor::Cpu, parts, &Devices::ONE);
         let found = chosen(limit(needed)).micro_batches.get();
         // Parts of as many sequences need as much.
         assert_eq!(batch.rows.div_ceil(found), batch.rows.div_ceil(count));

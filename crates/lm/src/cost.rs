@@ -2,12 +2,28 @@
 
 use serde::{Deserialize, Serialize};
 
+use upcycle_kernels::Precision;
+
 use crate::config::{AttentionBias, LayerKind, LmConfig, QkNorm};
 
 /// Costs of a model, from its configuration alone.
 #[derive(Debug, Clone, Copy)]
 pub struct CostModel<'a> {
     config: &'a LmConfig,
+}
+
+/// What computes a training step, as far as its memory depends on that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Processor {
+    /// A CPU, in f32. What its kernels compute at a time is not worth counting.
+    Cpu,
+    /// A GPU with the kernels of this project.
+    Gpu {
+        /// Precision of matrix products.
+        precision: Precision,
+        /// Logits or scores that are computed at a time.
+        block: usize,
+    },
 }
 
 /// Exact numbers of trained parameters.
@@ -168,53 +184,111 @@ impl<'a> CostModel<'a> {
         3.0 * self.parameters().embeddings as f64
     }
 
-    /// Peak memory of a training step over `tokens` tokens in sequences of `context`, in f32 with AdamW, on one device.
+    /// Peak memory of a training step over `tokens` tokens in sequences of `context`, with AdamW, on one device.
     ///
-    /// Attention keeps no scores and the head no logits; a backend computes them in blocks of at most `block` elements, of which four are
-    /// alive at a time (0 for kernels whose blocks are not worth counting). Weights, gradients and moments are exact, the rest is an
-    /// estimate. With `recompute` layers keep their inputs, and the rest of one layer at a time.
+    /// Without [`copies`](Self::copies). Attention keeps no scores and the head no logits; a GPU computes them in blocks, of which four are alive at a time. Weights,
+    /// gradients and moments are exact, the rest is an estimate. With `recompute` layers keep their inputs, and the rest of one
+    /// layer at a time.
     pub fn memory(
         &self,
         tokens: usize,
         context: usize,
-        block: usize,
+        processor: Processor,
         recompute: bool,
     ) -> MemoryEstimate {
         let config = self.config;
-        let weights = 4 * self.parameters().total();
-        let (d, k) = (config.d_model, config.top_k);
-        let per_layer = |index: usize| {
-            let ffn = match config.layer_kind(index) {
-                LayerKind::Dense => 2 * d + 3 * config.d_ffn,
-                LayerKind::Moe => {
-                    let shared = match config.d_shared {
-                        0 => 0,
-                        width => d + 3 * width,
-                    };
-                    // Products of bf16 on tensor cores take the reference body, which keeps more.
-                    let expert = match block {
-                        0 => d + 3 * config.d_expert,
-                        _ => 4 * d + 5 * config.d_expert,
-                    };
-                    k * expert + 3 * config.experts + shared
-                }
-            };
-            8 * d + ffn
-        };
-        let layers = (0..config.layers).map(per_layer);
-        let floats = match recompute {
+        let parameters = self.parameters();
+        let weights = 4 * parameters.total();
+        let d = config.d_model;
+        let layers = (0..config.layers).map(|index| self.kept(config.layer_kind(index), processor));
+        let bytes = match recompute {
             // Beside them are the gradients of a layer's input and output.
-            true => config.layers * d + layers.max().unwrap_or(0) + 2 * d,
-            false => layers.sum::<usize>() + d,
+            true => 4 * (config.layers * d + 2 * d) + layers.max().unwrap_or(0),
+            false => 4 * d + layers.sum::<usize>(),
+        };
+        let block = match processor {
+            Processor::Cpu => 0,
+            Processor::Gpu { block, .. } => block,
         };
         let largest = tokens.saturating_mul(config.vocab.max(config.heads * context));
         MemoryEstimate {
             weights,
             gradients: weights,
             moments: 2 * weights,
-            activations: 4 * (tokens * floats) as u64,
+            activations: (tokens * bytes) as u64,
             blocks: 4 * 4 * block.min(largest) as u64,
             transients: 0,
+        }
+    }
+
+    /// Bytes that a layer keeps of every token for the backward pass.
+    fn kept(&self, kind: LayerKind, processor: Processor) -> usize {
+        let config = self.config;
+        let (d, k) = (config.d_model, config.top_k);
+        let [queries, keys] =
+            [config.heads, config.kv_heads].map(|heads| heads * config.head_dim());
+        let in_bf16 = matches!(
+            processor,
+            Processor::Gpu {
+                precision: Precision::Bf16,
+                ..
+            }
+        );
+        // Of what products take, each keeps a copy in bf16; in f32 they share it.
+        let operand = |width: usize, products: usize| match in_bf16 {
+            true => 2 * products * width,
+            false => 4 * width,
+        };
+        let network = |width: usize| match processor {
+            Processor::Cpu => 4 * 3 * width,
+            Processor::Gpu { .. } => 4 * 4 * width + operand(width, 1),
+        };
+        let input = 4 * d;
+        // Queries, keys, values, and the result, which is kept in f32 beside what the projection takes.
+        let result = if in_bf16 { 4 * queries } else { 0 };
+        let norms = match config.qk_norm {
+            QkNorm::None => 0,
+            QkNorm::Head | QkNorm::AllHeads => 4 * (queries + keys),
+        };
+        let heads = 2 * operand(queries, 1) + 2 * operand(keys, 1) + result + norms;
+        let attention = input + operand(d, 3) + heads;
+        let ffn = match kind {
+            LayerKind::Dense => operand(d, 2) + network(config.d_ffn),
+            LayerKind::Moe => {
+                let expert = match processor {
+                    Processor::Cpu => 4 * (d + 3 * config.d_expert),
+                    Processor::Gpu { .. } => 4 * (2 * config.d_expert + 6),
+                };
+                // The router computes in f32.
+                let own = if in_bf16 { operand(d, 1) } else { 0 };
+                let shared = match (config.d_shared, in_bf16) {
+                    (0, _) => 0,
+                    (width, true) => operand(d, 2) + network(width),
+                    (width, false) => network(width),
+                };
+                4 * d + own + 4 * 3 * config.experts + k * expert + shared
+            }
+        };
+        attention + input + ffn
+    }
+
+    /// Bytes of the weights in bf16 that a pass keeps beside the activations, on a device that holds one of `blocks` equal blocks of
+    /// the experts.
+    pub fn copies(&self, processor: Processor, recompute: bool, blocks: u64) -> u64 {
+        let Processor::Gpu {
+            precision: Precision::Bf16,
+            ..
+        } = processor
+        else {
+            return 0;
+        };
+        let count = self.parameters();
+        let layers = count.attention + count.dense + count.shared + count.experts / blocks;
+        let head = count.embeddings / 2;
+        2 * match recompute {
+            // Those of one layer at a time, or of the head.
+            true => layers.div_ceil(self.config.layers.max(1) as u64).max(head),
+            false => layers + head,
         }
     }
 }

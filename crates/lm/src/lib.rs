@@ -24,7 +24,7 @@ pub use attention::Attention;
 pub use backward::{Backward, Objective};
 pub use block::{Block, BlockRecord, FeedForward, FeedForwardRecord};
 pub use config::{AttentionBias, ConfigError, LayerKind, LmConfig, QkNorm};
-pub use cost::{CostModel, MemoryEstimate, ParameterCount};
+pub use cost::{CostModel, MemoryEstimate, ParameterCount, Processor};
 pub use decode::{DecodeError, Decoder};
 pub use generate::{Finish, GenerateConfig, GenerateError, GeneratedToken};
 pub use model::{Lm, LmOutput, LmRecord};
