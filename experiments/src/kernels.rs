@@ -68,15 +68,18 @@ impl KernelsArg {
 /// What the kernels on tensor cores did, in a sentence.
 fn verdict(proof: &Proof) -> String {
     let Proof { error, own, burn } = proof;
+    // Plans count what this program's kernels keep.
+    let more =
+        "they keep more activations than a plan counts, so lower --memory if there is not enough";
     if !proof.is_right() {
         return format!(
-            "warning: the kernels of experts on tensor cores are wrong on this GPU (relative error {error:.1e}), so Burn's products are taken; please report it with the name of the GPU and its driver"
+            "warning: the kernels of experts on tensor cores are wrong on this GPU (relative error {error:.1e}), so Burn's products are taken ({more}); please report it with the name of the GPU and its driver"
         );
     }
     let times = burn.as_secs_f64() / own.as_secs_f64().max(f64::MIN_POSITIVE);
     let taken = match proof.choice() {
-        TensorCores::Own => "taken",
-        _ => "Burn's are taken",
+        TensorCores::Own => "taken".to_owned(),
+        _ => format!("Burn's are taken; {more}"),
     };
     format!(
         "kernels of experts on tensor cores: right (relative error {error:.1e}), {times:.2} times as fast as Burn's products: {taken}"
@@ -96,7 +99,8 @@ mod tests {
             verdict(&Proof { error, own, burn })
         };
         assert!(verdict(1e-4, 1, 2).ends_with("2.00 times as fast as Burn's products: taken"));
-        assert!(verdict(1e-4, 2, 1).ends_with("Burn's are taken"));
+        let slower = verdict(1e-4, 2, 1);
+        assert!(slower.contains("Burn's are taken") && slower.contains("--memory"));
         let wrong = verdict(0.5, 1, 2);
         assert!(wrong.starts_with("warning") && wrong.contains("please report"));
     }

@@ -2,7 +2,8 @@
 
 use burn_wgpu::{RuntimeOptions, WgpuDevice, WgpuSetup, init_device};
 
-/// A device of the first adapter, with its features but with the limits that WebGPU guarantees.
+/// A device of the first adapter, with its features but with the limits that WebGPU guarantees. CubeCL asks the adapter for
+/// features, never the device: one with fewer would be given kernels that it cannot run.
 pub fn device() -> WgpuDevice {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));

@@ -60,15 +60,16 @@ pub fn for_each<S>(
 
 /// How long a thread looks for work, or waits for others, before it sleeps.
 const PATIENCE: Duration = Duration::from_millis(1);
-/// How long it then sleeps before it looks again.
-const NAP: Duration = Duration::from_micros(50);
+/// How long it then sleeps before it looks again: twice as long each time, up to a limit.
+const NAPS: [Duration; 2] = [Duration::from_micros(50), Duration::from_millis(2)];
 
-/// A moment of waiting: some hundred cycles, and now and then whoever else wants the core may have it.
+/// A moment of waiting: some hundred cycles, more where many threads look at the same memory. Now and then whoever else wants
+/// the core may have it.
 fn pause(round: usize) {
     if round % 32 == 31 {
         thread::yield_now();
     }
-    for _ in 0..4 {
+    for _ in 0..2 * rayon::current_num_threads() {
         std::hint::spin_loop();
     }
 }
@@ -90,17 +91,19 @@ pub fn awake<R: Send>(work: impl FnOnce() -> R + Send) -> R {
 
 /// Does what a pool has to do until `done`.
 fn look_for_work(done: &AtomicBool) {
-    let mut idle = Instant::now();
+    let [shortest, longest] = NAPS;
+    let (mut idle, mut nap) = (Instant::now(), shortest);
     for round in 0.. {
         if done.load(Ordering::Relaxed) {
             break;
         }
         if rayon::yield_now() == Some(Yield::Executed) {
-            idle = Instant::now();
+            (idle, nap) = (Instant::now(), shortest);
         } else if idle.elapsed() < PATIENCE {
             pause(round);
         } else {
-            thread::sleep(NAP);
+            thread::sleep(nap);
+            nap = longest.min(2 * nap);
         }
     }
 }

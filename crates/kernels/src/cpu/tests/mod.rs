@@ -5,6 +5,7 @@ mod cross_entropy;
 mod elementwise;
 mod expert_ffn;
 mod linear;
+mod parallel;
 
 /// Small generator of test data (splitmix64).
 pub(crate) struct Random(pub(crate) u64);
