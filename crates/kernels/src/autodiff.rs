@@ -126,7 +126,8 @@ impl<B: MoeBackend, C: CheckpointStrategy> MoeBackend for Autodiff<B, C> {
         let mut parents = [primitive(x), primitive(y)];
         // Nobody else is to hold what can be added to in place.
         let [x, y] = parents.each_mut().map(|parent| {
-            let nothing = primitive(Tensor::<B, 1>::empty([0], &device));
+            // Not every backend has tensors without elements.
+            let nothing = primitive(Tensor::<B, 1>::empty([1], &device));
             Tensor::<B, D>::from_primitive(TensorPrimitive::Float(std::mem::replace(
                 &mut parent.primitive,
                 nothing,

@@ -96,13 +96,14 @@ impl<B: MoeBackend, const N: usize> Backward<B, N> for TracedNode {
             }
             // Where the parent has a gradient already, the two are added here: Burn would add them on one thread. Gradients are
             // found by tensors alone, of which nothing but the node counts.
-            let empty = Tensor::<Autodiff<B>, 1>::empty([0], &B::float_device(&gradient));
-            let mut tensor = primitive(empty);
+            let gradient = Tensor::<B, 1>::from_primitive(TensorPrimitive::Float(gradient));
+            let mut tensor = primitive(Tensor::<Autodiff<B>, 1>::from_inner(gradient));
             let id = parent.id;
             tensor.node = parent;
-            let gradient = match gradients.remove::<B>(&tensor) {
-                Some(before) => sum::<B>(gradient, before),
-                None => gradient,
+            let before = gradients.remove::<B>(&tensor);
+            let gradient = match before {
+                Some(before) => sum::<B>(tensor.primitive, before),
+                None => tensor.primitive,
             };
             gradients.register::<B>(id, gradient);
         }

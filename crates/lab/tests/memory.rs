@@ -136,6 +136,12 @@ fn plans_are_within_15_percent_of_what_the_allocator_reports() {
             batch(16, 512),
             passes(4, false),
         ),
+        (
+            "dense",
+            &model(json!({ "pattern": "all-dense", "d_ffn": 512 })),
+            batch(16, 512),
+            passes(1, false),
+        ),
         ("both", &many_parameters, batch(8, 256), passes(4, true)),
         (
             "accumulated",

@@ -239,10 +239,7 @@ impl<'a> CostModel<'a> {
             true => 2 * products * width,
             false => 4 * width,
         };
-        let network = |width: usize| match processor {
-            Processor::Cpu => 4 * 3 * width,
-            Processor::Gpu { .. } => 4 * 4 * width + operand(width, 1),
-        };
+        let network = |width: usize| 4 * 4 * width + operand(width, 1);
         let input = 4 * d;
         // Queries, keys, values, and the result, which is kept in f32 beside what the projection takes.
         let result = if in_bf16 { 4 * queries } else { 0 };
@@ -283,12 +280,17 @@ impl<'a> CostModel<'a> {
             return 0;
         };
         let count = self.parameters();
-        let layers = count.attention + count.dense + count.shared + count.experts / blocks;
+        let moe_layers = self.config.moe_layers() as u64;
+        let dense_layers = self.config.layers as u64 - moe_layers;
+        let moe = count.shared + count.experts / blocks;
         let head = count.embeddings / 2;
-        2 * match recompute {
-            // Those of one layer at a time, or of the head.
-            true => layers.div_ceil(self.config.layers.max(1) as u64).max(head),
-            false => layers + head,
+        if !recompute {
+            return 2 * (count.attention + count.dense + moe + head);
         }
+        // Those of one layer at a time, or of the head.
+        let each = |all: u64, layers: u64| all / layers.max(1);
+        let attention = each(count.attention, dense_layers + moe_layers);
+        let network = each(count.dense, dense_layers).max(each(moe, moe_layers));
+        2 * head.max(attention + network)
     }
 }

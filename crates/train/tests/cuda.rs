@@ -93,6 +93,8 @@ fn activations_take_the_memory_that_is_planned() {
     for change in [
         json!({}),
         json!({ "layers": 8 }),
+        json!({ "pattern": "interleaved" }),
+        json!({ "pattern": "all-dense" }),
         json!({ "d_expert": 512 }),
         json!({ "experts": 128 }),
         json!({ "top_k": 4 }),

@@ -410,7 +410,7 @@ impl Inputs<'_> {
             width,
         } = self.shape;
         assert!(
-            groups > 0 && heads.is_multiple_of(groups) && width > 0,
+            heads > 0 && groups > 0 && heads.is_multiple_of(groups) && width > 0,
             "query heads are a multiple of key-value heads"
         );
         assert_eq!(

@@ -440,6 +440,7 @@ impl<'a> Inputs<'a> {
             experts,
         } = self.shape;
         assert!(model > 0 && hidden > 0, "widths above zero");
+        assert!(top_k > 0, "experts of every token");
         assert_eq!(self.x.len(), tokens * model, "x: [T, D]");
         assert_eq!(
             self.gate_w.len(),
