@@ -239,7 +239,11 @@ impl<'a> CostModel<'a> {
             true => 2 * products * width,
             false => 4 * width,
         };
-        let network = |width: usize| 4 * 4 * width + operand(width, 1);
+        let network = |width: usize| match processor {
+            // Beside what is kept, its gradients on the way back are most of a step's peak.
+            Processor::Cpu => 4 * 6 * width,
+            Processor::Gpu { .. } => 4 * 4 * width + operand(width, 1),
+        };
         let input = 4 * d;
         // Queries, keys, values, and the result, which is kept in f32 beside what the projection takes.
         let result = if in_bf16 { 4 * queries } else { 0 };
