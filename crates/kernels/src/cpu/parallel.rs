@@ -47,12 +47,9 @@ pub fn for_each<S>(
         work();
         // The scope itself would soon fall asleep, and being woken up takes longer than most tasks.
         let waits = Instant::now();
-        for round in 0.. {
-            if working.load(Ordering::Relaxed) == 0 || waits.elapsed() > PATIENCE {
-                break;
-            }
+        while working.load(Ordering::Relaxed) > 0 && waits.elapsed() < PATIENCE {
             if rayon::yield_local() != Some(Yield::Executed) {
-                pause(round);
+                pause();
             }
         }
     });
@@ -63,12 +60,10 @@ const PATIENCE: Duration = Duration::from_millis(1);
 /// How long it then sleeps before it looks again: twice as long each time, up to a limit.
 const NAPS: [Duration; 2] = [Duration::from_micros(50), Duration::from_millis(2)];
 
-/// A moment of waiting: some hundred cycles, more where many threads look at the same memory. Now and then whoever else wants
-/// the core may have it.
-fn pause(round: usize) {
-    if round % 32 == 31 {
-        thread::yield_now();
-    }
+/// A moment of waiting: some hundred cycles, more where many threads look at the same memory. Whoever else wants the core has it
+/// first.
+fn pause() {
+    thread::yield_now();
     for _ in 0..2 * rayon::current_num_threads() {
         std::hint::spin_loop();
     }
@@ -93,14 +88,11 @@ pub fn awake<R: Send>(work: impl FnOnce() -> R + Send) -> R {
 fn look_for_work(done: &AtomicBool) {
     let [shortest, longest] = NAPS;
     let (mut idle, mut nap) = (Instant::now(), shortest);
-    for round in 0.. {
-        if done.load(Ordering::Relaxed) {
-            break;
-        }
+    while !done.load(Ordering::Relaxed) {
         if rayon::yield_now() == Some(Yield::Executed) {
             (idle, nap) = (Instant::now(), shortest);
         } else if idle.elapsed() < PATIENCE {
-            pause(round);
+            pause();
         } else {
             thread::sleep(nap);
             nap = longest.min(2 * nap);
