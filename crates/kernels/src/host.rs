@@ -419,15 +419,6 @@ impl<B: Host> MoeBackend for B {
         tensor(floats::<B>(vec![norm], [1]))
     }
 
-    fn accumulate<const D: usize>(sum: Tensor<Self, D>, x: Tensor<Self, D>) -> Tensor<Self, D> {
-        if !specialised(Precision::F32) {
-            return reference::accumulate(sum, x);
-        }
-        let mut sum = read(sum);
-        elementwise::add(&mut sum, &read(x));
-        tensor(B::write(sum))
-    }
-
     /// In place where nobody else holds the parameter or its moments.
     fn adamw<const D: usize>(
         parameter: Tensor<Self, D>,

@@ -280,7 +280,7 @@ pub trait MoeBackend: Backend {
         None
     }
 
-    /// `x + y`, tensors of one shape.
+    /// `x + y`, tensors of one shape; in place where a backend can and nobody else holds one of them.
     fn add<const D: usize>(x: Tensor<Self, D>, y: Tensor<Self, D>) -> Tensor<Self, D> {
         reference::add(x, y)
     }
@@ -340,11 +340,6 @@ pub trait MoeBackend: Backend {
     /// Sum of the squares of all elements, `[1]`. Not differentiable.
     fn squared_norm<const D: usize>(x: Tensor<Self, D>) -> Tensor<Self, 1> {
         reference::squared_norm(x)
-    }
-
-    /// `sum + x`, in place where nobody else holds `sum`. Not differentiable.
-    fn accumulate<const D: usize>(sum: Tensor<Self, D>, x: Tensor<Self, D>) -> Tensor<Self, D> {
-        reference::accumulate(sum, x)
     }
 
     /// One AdamW update of one parameter: `(parameter, first moment, second moment)` after the step.

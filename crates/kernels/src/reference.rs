@@ -172,11 +172,6 @@ pub fn squared_norm<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, 1>
     x.square().sum()
 }
 
-/// Reference of [`MoeBackend::accumulate`](crate::MoeBackend::accumulate).
-pub fn accumulate<B: Backend, const D: usize>(sum: Tensor<B, D>, x: Tensor<B, D>) -> Tensor<B, D> {
-    sum + x
-}
-
 /// Reference of [`MoeBackend::adamw`](crate::MoeBackend::adamw).
 pub fn adamw<B: Backend, const D: usize>(
     parameter: Tensor<B, D>,

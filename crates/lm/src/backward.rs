@@ -179,7 +179,7 @@ impl<B: MoeAutodiffBackend> ModuleVisitor<B> for Add<'_, B> {
             return;
         };
         let sum = match self.sum.remove::<B::InnerBackend, D>(param.id) {
-            Some(sum) => B::InnerBackend::accumulate(sum, gradient),
+            Some(sum) => B::InnerBackend::add(sum, gradient),
             None => gradient,
         };
         self.sum.register::<B::InnerBackend, D>(param.id, sum);
