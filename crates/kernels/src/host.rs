@@ -186,21 +186,19 @@ impl<B: Host> MoeBackend for B {
         }
         let (q_shape, k_shape) = (q_bshc.dims(), k_bsgc.dims());
         let inputs = AttentionInputs::new(q_bshc, k_bsgc, v_bsgc);
-        let output = attention::forward(&inputs.get());
-        let out = floats::<B>(output.out.clone(), q_shape);
+        let attention::Output { out, log_sum_exp } = attention::forward(&inputs.get());
+        let output = floats::<B>(out, q_shape);
+        let out = B::read(output.clone());
         let backward: Arc<BackwardFn<B, 3>> = Arc::new(move |dout, _| {
             let dout = B::read(dout);
-            let found = attention::backward(&inputs.get(), &output, &dout);
+            let found = attention::backward(&inputs.get(), &out, &log_sum_exp, &dout);
             [
                 Some(floats::<B>(found.q, q_shape)),
                 Some(floats::<B>(found.k, k_shape)),
                 Some(floats::<B>(found.v, k_shape)),
             ]
         });
-        Some(Traced {
-            output: out,
-            backward,
-        })
+        Some(Traced { output, backward })
     }
 
     fn rms_norm(x_td: Tensor<Self, 2>, scale_d: Tensor<Self, 1>, eps: f32) -> Tensor<Self, 2> {

@@ -54,7 +54,7 @@ pub(crate) fn primitive<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Flo
 }
 
 /// Elements from which on tensors are added by this crate's kernels in place of Burn's.
-pub(crate) const LARGE: usize = 1 << 17;
+pub(crate) const LARGE: usize = 1 << 15;
 
 /// The one autodiff node of all traced operations.
 #[derive(Debug)]

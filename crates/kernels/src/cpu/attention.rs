@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 use super::{
     linear::{matmul, matmul_add},
     math::{LANES, NARROW, exp, fma, larger, ln, max_lanes, sum_lanes},
-    memory::{Unwritten, filled},
+    memory::{Scratch, Unwritten, filled},
     parallel::{Disjoint, for_each, range},
     transpose::transpose,
     view::{View, ViewMut},
@@ -81,59 +81,48 @@ pub fn forward(inputs: &Inputs) -> Output {
     let attend = |out: Disjoint<MaybeUninit<f32>>| {
         let log_sum_exp = Disjoint::new(&mut log_sum_exp);
         let strips = s.div_ceil(STRIP);
-        let scratch = || {
-            (
-                vec![0.0; STRIP * padded(s)],
-                vec![0.0; STRIP * c],
-                [0.0; STRIP],
-            )
-        };
-        for_each(
-            strips * batch * heads,
-            scratch,
-            |(scores, values, sums), task| {
-                // The last strips have the most keys and come first.
-                let (strip, b, h) = (
-                    strips - 1 - task / (batch * heads),
-                    task / heads % batch,
-                    task % heads,
-                );
-                let queries = range(strip, STRIP, s);
-                let (n, keys) = (queries.len(), queries.end);
-                let ld = padded(keys);
-                let scores = &mut scores[..n * ld];
-                let (values, sums) = (&mut values[..n * c], &mut sums[..n]);
-                let q = inputs.queries(inputs.q, b, h).rows(queries.clone());
-                let at = (b * heads + h) * s;
-                // SAFETY: the queries of a strip are its own.
-                let log_sum_exp = unsafe { log_sum_exp.part(at + queries.start..at + queries.end) };
+        let scratch = || Scratch::new([STRIP * padded(s), STRIP * c, STRIP]);
+        for_each(strips * batch * heads, scratch, |scratch, task| {
+            // The last strips have the most keys and come first.
+            let (strip, b, h) = (
+                strips - 1 - task % strips,
+                task / strips / heads,
+                task / strips % heads,
+            );
+            let queries = range(strip, STRIP, s);
+            let (n, keys) = (queries.len(), queries.end);
+            let ld = padded(keys);
+            let [scores, values, sums] = scratch.parts([n * ld, n * c, n]);
+            let q = inputs.queries(inputs.q, b, h).rows(queries.clone());
+            let at = (b * heads + h) * s;
+            // SAFETY: the queries of a strip are its own.
+            let log_sum_exp = unsafe { log_sum_exp.part(at + queries.start..at + queries.end) };
 
-                matmul(
-                    q,
-                    shape.keys_t(&keys_t, b, h).cols(0..keys),
-                    strip_view(scores, keys, ld),
-                );
-                softmax(scores, ld, queries.start, shape.scale(), sums, log_sum_exp);
-                let weights = View::new(scores, [n, keys], ld);
-                matmul(
-                    weights,
-                    inputs.keys(inputs.v, b, h).rows(0..keys),
-                    ViewMut::of_rows(values, c),
-                );
-                let at = shape.at(b, queries.start, h);
-                // SAFETY: the queries of a strip are its own.
-                let out = unsafe { out.view(at, [n, c], heads * c) };
-                normalised(values, sums, out);
-            },
-        );
+            matmul(
+                q,
+                shape.keys_t(&keys_t, b, h).cols(0..keys),
+                strip_view(scores, keys, ld),
+            );
+            softmax(scores, ld, queries.start, shape.scale(), sums, log_sum_exp);
+            let weights = View::new(scores, [n, keys], ld);
+            matmul(
+                weights,
+                inputs.keys(inputs.v, b, h).rows(0..keys),
+                ViewMut::of_rows(values, c),
+            );
+            let at = shape.at(b, queries.start, h);
+            // SAFETY: the queries of a strip are its own.
+            let out = unsafe { out.view(at, [n, c], heads * c) };
+            normalised(values, sums, out);
+        });
     };
     // SAFETY: strips cover all queries of all heads.
     let out = unsafe { filled(inputs.q.len(), attend) };
     Output { out, log_sum_exp }
 }
 
-/// Gradients, given the result of [`forward`] on the same `inputs` and the gradient of its `out`.
-pub fn backward(inputs: &Inputs, output: &Output, dout: &[f32]) -> Gradients {
+/// Gradients, given what [`forward`] computed from the same `inputs` and the gradient of its `out`.
+pub fn backward(inputs: &Inputs, out: &[f32], log_sum_exp: &[f32], dout: &[f32]) -> Gradients {
     inputs.check();
     let shape = inputs.shape;
     let Shape {
@@ -144,9 +133,9 @@ pub fn backward(inputs: &Inputs, output: &Output, dout: &[f32]) -> Gradients {
         width: c,
     } = shape;
     assert_eq!(dout.len(), inputs.q.len(), "dout: [B, S, H, C]");
-    assert_eq!(output.out.len(), inputs.q.len(), "out: [B, S, H, C]");
+    assert_eq!(out.len(), inputs.q.len(), "out: [B, S, H, C]");
     assert_eq!(
-        output.log_sum_exp.len(),
+        log_sum_exp.len(),
         batch * heads * s,
         "log_sum_exp: [B, H, S]"
     );
@@ -155,9 +144,9 @@ pub fn backward(inputs: &Inputs, output: &Output, dout: &[f32]) -> Gradients {
     {
         let [dq, dk, dv] = gradients.each_mut().map(Unwritten::parts);
         let strip = STRIP * padded(s);
-        let scratch = || (vec![0.0; strip], vec![0.0; strip], [0.0; STRIP]);
+        let scratch = || Scratch::new([strip, strip, STRIP]);
         let tasks = if s == 0 { 0 } else { batch * groups };
-        for_each(tasks, scratch, |(scores, dscores, delta), task| {
+        for_each(tasks, scratch, |scratch, task| {
             let (b, g) = (task / groups, task % groups);
             let of_group = g * (heads / groups)..(g + 1) * (heads / groups);
             for h in of_group.clone() {
@@ -168,14 +157,13 @@ pub fn backward(inputs: &Inputs, output: &Output, dout: &[f32]) -> Gradients {
                     let queries = range(index, STRIP, s);
                     let (n, keys) = (queries.len(), queries.end);
                     let ld = padded(keys);
-                    let (scores, dscores) = (&mut scores[..n * ld], &mut dscores[..n * ld]);
-                    let delta = &mut delta[..n];
+                    let [scores, dscores, delta] = scratch.parts([n * ld, n * ld, n]);
                     let q = inputs.queries(inputs.q, b, h).rows(queries.clone());
                     let dout_view = inputs.queries(dout, b, h).rows(queries.clone());
                     let at = shape.at(b, queries.start, h);
-                    dot_rows(&output.out[at..], &dout[at..], c, heads * c, delta);
+                    dot_rows(&out[at..], &dout[at..], c, heads * c, delta);
                     let at = (b * heads + h) * s;
-                    let log_sum_exp = &output.log_sum_exp[at + queries.start..at + queries.end];
+                    let log_sum_exp = &log_sum_exp[at + queries.start..at + queries.end];
 
                     matmul(
                         q,

@@ -9,7 +9,7 @@ use std::{mem::MaybeUninit, ops::Range};
 use super::{
     linear::{matmul, matmul_add},
     math::{self, LANES, dot, exp, scaled, sum_lanes},
-    memory::{Unwritten, filled},
+    memory::{Scratch, Unwritten, filled},
     parallel::{Disjoint, for_each, for_each_range, range},
     transpose::transpose,
     view::{View, ViewMut},
@@ -124,8 +124,10 @@ fn reduce(inputs: &Inputs, keep: bool) -> Saved {
         let token_tasks = t.div_ceil(tokens_of_task);
         let tile = if keep { 0 } else { TILE_TOKENS * TILE_IDS };
         let head_stride = TILE_IDS + LANES;
-        let scratch = || (vec![0.0; tile], vec![0.0; d * head_stride]);
-        for_each(id_tiles * token_tasks, scratch, |(tile, head_t), task| {
+        let sizes = [tile, d * head_stride];
+        let scratch = || Scratch::new(sizes);
+        for_each(id_tiles * token_tasks, scratch, |scratch, task| {
+            let [tile, head_t] = scratch.parts(sizes);
             let (id_tile, token_task) = (task / token_tasks, task % token_tasks);
             let ids = range(id_tile, TILE_IDS, v);
             let tokens_of_task = range(token_task, tokens_of_task, t);
@@ -265,12 +267,12 @@ impl Backward<'_> {
             .div_ceil(TILES)
             .next_multiple_of(16)
             .clamp(16, TILE_TOKENS);
-        let scratch = || vec![0.0; block * TILE_IDS.min(v)];
-        for_each(t.div_ceil(block), scratch, |tile, task| {
+        let scratch = || Scratch::new([block * TILE_IDS.min(v)]);
+        for_each(t.div_ceil(block), scratch, |scratch, task| {
             let tokens = range(task, block, t);
             for index in 0..v.div_ceil(TILE_IDS) {
                 let ids = range(index, TILE_IDS, v);
-                let tile = &mut tile[..tokens.len() * ids.len()];
+                let [tile] = scratch.parts([tokens.len() * ids.len()]);
                 self.dlogits(tokens.clone(), ids.clone(), tile);
                 let tile = View::of_rows(tile, ids.len());
                 let head = View::of_rows(self.inputs.head, d).rows(ids);
@@ -297,13 +299,13 @@ impl Backward<'_> {
         } = self.inputs.shape;
         // A power of two: divides the tiles of the exponentials.
         let size = v.div_ceil(TILES).next_power_of_two().clamp(16, TILE_IDS);
-        let scratch = || vec![0.0; TILE_TOKENS * size];
+        let scratch = || Scratch::new([TILE_TOKENS * size]);
         let x = View::of_rows(self.inputs.x, d);
-        for_each(v.div_ceil(size), scratch, |tile, task| {
+        for_each(v.div_ceil(size), scratch, |scratch, task| {
             let ids = range(task, size, v);
             for index in 0..t.div_ceil(TILE_TOKENS) {
                 let tokens = range(index, TILE_TOKENS, t);
-                let tile = &mut tile[..tokens.len() * ids.len()];
+                let [tile] = scratch.parts([tokens.len() * ids.len()]);
                 self.dlogits(tokens.clone(), ids.clone(), tile);
                 let tile = View::of_rows(tile, ids.len());
                 // SAFETY: tiles of the vocabulary do not overlap, and their first tokens write them.

@@ -9,7 +9,7 @@ use super::{
 };
 
 /// Elements of one task.
-const CHUNK: usize = 1 << 15;
+const CHUNK: usize = 1 << 14;
 
 /// Sum of squares.
 pub fn squared_norm(x: &[f32]) -> f32 {

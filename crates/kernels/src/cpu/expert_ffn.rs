@@ -9,8 +9,8 @@ use super::{
     groups::Groups,
     linear::{matmul, matmul_by_transposed, matmul_parallel, transposed_len},
     math::fma,
-    memory::{Unwritten, filled},
-    parallel::{Disjoint, for_each, for_each_range, range},
+    memory::{Scratch, Unwritten, filled},
+    parallel::{Disjoint, for_each, for_each_range, for_each_sorted, range},
     swiglu,
     view::{View, ViewMut},
 };
@@ -122,11 +122,11 @@ pub fn forward(inputs: &Inputs, keep: bool) -> (Vec<f32>, Option<Saved>) {
             .map(|block| block.rows.len())
             .max()
             .unwrap_or(0);
-        let scratch = || Scratch::<4>::new([longest * d, longest * f, longest * f, longest * f]);
-        for_each(blocks.len(), scratch, |scratch, task| {
+        let scratch = || Scratch::new([longest * d, longest * f, longest * f, longest * f]);
+        for_each_sorted(blocks.len(), scratch, |scratch, task| {
             let Block { expert, rows } = blocks[task].clone();
             let n = rows.len();
-            let [x, h, gate_rows, up_rows] = scratch.take([n * d, n * f, n * f, n * f]);
+            let [x, h, gate_rows, up_rows] = scratch.parts([n * d, n * f, n * f, n * f]);
             gather(
                 inputs.x,
                 d,
@@ -292,13 +292,15 @@ impl Backward<'_> {
         small.sort_by_key(|block| Reverse(block.rows.len()));
         let longest = small.first().map_or(0, |block| block.rows.len());
         let shape = self.inputs.shape;
-        let scratch = || {
-            let rows = Scratch::<5>::new(RowScratch::sizes(longest, shape));
-            (rows, self.weight_scratch())
+        let sizes = |rows: usize| {
+            let [x, dy, h, dgate, dup] = RowScratch::sizes(rows, shape);
+            [x, dy, h, dgate, dup, self.weight_size()]
         };
-        for_each(small.len(), scratch, |(scratch, weight), task| {
+        let scratch = || Scratch::new(sizes(longest));
+        for_each_sorted(small.len(), scratch, |scratch, task| {
             let Block { expert, rows } = small[task].clone();
-            let mut parts = RowScratch::new(scratch.take(RowScratch::sizes(rows.len(), shape)));
+            let [x, dy, h, dgate, dup, weight] = scratch.parts(sizes(rows.len()));
+            let mut parts = RowScratch::new([x, dy, h, dgate, dup]);
             self.rows(expert, rows, &mut parts, weight);
             if self.needs.weights {
                 self.weights(expert, &parts, matmul);
@@ -308,15 +310,17 @@ impl Backward<'_> {
 
     fn large_expert(&self, expert: usize, rows: Range<usize>) {
         let shape = self.inputs.shape;
-        let mut scratch = Scratch::<5>::new(RowScratch::sizes(rows.len(), shape));
-        let mut parts = scratch.take(RowScratch::sizes(rows.len(), shape));
+        let sizes = RowScratch::sizes(rows.len(), shape);
+        let mut scratch = Scratch::new(sizes);
+        let mut parts = scratch.parts(sizes);
         {
             let parts = parts.each_mut().map(|part| Disjoint::new(part));
             let blocks = rows.len().div_ceil(BLOCK_ROWS);
             for_each(
                 blocks,
-                || self.weight_scratch(),
+                || Scratch::new([self.weight_size()]),
                 |weight, block| {
+                    let [weight] = weight.parts([self.weight_size()]);
                     let block = range(block, BLOCK_ROWS, rows.len());
                     let from = RowScratch::sizes(block.start, shape);
                     let to = RowScratch::sizes(block.end, shape);
@@ -333,14 +337,14 @@ impl Backward<'_> {
         }
     }
 
-    /// Room for one transposed weight.
-    fn weight_scratch(&self) -> Vec<f32> {
+    /// Elements of one transposed weight.
+    fn weight_size(&self) -> usize {
         let Shape {
             model: d,
             hidden: f,
             ..
         } = self.inputs.shape;
-        vec![0.0; transposed_len([d, f]).max(transposed_len([f, d]))]
+        transposed_len([d, f]).max(transposed_len([f, d]))
     }
 
     /// Gradients that belong to rows: those of the activations (into scratch), of the gates and of the tokens.
@@ -494,23 +498,6 @@ impl Block {
         }
         blocks.sort_by_key(|block| Reverse(block.rows.len()));
         blocks
-    }
-}
-
-/// Buffers of one worker, reused from task to task.
-struct Scratch<const N: usize>([Vec<f32>; N]);
-
-impl<const N: usize> Scratch<N> {
-    fn new(sizes: [usize; N]) -> Self {
-        Self(sizes.map(|size| vec![0.0; size]))
-    }
-
-    /// The first elements of every buffer.
-    fn take(&mut self, sizes: [usize; N]) -> [&mut [f32]; N] {
-        let mut sizes = sizes.into_iter();
-        self.0
-            .each_mut()
-            .map(|buffer| &mut buffer[..sizes.next().unwrap_or(0)])
     }
 }
 

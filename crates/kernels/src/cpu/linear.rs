@@ -78,7 +78,7 @@ fn multiply(a: View, b: View, out: ViewMut, add: bool) {
 }
 
 /// Multiply-adds below which a product is not worth a second thread.
-const PARALLEL_WORK: usize = 1 << 20;
+const PARALLEL_WORK: usize = 1 << 17;
 /// Blocks that a parallel product is cut into.
 const BLOCKS: usize = 8;
 /// Rows or columns of a block are a multiple of this, the side of `gemm`'s own tiles.

@@ -16,26 +16,76 @@ use rayon::Yield;
 
 use super::view::ViewMut;
 
-/// Runs tasks `0..tasks` on the calling thread and the rayon pool; each worker takes the next task when it is free.
+/// Runs tasks `0..tasks` on the calling thread and the rayon pool.
 ///
-/// `scratch` is called once a worker; put large tasks first.
+/// A thread begins with a part of the tasks that is the same in every operation of as many, so that it finds what it wrote in the
+/// last one in its own caches, and then takes from the others what they have not begun. `scratch` is called once a worker.
 pub fn for_each<S>(
     tasks: usize,
     scratch: impl Fn() -> S + Sync,
     body: impl Fn(&mut S, usize) + Sync,
 ) {
-    let next = AtomicUsize::new(0);
+    let queues = rayon::current_num_threads();
+    run(&Queues::new(tasks, queues), scratch, body);
+}
+
+/// The same for tasks that are sorted by size, the largest first: a thread that is free takes the next one.
+pub fn for_each_sorted<S>(
+    tasks: usize,
+    scratch: impl Fn() -> S + Sync,
+    body: impl Fn(&mut S, usize) + Sync,
+) {
+    run(&Queues::new(tasks, 1), scratch, body);
+}
+
+/// Tasks that nobody has begun, in queues of `size` consecutive ones.
+struct Queues {
+    tasks: usize,
+    size: usize,
+    /// The first task that is left in each queue.
+    next: Vec<AtomicUsize>,
+}
+
+impl Queues {
+    fn new(tasks: usize, queues: usize) -> Self {
+        let queues = queues.clamp(1, tasks.max(1));
+        let size = tasks.div_ceil(queues);
+        let next = (0..queues)
+            .map(|queue| AtomicUsize::new(queue * size))
+            .collect();
+        Self { tasks, size, next }
+    }
+
+    /// The next task of queue number `own`, or of the queue behind it that has one.
+    fn take(&self, own: usize) -> Option<usize> {
+        let queues = self.next.len();
+        (own..own + queues).find_map(|queue| {
+            let queue = queue % queues;
+            let end = range(queue, self.size, self.tasks).end;
+            let next = &self.next[queue];
+            let left = next.load(Ordering::Relaxed) < end;
+            left.then(|| next.fetch_add(1, Ordering::Relaxed))
+                .filter(|&task| task < end)
+        })
+    }
+}
+
+/// Runs the tasks of all queues, each worker with those of its own first.
+fn run<S>(queues: &Queues, scratch: impl Fn() -> S + Sync, body: impl Fn(&mut S, usize) + Sync) {
     let work = || {
-        let mut task = next.fetch_add(1, Ordering::Relaxed);
-        if task < tasks {
-            let mut scratch = scratch();
-            while task < tasks {
-                body(&mut scratch, task);
-                task = next.fetch_add(1, Ordering::Relaxed);
-            }
+        let own = rayon::current_thread_index().unwrap_or(0);
+        let Some(first) = queues.take(own) else {
+            return;
+        };
+        let mut scratch = scratch();
+        body(&mut scratch, first);
+        while let Some(task) = queues.take(own) {
+            body(&mut scratch, task);
         }
     };
-    let others = rayon::current_num_threads().min(tasks).saturating_sub(1);
+    let others = rayon::current_num_threads()
+        .min(queues.tasks)
+        .saturating_sub(1);
     let working = AtomicUsize::new(others);
     rayon::in_place_scope(|scope| {
         for _ in 0..others {

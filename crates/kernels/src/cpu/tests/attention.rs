@@ -42,7 +42,7 @@ impl Case {
             v: &self.v,
         };
         let output = forward(&inputs);
-        let gradients = backward(&inputs, &output, &self.dout);
+        let gradients = backward(&inputs, &output.out, &output.log_sum_exp, &self.dout);
         vec![
             output.out,
             output.log_sum_exp,
