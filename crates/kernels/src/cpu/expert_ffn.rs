@@ -94,7 +94,7 @@ pub struct WeightGradients {
 }
 
 /// Rows of one task at most; longer segments are cut.
-const BLOCK_ROWS: usize = 256;
+const BLOCK_ROWS: usize = 512;
 /// Tokens of one task that sums the rows of tokens.
 const COMBINE_TOKENS: usize = 64;
 
