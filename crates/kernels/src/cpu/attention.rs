@@ -83,7 +83,7 @@ pub fn forward(inputs: &Inputs) -> Output {
         let strips = s.div_ceil(STRIP);
         let scratch = || Scratch::new([STRIP * padded(s), STRIP * c, STRIP]);
         for_each(strips * batch * heads, scratch, |scratch, task| {
-            // The last strips have the most keys and come first.
+            // The last strips of a head have the most keys and come first.
             let (strip, b, h) = (
                 strips - 1 - task % strips,
                 task / strips / heads,

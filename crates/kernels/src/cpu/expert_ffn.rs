@@ -117,16 +117,13 @@ pub fn forward(inputs: &Inputs, keep: bool) -> (Vec<f32>, Option<Saved>) {
     {
         let (gate, up) = (gate.parts(), up.parts());
         let y_rows = y_rows.parts();
-        let longest = blocks
-            .iter()
-            .map(|block| block.rows.len())
-            .max()
-            .unwrap_or(0);
-        let scratch = || Scratch::new([longest * d, longest * f, longest * f, longest * f]);
+        let longest = blocks.first().map_or(0, |block| block.rows.len());
+        let sizes = |rows: usize| [rows * d, rows * f, rows * f, rows * f];
+        let scratch = || Scratch::new(sizes(longest));
         for_each_sorted(blocks.len(), scratch, |scratch, task| {
             let Block { expert, rows } = blocks[task].clone();
             let n = rows.len();
-            let [x, h, gate_rows, up_rows] = scratch.parts([n * d, n * f, n * f, n * f]);
+            let [x, h, gate_rows, up_rows] = scratch.parts(sizes(n));
             gather(
                 inputs.x,
                 d,

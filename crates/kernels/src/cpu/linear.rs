@@ -3,6 +3,7 @@
 use std::{marker::PhantomData, ops::Range};
 
 use super::{
+    memory::LINE,
     parallel::{for_each, range},
     transpose::transpose,
     view::{View, ViewMut},
@@ -18,9 +19,6 @@ pub fn matmul_add(a: View, b: View, out: ViewMut) {
     assert!(out.initialised, "only what was written can be added to");
     multiply(a, b, out, true);
 }
-
-/// Elements of a cache line.
-const LINE: usize = 16;
 
 /// Scratch that [`matmul_by_transposed`] needs for a matrix of this shape.
 pub(crate) fn transposed_len([n, k]: [usize; 2]) -> usize {

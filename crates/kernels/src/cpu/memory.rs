@@ -16,8 +16,8 @@ thread_local! {
 
 /// Elements that a thread keeps at most, 4 MiB.
 const LARGEST_SPARE: usize = 1 << 20;
-/// Elements of a cache line: parts begin with one.
-const LINE: usize = 16;
+/// Elements of a cache line.
+pub(crate) const LINE: usize = 16;
 
 impl Scratch {
     /// Room for parts of these sizes.
