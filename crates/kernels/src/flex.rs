@@ -29,7 +29,7 @@ impl Host for Flex {
     type Floats = Floats;
 
     fn read(tensor: FlexTensor) -> Floats {
-        debug_assert_eq!(tensor.dtype(), DType::F32);
+        assert_eq!(tensor.dtype(), DType::F32);
         Floats(tensor.to_contiguous())
     }
 

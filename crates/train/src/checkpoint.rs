@@ -32,7 +32,7 @@ pub use self::stage::StageCheckpoints;
 use crate::{crew::Crew, error::TrainError};
 
 /// Version of everything that stages' results depend on in this code.
-pub const RESULTS_VERSION: u32 = 6;
+pub const RESULTS_VERSION: u32 = 7;
 
 /// Version of the checkpoint format that is written.
 const FORMAT_VERSION: u32 = 5;

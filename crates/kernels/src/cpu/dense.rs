@@ -1,11 +1,6 @@
 //! `y = x w` of all rows, and its gradients.
 
-use super::{
-    linear::matmul_parallel,
-    memory::{Scratch, filled},
-    transpose::transpose,
-    view::View,
-};
+use super::{linear::matmul_parallel, memory::filled, view::View};
 
 /// `x: [T, D]` times `w: [D, O]`, `[T, O]`.
 pub fn forward(x: &[f32], w: &[f32], d: usize, o: usize) -> Vec<f32> {
@@ -14,11 +9,7 @@ pub fn forward(x: &[f32], w: &[f32], d: usize, o: usize) -> Vec<f32> {
 
 /// Gradient of `x`, `[T, D]`, from that of `y`, `[T, O]`.
 pub fn backward_x(dy: &[f32], w: &[f32], d: usize, o: usize) -> Vec<f32> {
-    // A copy of the small factor: products read transposed matrices more slowly.
-    let mut scratch = Scratch::new([w.len()]);
-    let [transposed] = scratch.parts([w.len()]);
-    transpose(View::of_rows(w, o), transposed, d);
-    product(View::of_rows(dy, o), View::of_rows(transposed, d), d)
+    product(View::of_rows(dy, o), View::of_rows(w, o).t(), d)
 }
 
 /// Gradient of `w`, `[D, O]`, from that of `y`, `[T, O]`.

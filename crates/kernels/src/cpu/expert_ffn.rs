@@ -7,7 +7,7 @@ use std::{cmp::Reverse, mem::MaybeUninit, ops::Range};
 
 use super::{
     groups::Groups,
-    linear::{matmul, matmul_by_transposed, matmul_parallel, transposed_len},
+    linear::{Fetch, Product, matmul, matmul_add, matmul_parallel, multiply},
     math::fma,
     memory::{Scratch, Unwritten, filled},
     parallel::{Disjoint, for_each, for_each_range, for_each_sorted, range},
@@ -95,6 +95,9 @@ pub struct WeightGradients {
 
 /// Rows of one task at most; longer segments are cut.
 const BLOCK_ROWS: usize = 512;
+/// Elements of the gradients of a projection from which on they are written past the caches: the three of them would leave those
+/// before they are read.
+const STREAM: usize = 1 << 24;
 /// Tokens of one task that sums the rows of tokens.
 const COMBINE_TOKENS: usize = 64;
 
@@ -133,18 +136,25 @@ pub fn forward(inputs: &Inputs, keep: bool) -> (Vec<f32>, Option<Saved>) {
             );
             let x = View::of_rows(x, d);
             let (gate_w, up_w, down_w) = inputs.weights(expert);
+            let project = |w, out, next| {
+                let how = Product {
+                    fetch: Fetch::Right(Some(next)),
+                    ..Product::default()
+                };
+                multiply(x, w, out, how);
+            };
 
             let (gate_rows, up_rows): (&[f32], &[f32]) = if keep {
                 let at = rows.start * f;
                 // SAFETY: rows of a block are its own, and the products write them.
                 unsafe {
-                    matmul(x, gate_w, gate.view(at, [n, f], f));
-                    matmul(x, up_w, up.view(at, [n, f], f));
+                    project(gate_w, gate.view(at, [n, f], f), up_w);
+                    project(up_w, up.view(at, [n, f], f), down_w);
                     (gate.written(at..at + n * f), up.written(at..at + n * f))
                 }
             } else {
-                matmul(x, gate_w, ViewMut::of_rows(gate_rows, f));
-                matmul(x, up_w, ViewMut::of_rows(up_rows, f));
+                project(gate_w, ViewMut::of_rows(gate_rows, f), up_w);
+                project(up_w, ViewMut::of_rows(up_rows, f), down_w);
                 (gate_rows, up_rows)
             };
             swiglu::forward(gate_rows, up_rows, h);
@@ -194,6 +204,7 @@ pub fn backward(inputs: &Inputs, saved: &Saved, dy: &[f32], needs: Needs) -> Gra
             saved,
             dy,
             needs,
+            stream: weights_len >= STREAM,
             dx_rows: dx_rows.parts(),
             dgates_sorted: Disjoint::new(&mut dgates_sorted),
             dgate_w,
@@ -229,6 +240,8 @@ struct Backward<'a> {
     saved: &'a Saved,
     dy: &'a [f32],
     needs: Needs,
+    /// Whether gradients of weights are written past the caches.
+    stream: bool,
     dx_rows: Disjoint<'a, MaybeUninit<f32>>,
     dgates_sorted: Disjoint<'a, f32>,
     dgate_w: Disjoint<'a, MaybeUninit<f32>>,
@@ -289,18 +302,19 @@ impl Backward<'_> {
         small.sort_by_key(|block| Reverse(block.rows.len()));
         let longest = small.first().map_or(0, |block| block.rows.len());
         let shape = self.inputs.shape;
-        let sizes = |rows: usize| {
-            let [x, dy, h, dgate, dup] = RowScratch::sizes(rows, shape);
-            [x, dy, h, dgate, dup, self.weight_size()]
-        };
+        let sizes = |rows: usize| RowScratch::sizes(rows, shape);
         let scratch = || Scratch::new(sizes(longest));
         for_each_sorted(small.len(), scratch, |scratch, task| {
             let Block { expert, rows } = small[task].clone();
-            let [x, dy, h, dgate, dup, weight] = scratch.parts(sizes(rows.len()));
-            let mut parts = RowScratch::new([x, dy, h, dgate, dup]);
-            self.rows(expert, rows, &mut parts, weight);
+            let mut parts = RowScratch::new(scratch.parts(sizes(rows.len())));
+            self.rows(expert, rows, &mut parts);
             if self.needs.weights {
-                self.weights(expert, &parts, matmul);
+                let how = Product {
+                    stream: self.stream,
+                    fetch: Fetch::Out,
+                    ..Product::default()
+                };
+                self.weights(expert, &parts, |a, b, out| multiply(a, b, out, how));
             }
         });
     }
@@ -315,9 +329,8 @@ impl Backward<'_> {
             let blocks = rows.len().div_ceil(BLOCK_ROWS);
             for_each(
                 blocks,
-                || Scratch::new([self.weight_size()]),
-                |weight, block| {
-                    let [weight] = weight.parts([self.weight_size()]);
+                || (),
+                |(), block| {
                     let block = range(block, BLOCK_ROWS, rows.len());
                     let from = RowScratch::sizes(block.start, shape);
                     let to = RowScratch::sizes(block.end, shape);
@@ -325,7 +338,7 @@ impl Backward<'_> {
                     let part = |i: usize| unsafe { parts[i].part(from[i]..to[i]) };
                     let mut parts = RowScratch::new(std::array::from_fn(part));
                     let rows = rows.start + block.start..rows.start + block.end;
-                    self.rows(expert, rows, &mut parts, weight);
+                    self.rows(expert, rows, &mut parts);
                 },
             );
         }
@@ -334,24 +347,8 @@ impl Backward<'_> {
         }
     }
 
-    /// Elements of one transposed weight.
-    fn weight_size(&self) -> usize {
-        let Shape {
-            model: d,
-            hidden: f,
-            ..
-        } = self.inputs.shape;
-        transposed_len([d, f]).max(transposed_len([f, d]))
-    }
-
     /// Gradients that belong to rows: those of the activations (into scratch), of the gates and of the tokens.
-    fn rows(
-        &self,
-        expert: usize,
-        rows: Range<usize>,
-        scratch: &mut RowScratch,
-        weight: &mut [f32],
-    ) {
+    fn rows(&self, expert: usize, rows: Range<usize>, scratch: &mut RowScratch) {
         if rows.is_empty() {
             return;
         }
@@ -369,7 +366,12 @@ impl Backward<'_> {
             gather(self.inputs.x, d, positions, top_k, scratch.x);
         }
         let dy = View::of_rows(scratch.dy, d);
-        matmul_by_transposed(dy, down_w, weight, ViewMut::of_rows(scratch.dup, f), false);
+        let how = Product {
+            fetch: Fetch::Right(self.needs.x.then(|| gate_w.t())),
+            ..Product::default()
+        };
+        let dh = ViewMut::of_rows(scratch.dup, f);
+        multiply(dy, down_w.t(), dh, how);
 
         let weights: Vec<f32> = positions
             .iter()
@@ -393,15 +395,19 @@ impl Backward<'_> {
                 View::of_rows(scratch.dgate, f),
                 View::of_rows(scratch.dup, f),
             );
-            matmul_by_transposed(dgate, gate_w, weight, dx.reborrow(), false);
+            let how = Product {
+                fetch: Fetch::Right(Some(up_w.t())),
+                ..Product::default()
+            };
+            multiply(dgate, gate_w.t(), dx.reborrow(), how);
             // SAFETY: written by the product above.
             let dx = unsafe { dx.assume_written() };
-            matmul_by_transposed(dup, up_w, weight, dx, true);
+            matmul_add(dup, up_w.t(), dx);
         }
     }
 
     /// Gradients of one expert's weights from the scratch of all of its rows.
-    fn weights(&self, expert: usize, scratch: &RowScratch, matmul: fn(View, View, ViewMut)) {
+    fn weights(&self, expert: usize, scratch: &RowScratch, matmul: impl Fn(View, View, ViewMut)) {
         let Shape {
             model: d,
             hidden: f,

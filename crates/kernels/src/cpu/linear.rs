@@ -1,53 +1,94 @@
-//! Matrix products: a safe wrapper over [`gemm::gemm`].
+//! Matrix products.
 
 use std::{marker::PhantomData, ops::Range};
 
 use super::{
-    memory::LINE,
+    math::Level,
+    memory::{LINE, Scratch},
+    panels,
     parallel::{for_each, range},
     transpose::transpose,
     view::{View, ViewMut},
 };
 
+/// How a product is computed and where to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Product<'a> {
+    /// Adds to what is there.
+    pub(crate) add: bool,
+    /// Writes past the caches, where the layout allows it: for results that would leave them before they are read.
+    pub(crate) stream: bool,
+    /// What is fetched into the caches meanwhile.
+    pub(crate) fetch: Fetch<'a>,
+}
+
+/// What a product fetches into the caches while it computes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Fetch<'a> {
+    /// Its own right factor, and then that of this thread's next product, if it is known.
+    Right(Option<View<'a>>),
+    /// The memory of its result.
+    Out,
+}
+
+impl Default for Fetch<'_> {
+    fn default() -> Self {
+        Self::Right(None)
+    }
+}
+
 /// `out = a b` on the calling thread.
 pub fn matmul(a: View, b: View, out: ViewMut) {
-    multiply(a, b, out, false);
+    multiply(a, b, out, Product::default());
 }
 
 /// `out += a b` on the calling thread.
 pub fn matmul_add(a: View, b: View, out: ViewMut) {
-    assert!(out.initialised, "only what was written can be added to");
-    multiply(a, b, out, true);
+    let how = Product {
+        add: true,
+        ..Product::default()
+    };
+    multiply(a, b, out, how);
 }
 
-/// Scratch that [`matmul_by_transposed`] needs for a matrix of this shape.
-pub(crate) fn transposed_len([n, k]: [usize; 2]) -> usize {
-    k * (n + LINE)
-}
-
-/// Rows from which on a transposed copy of the other factor pays.
-const COPY_ROWS: usize = 4;
-
-/// `out = a b^T`, or `out += a b^T` if `add`, on the calling thread by way of a transposed copy of `b` in `scratch`:
-/// of few rows of `a` it is the larger part of the work to read `b` transposed, and `gemm` is slower at it.
-pub(crate) fn matmul_by_transposed(a: View, b: View, scratch: &mut [f32], out: ViewMut, add: bool) {
+/// `out = a b`, or `out += a b`, on the calling thread.
+pub(crate) fn multiply(a: View, b: View, out: ViewMut, how: Product) {
+    assert_eq!(a.shape[1], b.shape[0], "inner dimensions");
+    assert_eq!(out.shape, [a.shape[0], b.shape[1]], "shape of the product");
     assert!(
-        !add || out.initialised,
+        !how.add || out.initialised,
         "only what was written can be added to"
     );
-    if a.shape[0] < COPY_ROWS {
-        return multiply(a, b.t(), out, add);
+    match Level::detect() {
+        // SAFETY: the processor has the instructions, and the shapes match.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { panels::avx512::multiply(a, b, out, how) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { panels::avx2::multiply(a, b, out, how) },
+        Level::Baseline => multiply_elsewhere(a, b, out, how.add),
     }
-    let [n, k] = b.shape;
-    let stride = n + LINE;
-    transpose(b, scratch, stride);
-    multiply(a, View::new(scratch, [k, n], stride), out, add);
 }
 
-fn multiply(a: View, b: View, out: ViewMut, add: bool) {
-    let ([m, k], [k_b, n]) = (a.shape, b.shape);
-    assert_eq!(k, k_b, "inner dimensions");
-    assert_eq!(out.shape, [m, n], "shape of the product");
+/// Rows from which on a copy of a transposed factor pays.
+const COPY_ROWS: usize = 4;
+
+/// Products of processors that [`panels`] has no tiles for, by the [`gemm`] crate, which reads a transposed right factor more
+/// slowly than copying it takes.
+pub(super) fn multiply_elsewhere(a: View, b: View, out: ViewMut, add: bool) {
+    if b.strides[1] == 1 || a.shape[0] < COPY_ROWS {
+        return gemm(a, b, out, add);
+    }
+    let [k, n] = b.shape;
+    let stride = n + LINE;
+    let mut scratch = Scratch::new([k * stride]);
+    let [copy] = scratch.parts([k * stride]);
+    transpose(b.t(), copy, stride);
+    gemm(a, View::new(copy, [k, n], stride), out, add);
+}
+
+fn gemm(a: View, b: View, out: ViewMut, add: bool) {
+    let ([m, k], n) = (a.shape, b.shape[1]);
     // SAFETY: views hold only matrices within their memory, and shapes match; `out` is exclusively borrowed, and its
     // elements are read only if they are initialised.
     unsafe {
@@ -79,7 +120,7 @@ fn multiply(a: View, b: View, out: ViewMut, add: bool) {
 const PARALLEL_WORK: usize = 1 << 17;
 /// Blocks that a parallel product is cut into.
 const BLOCKS: usize = 8;
-/// Rows or columns of a block are a multiple of this, the side of `gemm`'s own tiles.
+/// Rows or columns of a block are a multiple of this, the columns of a panel.
 const BLOCK_STEP: usize = 64;
 
 /// `out = a b`, in blocks of rows or columns over the rayon pool.
@@ -87,9 +128,9 @@ pub fn matmul_parallel(a: View, b: View, out: ViewMut) {
     let ([m, k], n) = (a.shape, b.shape[1]);
     assert_eq!(out.shape, [m, n], "shape of the product");
     if m * k * n < PARALLEL_WORK {
-        return multiply(a, b, out, false);
+        return matmul(a, b, out);
     }
-    // Columns cost less: `gemm` packs `b` for every block of rows.
+    // Columns cost less: `b` is laid out for every block of rows.
     let (by_columns, all) = (n >= m, n.max(m));
     let size = all.div_ceil(BLOCKS).next_multiple_of(BLOCK_STEP);
     let out = Shared(out);
@@ -102,10 +143,10 @@ pub fn matmul_parallel(a: View, b: View, out: ViewMut) {
             unsafe {
                 if by_columns {
                     let out = out.block(0..m, block.clone());
-                    multiply(a, b.cols(block), out, false);
+                    matmul(a, b.cols(block), out);
                 } else {
                     let out = out.block(block.clone(), 0..n);
-                    multiply(a.rows(block), b, out, false);
+                    matmul(a.rows(block), b, out);
                 }
             }
         },

@@ -38,32 +38,34 @@ macro_rules! vectorised {
 }
 
 /// Instruction sets that [`vectorised!`] compiles for.
-#[cfg(target_arch = "x86_64")]
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Level {
+    #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "x86_64")]
     Avx2,
     Baseline,
 }
 
-#[cfg(target_arch = "x86_64")]
 impl Level {
     /// The best one of this processor; detection is cached by the standard library.
     #[inline]
     pub(crate) fn detect() -> Self {
-        if is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512cd")
-            && is_x86_feature_detected!("fma")
-        {
-            Self::Avx512
-        } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            Self::Avx2
-        } else {
-            Self::Baseline
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("fma") {
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512cd")
+            {
+                return Self::Avx512;
+            }
+            if is_x86_feature_detected!("avx2") {
+                return Self::Avx2;
+            }
         }
+        Self::Baseline
     }
 }
 

@@ -1,39 +1,43 @@
 //! Buffers that are written before they are read, and so need not be cleared first.
 
-use std::{cell::Cell, mem::MaybeUninit};
+use std::{cell::RefCell, mem::MaybeUninit};
 
 use super::parallel::Disjoint;
 
-/// Memory that a thread needs during an operation, with anything in it.
+/// Memory that a thread needs during an operation, with anything in it, from the start of a cache line.
 ///
 /// A thread keeps it for its next operation: clearing new memory takes as long as many an operation of a small model.
-pub(crate) struct Scratch(Vec<f32>);
+pub(crate) struct Scratch(Vec<Line>);
+
+/// A cache line.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; LINE]);
 
 thread_local! {
-    /// What the last operation of this thread needed.
-    static SPARE: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    /// What operations of this thread needed that are over. One within another takes what it took the last time.
+    static SPARE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Elements that a thread keeps at most, 4 MiB.
-const LARGEST_SPARE: usize = 1 << 20;
+/// Cache lines of one scratch that a thread keeps at most, 4 MiB.
+const LARGEST_SPARE: usize = 1 << 16;
 /// Elements of a cache line.
 pub(crate) const LINE: usize = 16;
 
 impl Scratch {
     /// Room for parts of these sizes.
     pub(crate) fn new<const N: usize>(sizes: [usize; N]) -> Self {
-        let len = sizes
-            .iter()
-            .map(|size| size.next_multiple_of(LINE))
-            .sum::<usize>();
-        let mut memory = SPARE.take();
-        memory.resize(len.max(memory.len()), 0.0);
+        let lines = sizes.iter().map(|size| size.div_ceil(LINE)).sum::<usize>();
+        let mut memory = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+        memory.resize(lines.max(memory.len()), Line([0.0; LINE]));
         Self(memory)
     }
 
     /// Parts of these sizes, no larger than those that there was made room for.
     pub(crate) fn parts<const N: usize>(&mut self, sizes: [usize; N]) -> [&mut [f32]; N] {
-        let mut rest = self.0.as_mut_slice();
+        let (lines, elements) = (self.0.as_mut_ptr(), self.0.len() * LINE);
+        // SAFETY: a line is so many elements without gaps, and the lines are borrowed exclusively for as long as the parts.
+        let mut rest = unsafe { std::slice::from_raw_parts_mut(lines.cast::<f32>(), elements) };
         sizes.map(|size| {
             let (part, behind) =
                 std::mem::take(&mut rest).split_at_mut(size.next_multiple_of(LINE));
@@ -46,7 +50,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if self.0.len() <= LARGEST_SPARE {
-            SPARE.set(std::mem::take(&mut self.0));
+            SPARE.with_borrow_mut(|spare| spare.push(std::mem::take(&mut self.0)));
         }
     }
 }

@@ -1,9 +1,10 @@
 //! CPU bodies of the operations, forward and backward, as plain functions over `f32` slices.
 //!
 //! Nothing here knows of Burn. All slices are row-major and contiguous; sizes are arbitrary unless said otherwise,
-//! and slices of another length than their documented shape panic. Matrix products run on the [`gemm`] crate in
-//! single-thread calls, spread over the current rayon pool by [`parallel`]; element-wise loops are compiled for
-//! several instruction sets and picked at run time ([`math`]).
+//! and slices of another length than their documented shape panic. Matrix products are single-thread calls ([`linear`]),
+//! spread over the current rayon pool by [`parallel`]: on x86-64 they fetch from memory what they read next ([`panels`]),
+//! elsewhere they run on the [`gemm`] crate. Element-wise loops are compiled for several instruction sets and picked at
+//! run time ([`math`]).
 //!
 //! Work is split by shapes and constants only, never by the number of threads, and every sum has a fixed order:
 //! results are the same bits for any number of threads on one machine.
@@ -23,6 +24,8 @@ pub mod expert_ffn;
 mod groups;
 pub mod linear;
 pub mod memory;
+#[cfg(target_arch = "x86_64")]
+mod panels;
 pub mod parallel;
 pub mod rms_norm;
 pub mod rotary;

@@ -26,7 +26,7 @@ pub fn empty_indices<R: CubeRuntime>(like: &CubeTensor<R>, len: usize) -> CubeTe
 
 /// The tensor as a flat kernel argument; it must be contiguous.
 pub fn array<R: CubeRuntime>(tensor: &CubeTensor<R>) -> ArrayArg<R> {
-    debug_assert!(tensor.is_contiguous());
+    assert!(tensor.is_contiguous());
     tensor.clone().binding().into_array_arg()
 }
 

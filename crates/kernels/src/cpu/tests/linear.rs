@@ -1,8 +1,10 @@
 use super::{Random, assert_close, wide};
 use crate::cpu::{
-    linear::{matmul, matmul_add, matmul_parallel},
+    linear::{Fetch, Product, matmul, matmul_parallel, multiply, multiply_elsewhere},
     view::{View, ViewMut},
 };
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::{math::Level, panels};
 
 fn naive([m, k, n]: [usize; 3], a: &[f64], b: &[f64]) -> Vec<f64> {
     let mut out = vec![0.0; m * n];
@@ -32,22 +34,89 @@ fn products_of_all_layouts() {
         [130, 300, 150],
         [200, 70, 256],
         [33, 1, 65],
+        [5, 1100, 40],
+        [61, 48, 64],
     ];
     for [m, k, n] in shapes {
         let (a, b) = (random.values(m * k), random.values(k * n));
         let (a_t, b_t) = (transposed(&a, m, k), transposed(&b, k, n));
         let expected = naive([m, k, n], &wide(&a), &wide(&b));
+        let twice: Vec<f64> = expected.iter().map(|x| 2.0 * x).collect();
         for a in [View::of_rows(&a, k), View::of_rows(&a_t, m).t()] {
             for b in [View::of_rows(&b, n), View::of_rows(&b_t, k).t()] {
                 let mut out = vec![f32::NAN; m * n];
-                matmul(a, b, ViewMut::of_rows(&mut out, n));
-                assert_close("matmul", &out, &expected);
-                let mut out = vec![f32::NAN; m * n];
                 matmul_parallel(a, b, ViewMut::of_rows(&mut out, n));
                 assert_close("matmul_parallel", &out, &expected);
-                matmul_add(a, b, ViewMut::of_rows(&mut out, n));
-                let twice: Vec<f64> = expected.iter().map(|x| 2.0 * x).collect();
-                assert_close("matmul_add", &out, &twice);
+                for (name, multiply) in WAYS {
+                    let mut out = vec![f32::NAN; m * n];
+                    multiply(a, b, ViewMut::of_rows(&mut out, n), Product::default());
+                    assert_close(name, &out, &expected);
+                    let how = Product {
+                        add: true,
+                        ..Product::default()
+                    };
+                    multiply(a, b, ViewMut::of_rows(&mut out, n), how);
+                    assert_close(name, &out, &twice);
+                }
+            }
+        }
+    }
+}
+
+/// Products by every instruction set that this processor may have, and by those that all have.
+const WAYS: [(&str, fn(View, View, ViewMut, Product)); 4] = [
+    ("multiply", multiply),
+    ("AVX-512", |a, b, out, how| {
+        #[cfg(target_arch = "x86_64")]
+        if let Level::Avx512 = Level::detect() {
+            // SAFETY: the processor has the instructions, and the shapes match.
+            return unsafe { panels::avx512::multiply(a, b, out, how) };
+        }
+        multiply(a, b, out, how);
+    }),
+    ("AVX2", |a, b, out, how| {
+        #[cfg(target_arch = "x86_64")]
+        if let Level::Avx512 | Level::Avx2 = Level::detect() {
+            // SAFETY: the processor has the instructions, and the shapes match.
+            return unsafe { panels::avx2::multiply(a, b, out, how) };
+        }
+        multiply(a, b, out, how);
+    }),
+    ("elsewhere", |a, b, out, how| {
+        multiply_elsewhere(a, b, out, how.add);
+    }),
+];
+
+#[test]
+fn what_is_fetched_and_how_it_is_written_changes_no_bit() {
+    let mut random = Random(2);
+    let [m, k, n] = [70, 90, 128];
+    let (a, b) = (random.values(k * m), random.values(k * n));
+    let (a, b) = (View::of_rows(&a, m).t(), View::of_rows(&b, n));
+    let mut expected = vec![f32::NAN; m * n];
+    matmul(a, b, ViewMut::of_rows(&mut expected, n));
+    let next = random.values(30);
+    let next = View::of_rows(&next, 3);
+    for stream in [false, true] {
+        for fetch in [
+            Fetch::Out,
+            Fetch::Right(Some(next)),
+            Fetch::Right(Some(next.t())),
+        ] {
+            let how = Product {
+                add: false,
+                stream,
+                fetch,
+            };
+            // From the start of a cache line, where alone it can be written past the caches, and from elsewhere.
+            for offset in [0, 1] {
+                let mut memory = vec![f32::NAN; m * n + 32];
+                let start = memory.as_ptr().align_offset(64) + offset;
+                let out = &mut memory[start..start + m * n];
+                multiply(a, b, ViewMut::of_rows(out, n), how);
+                assert_eq!(out, expected);
+                assert!(memory[..start].iter().all(|x| x.is_nan()));
+                assert!(memory[start + m * n..].iter().all(|x| x.is_nan()));
             }
         }
     }
