@@ -63,8 +63,10 @@ fn products_of_all_layouts() {
     }
 }
 
+type Multiply = fn(View, View, ViewMut, Product);
+
 /// Products by every instruction set that this processor may have, and by those that all have.
-const WAYS: [(&str, fn(View, View, ViewMut, Product)); 4] = [
+const WAYS: [(&str, Multiply); 4] = [
     ("multiply", multiply),
     ("AVX-512", |a, b, out, how| {
         #[cfg(target_arch = "x86_64")]
