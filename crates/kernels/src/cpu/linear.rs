@@ -2,10 +2,11 @@
 
 use std::{marker::PhantomData, ops::Range};
 
+#[cfg(target_arch = "x86_64")]
+use super::panels;
 use super::{
     math::Level,
     memory::{LINE, Scratch},
-    panels,
     parallel::{for_each, range},
     transpose::transpose,
     view::{View, ViewMut},
@@ -13,6 +14,10 @@ use super::{
 
 /// How a product is computed and where to.
 #[derive(Debug, Clone, Copy, Default)]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "the `gemm` crate does not ask for it")
+)]
 pub(crate) struct Product<'a> {
     /// Adds to what is there.
     pub(crate) add: bool,
@@ -24,6 +29,10 @@ pub(crate) struct Product<'a> {
 
 /// What a product fetches into the caches while it computes.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "the `gemm` crate does not ask for it")
+)]
 pub(crate) enum Fetch<'a> {
     /// Its own right factor, and then that of this thread's next product, if it is known.
     Right(Option<View<'a>>),

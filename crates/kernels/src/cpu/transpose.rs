@@ -1,6 +1,8 @@
 //! Transposed copies of matrices.
 
-use super::{parallel::range, view::View};
+#[cfg(target_arch = "x86_64")]
+use super::parallel::range;
+use super::view::View;
 
 /// Rows and columns of a block.
 #[cfg(target_arch = "x86_64")]
@@ -17,10 +19,9 @@ pub(crate) fn transpose(matrix: View, out: &mut [f32], out_stride: usize) {
         (cols - 1) * out_stride + rows <= out.len(),
         "rows of the transpose"
     );
-    let (mut whole_rows, mut whole_cols) = (0, 0);
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx") {
-        (whole_rows, whole_cols) = (rows / SIDE * SIDE, cols / SIDE * SIDE);
+    let (whole_rows, whole_cols) = if is_x86_feature_detected!("avx") {
+        let (whole_rows, whole_cols) = (rows / SIDE * SIDE, cols / SIDE * SIDE);
         // Two blocks below each other make up whole cache lines of the transpose.
         for rows in 0..whole_rows.div_ceil(2 * SIDE) {
             let rows = range(rows, 2 * SIDE, whole_rows);
@@ -38,7 +39,12 @@ pub(crate) fn transpose(matrix: View, out: &mut [f32], out_stride: usize) {
                 }
             }
         }
-    }
+        (whole_rows, whole_cols)
+    } else {
+        (0, 0)
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let (whole_rows, whole_cols) = (0, 0);
     for row in 0..rows {
         let from = if row < whole_rows { whole_cols } else { 0 };
         for col in from..cols {
