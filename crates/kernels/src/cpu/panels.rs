@@ -248,9 +248,9 @@ macro_rules! products {
                 if panel.strides[1] != 1 {
                     return transpose(panel.t(), out, PANEL);
                 }
-                let rows = panel.data.chunks(panel.strides[0]).take(depth);
-                for (row, out) in rows.zip(out.chunks_exact_mut(PANEL)) {
-                    let (vectors, rest) = row[..width].as_chunks::<$lanes>();
+                for (row, out) in out.chunks_exact_mut(PANEL).take(depth).enumerate() {
+                    let row = &panel.data[row * panel.strides[0]..][..width];
+                    let (vectors, rest) = row.as_chunks::<$lanes>();
                     let (out_vectors, _) = out.as_chunks_mut::<$lanes>();
                     for (vector, out) in vectors.iter().zip(out_vectors) {
                         *out = *vector;
