@@ -2,7 +2,7 @@
 //!
 //! Nothing here knows of Burn. All slices are row-major and contiguous; sizes are arbitrary unless said otherwise,
 //! and slices of another length than their documented shape panic. Matrix products are single-thread calls ([`linear`]),
-//! spread over the current rayon pool by [`parallel`]: on x86-64 they fetch from memory what they read next ([`panels`]),
+//! spread over the current rayon pool by [`parallel`]: on x86-64 they fetch from memory what they read next,
 //! elsewhere they run on the [`gemm`] crate. Element-wise loops are compiled for several instruction sets and picked at
 //! run time ([`math`]).
 //!
