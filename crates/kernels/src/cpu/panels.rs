@@ -76,6 +76,27 @@ struct Tile {
     fetch_step: usize,
 }
 
+/// Writes or adds the part of a tile that lies within the result.
+///
+/// # Safety
+/// All elements at `out` and rows of `out_stride` from there must be writable, and initialised if `add`.
+unsafe fn write_part<'a>(
+    rows: impl Iterator<Item = &'a [f32]>,
+    out: *mut f32,
+    out_stride: usize,
+    add: bool,
+) {
+    for (r, row) in rows.enumerate() {
+        for (c, &sum) in row.iter().enumerate() {
+            // SAFETY: the caller vouches for the elements.
+            unsafe {
+                let out = out.add(r * out_stride + c);
+                *out = if add { sum + *out } else { sum };
+            }
+        }
+    }
+}
+
 /// Products for one instruction set, with tiles of [`ROWS`] rows and `vectors` registers of `lanes` elements.
 macro_rules! products {
     (
@@ -224,12 +245,8 @@ macro_rules! products {
                             unsafe {
                                 tiles[height - 1](&tile);
                                 if !full {
-                                    for (r, row) in edge.chunks_exact(PANEL).take(height).enumerate() {
-                                        for (c, &sum) in row[..width].iter().enumerate() {
-                                            let out = target.add(r * out.row_stride + c);
-                                            *out = if add { sum + *out } else { sum };
-                                        }
-                                    }
+                                    let rows = edge.chunks_exact(PANEL).take(height).map(|row| &row[..width]);
+                                    write_part(rows, target, out.row_stride, add);
                                 }
                             }
                         }

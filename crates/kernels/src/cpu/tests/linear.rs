@@ -1,6 +1,6 @@
 use super::{Random, assert_close, wide};
 use crate::cpu::{
-    linear::{Fetch, Product, matmul, matmul_parallel, multiply, multiply_elsewhere},
+    linear::{Fetch, Product, matmul, matmul_add, matmul_parallel, multiply, multiply_elsewhere},
     view::{View, ViewMut},
 };
 #[cfg(target_arch = "x86_64")]
@@ -45,8 +45,13 @@ fn products_of_all_layouts() {
         for a in [View::of_rows(&a, k), View::of_rows(&a_t, m).t()] {
             for b in [View::of_rows(&b, n), View::of_rows(&b_t, k).t()] {
                 let mut out = vec![f32::NAN; m * n];
+                matmul(a, b, ViewMut::of_rows(&mut out, n));
+                assert_close("matmul", &out, &expected);
+                let mut out = vec![f32::NAN; m * n];
                 matmul_parallel(a, b, ViewMut::of_rows(&mut out, n));
                 assert_close("matmul_parallel", &out, &expected);
+                matmul_add(a, b, ViewMut::of_rows(&mut out, n));
+                assert_close("matmul_add", &out, &twice);
                 for (name, multiply) in WAYS {
                     let mut out = vec![f32::NAN; m * n];
                     multiply(a, b, ViewMut::of_rows(&mut out, n), Product::default());
