@@ -1,5 +1,5 @@
-//! Kernels that no test of this project can run, since they need hardware that it has not: they prove themselves where they
-//! are to be used, against kernels and reference bodies that are tested.
+//! Kernels on tensor cores, which differ from device to device in what they multiply and how fast; tests run them on one in
+//! software. They prove themselves where they are to be used, against kernels and reference bodies that need none.
 
 use std::{
     sync::atomic::{AtomicU8, Ordering},
@@ -207,7 +207,7 @@ impl<B: MoeBackend> Trial<B> {
 
 /// Largest difference as a share of the largest expected value, over all tensors; infinite where one is missing or not a
 /// number.
-fn largest_error(expected: &[Vec<f32>], found: &[Vec<f32>]) -> f32 {
+pub(crate) fn largest_error(expected: &[Vec<f32>], found: &[Vec<f32>]) -> f32 {
     if expected.is_empty() || expected.len() != found.len() {
         return f32::INFINITY;
     }

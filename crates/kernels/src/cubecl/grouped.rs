@@ -9,7 +9,7 @@ use cubecl::prelude::*;
 use super::{
     buffer::{array, cubes, empty},
     routing::{Blocks, Routing},
-    tensor_core,
+    tensor_core::{self, Instruction},
     tile::{Tile, multiply_add, zeroed},
     weight_gradient,
 };
@@ -58,7 +58,7 @@ pub enum Core {
     /// The units of a cube, each with a register tile.
     Units,
     /// Tensor cores, which take operands of 16 bits.
-    Tensor,
+    Tensor(Instruction),
 }
 
 impl<R: CubeRuntime> Groups<R> {
@@ -117,7 +117,9 @@ impl<R: CubeRuntime> Groups<R> {
     ) -> CubeTensor<R> {
         match self.core {
             Core::Units => weight_gradient::on_units(&self.routing, left, right),
-            Core::Tensor => tensor_core::weight_gradient(&self.routing, left, right),
+            Core::Tensor(instruction) => {
+                tensor_core::weight_gradient(&self.routing, left, right, instruction)
+            }
         }
     }
 
@@ -131,9 +133,9 @@ impl<R: CubeRuntime> Groups<R> {
         let client = &a.client;
         let (inner, columns) = (a.meta.shape()[1], out.meta.shape()[1]);
         let Self { tile, blocks, .. } = self;
-        if self.core == Core::Tensor {
+        if let Core::Tensor(instruction) = self.core {
             let groups = (&self.routing, blocks, [tile.m, tile.n]);
-            return tensor_core::product(groups, (a, rows), (w, weights), out, add);
+            return tensor_core::product(groups, (a, rows), (w, weights), out, add, instruction);
         }
         let plan = Plan {
             tile: *tile,

@@ -28,7 +28,7 @@ use burn_cubecl::{
     tensor::CubeTensor,
 };
 
-use self::{grouped::Core, rotary::Turn};
+use self::{grouped::Core, rotary::Turn, tensor_core::Instruction};
 use crate::{
     Bodies, DeviceMemory, ExpertWeights, Kernels, MoeBackend, Precision, Proof, RotaryAngles,
     TensorCores, Traced, adamw::Update, proof, reference, traced::primitive,
@@ -47,7 +47,7 @@ where
 {
     fn prove(device: &Self::Device) -> Option<Proof> {
         let probe = primitive(Tensor::<Self, 1>::zeros([1], device));
-        tensor_core::applies(&probe, DType::BF16).then(|| proof::prove::<Self>(device))
+        Instruction::find(&probe, DType::BF16).map(|_| proof::prove::<Self>(device))
     }
 
     fn memory(device: &Self::Device) -> Option<DeviceMemory> {
@@ -64,7 +64,7 @@ where
             return Kernels::Reference;
         }
         match core(&primitive(probe), operand(precision)) {
-            Some(Core::Tensor) => Kernels::TensorCores,
+            Some(Core::Tensor(_)) => Kernels::TensorCores,
             Some(Core::Units) => Kernels::Specialised,
             None => Kernels::Reference,
         }
@@ -296,9 +296,9 @@ fn core<R: CubeRuntime>(tensor: &CubeTensor<R>, operand: DType) -> Option<Core> 
     let has_tensor_cores = matmul.cmma.iter().any(|config| config.a_type == storage);
     match TensorCores::chosen() {
         _ if operand == DType::F32 || !has_tensor_cores => Some(Core::Units),
-        TensorCores::Own if tensor_core::applies(tensor, operand) => Some(Core::Tensor),
+        TensorCores::Own => Instruction::find(tensor, operand).map(Core::Tensor),
         TensorCores::Units => Some(Core::Units),
-        TensorCores::Own | TensorCores::Burn => None,
+        TensorCores::Burn => None,
     }
 }
 

@@ -18,36 +18,55 @@ use super::{
     tile::Tile,
 };
 
-/// Rows, columns and inner length of what one instruction multiplies.
-const SIDE: usize = 16;
 /// Step along the inner axis.
 const STEP: usize = 32;
 /// Elements between the lines of an operand in shared memory, against bank conflicts. Fragments stay aligned to 32 bytes.
 const PAD: usize = 8;
-/// Elements of a line of a fragment of the result in shared memory.
-const PATCH_LINE: usize = SIDE + 4;
-/// Units of a plane.
-const PLANE: usize = 32;
+/// The same between the lines of a fragment of the result.
+const PATCH_PAD: usize = 4;
 /// Bytes that fragments are aligned to.
 const ALIGNMENT: usize = 32;
 
-/// Whether the device of `tensor` multiplies fragments of this type with sums in f32, by planes of the size that the kernels
-/// take for granted.
-pub fn applies<R: CubeRuntime>(tensor: &CubeTensor<R>, dtype: DType) -> bool {
-    let properties = tensor.client.properties();
-    let operand = StorageType::from(dtype);
-    let side = SIDE as u32;
-    let wanted = MmaConfig {
-        a_type: operand,
-        b_type: operand,
-        cd_type: ElemType::Float(FloatKind::F32).into(),
-        m: side,
-        n: side,
-        k: side,
-    };
-    let hardware = &properties.hardware;
-    let planes = (hardware.plane_size_min, hardware.plane_size_max);
-    properties.features.matmul.cmma.contains(&wanted) && planes == (PLANE as u32, PLANE as u32)
+/// What a device's tensor cores multiply at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Instruction {
+    /// Rows, columns and inner length of its fragments: 16, or 8 as on drivers in software.
+    side: usize,
+    /// Units of a plane.
+    plane: usize,
+}
+
+impl Instruction {
+    /// The one of the device of `tensor` for operands of this type with sums in f32; none where the device has no square one,
+    /// or where its compiler chooses the size of planes.
+    pub fn find<R: CubeRuntime>(tensor: &CubeTensor<R>, dtype: DType) -> Option<Self> {
+        let properties = tensor.client.properties();
+        let operand = StorageType::from(dtype);
+        let square = |side: u32| MmaConfig {
+            a_type: operand,
+            b_type: operand,
+            cd_type: ElemType::Float(FloatKind::F32).into(),
+            m: side,
+            n: side,
+            k: side,
+        };
+        let known = &properties.features.matmul.cmma;
+        let side = [16, 8]
+            .into_iter()
+            .find(|side| known.contains(&square(*side)))?;
+        let hardware = &properties.hardware;
+        let plane = hardware.plane_size_min;
+        let usable = plane == hardware.plane_size_max && (side * side).is_multiple_of(plane);
+        usable.then_some(Self {
+            side: side as usize,
+            plane: plane as usize,
+        })
+    }
+
+    /// Elements of a line of a fragment of the result in shared memory.
+    fn patch_line(&self) -> usize {
+        self.side + PATCH_PAD
+    }
 }
 
 /// The tile of one cube, `m` by `n`, shared out to its planes.
@@ -63,16 +82,26 @@ pub struct PlaneTile {
     planes_n: usize,
     /// Neighbouring elements that are loaded at a time.
     vector: usize,
+    instruction: Instruction,
 }
 
 impl PlaneTile {
     /// The planes of a tile of this size, for matrices with lines of these lengths.
-    pub fn new([m, n]: [usize; 2], lines: [usize; 2]) -> Self {
-        let (planes_m, planes_n) = match m {
+    pub fn new([m, n]: [usize; 2], lines: [usize; 2], instruction: Instruction) -> Self {
+        let planes = match m {
             16 => (1, 4),
             128 => (2, 4),
             _ => (2, 2),
         };
+        // Small planes with small fragments: as many units share the tile if there are more of them.
+        let more = match instruction {
+            Instruction {
+                side: 8,
+                plane: ..16,
+            } => 2,
+            _ => 1,
+        };
+        let (planes_m, planes_n) = (more * planes.0, more * planes.1);
         let fits = |vector: &usize| lines.iter().all(|line| line.is_multiple_of(*vector));
         let vector = [8, 4, 2].into_iter().find(fits).unwrap_or(1);
         Self {
@@ -81,19 +110,20 @@ impl PlaneTile {
             planes_m,
             planes_n,
             vector,
+            instruction,
         }
     }
 
     fn units(&self) -> usize {
-        self.planes_m * self.planes_n * PLANE
+        self.planes_m * self.planes_n * self.instruction.plane
     }
 
     fn fragments_m(&self) -> usize {
-        self.m / self.planes_m / SIDE
+        self.m / self.planes_m / self.instruction.side
     }
 
     fn fragments_n(&self) -> usize {
-        self.n / self.planes_n / SIDE
+        self.n / self.planes_n / self.instruction.side
     }
 
     fn cube_dim(&self) -> CubeDim {
@@ -173,10 +203,11 @@ pub fn product<R: CubeRuntime>(
     (w, weights): (&CubeTensor<R>, Weights),
     out: &CubeTensor<R>,
     add: bool,
+    instruction: Instruction,
 ) {
     let client = &a.client;
     let (inner, columns) = (a.meta.shape()[1], out.meta.shape()[1]);
-    let tile = PlaneTile::new(size, [inner, columns]);
+    let tile = PlaneTile::new(size, [inner, columns], instruction);
     let plan = Plan {
         tile,
         rows,
@@ -334,12 +365,13 @@ pub fn weight_gradient<R: CubeRuntime>(
     routing: &Routing<R>,
     (a, left): (&CubeTensor<R>, Rows),
     (g, right): (&CubeTensor<R>, Rows),
+    instruction: Instruction,
 ) -> CubeTensor<R> {
     let client = &a.client;
     let (inner, columns) = (a.meta.shape()[1], g.meta.shape()[1]);
     let experts = routing.experts();
     let of_units = Tile::of_result(inner, columns);
-    let tile = PlaneTile::new([of_units.m, of_units.n], [inner, columns]);
+    let tile = PlaneTile::new([of_units.m, of_units.n], [inner, columns], instruction);
     let out = empty(a, [experts, inner, columns], DType::F32);
     let tiles = inner.div_ceil(tile.m) * columns.div_ceil(tile.n);
     // SAFETY: as for products.
@@ -459,14 +491,15 @@ fn operand<E: Float, N: Size>(
 /// The fragments of a plane, zeroed.
 #[cube]
 fn zeroed(#[comptime] tile: PlaneTile) -> Sequence<cmma::Matrix<f32>> {
+    let side = comptime!(tile.instruction.side);
     let mut sums = Sequence::<cmma::Matrix<f32>>::new();
     #[unroll]
     for _ in 0..comptime!(tile.fragments_m() * tile.fragments_n()) {
         sums.push(cmma::Matrix::<f32>::from_value(
             MatrixIdent::Accumulator,
-            SIDE,
-            SIDE,
-            SIDE,
+            side,
+            side,
+            side,
             MatrixLayout::Undefined,
             0.0f32,
         ));
@@ -519,22 +552,23 @@ fn multiply_add<E: Float, N: Size>(
     #[comptime] tile: PlaneTile,
 ) {
     let vector = comptime!(tile.vector);
-    let plane = UNIT_POS as usize / PLANE;
+    let side = comptime!(tile.instruction.side);
+    let plane = UNIT_POS as usize / tile.instruction.plane;
     let left_first = plane / tile.planes_n * comptime!(tile.m / tile.planes_m);
     let right_first = plane % tile.planes_n * comptime!(tile.n / tile.planes_n);
     let left_step = comptime!(left_lines.start(1, 0));
     let right_step = comptime!(right_lines.start(0, 1));
     #[unroll]
-    for k in 0..comptime!(STEP / SIDE) {
+    for k in 0..comptime!(STEP / side) {
         let mut rights = Sequence::<cmma::Matrix<Vector<E, N>>>::new();
         #[unroll]
         for j in 0..comptime!(tile.fragments_n()) {
-            let start = right_first * right_step + comptime!(right_lines.start(k * SIDE, j * SIDE));
+            let start = right_first * right_step + comptime!(right_lines.start(k * side, j * side));
             rights.push(cmma::Matrix::<Vector<E, N>>::from_slice(
                 MatrixIdent::B,
-                SIDE,
-                SIDE,
-                SIDE,
+                side,
+                side,
+                side,
                 right_lines.layout,
                 &right.slice(start / vector, comptime!(right_lines.len() / vector)),
                 comptime!(right_lines.stride() as u32),
@@ -542,12 +576,12 @@ fn multiply_add<E: Float, N: Size>(
         }
         #[unroll]
         for i in 0..comptime!(tile.fragments_m()) {
-            let start = left_first * left_step + comptime!(left_lines.start(i * SIDE, k * SIDE));
+            let start = left_first * left_step + comptime!(left_lines.start(i * side, k * side));
             let fragment = cmma::Matrix::<Vector<E, N>>::from_slice(
                 MatrixIdent::A,
-                SIDE,
-                SIDE,
-                SIDE,
+                side,
+                side,
+                side,
                 left_lines.layout,
                 &left.slice(start / vector, comptime!(left_lines.len() / vector)),
                 comptime!(left_lines.stride() as u32),
@@ -574,11 +608,15 @@ fn write(
     #[comptime] tile: PlaneTile,
     #[comptime] add: bool,
 ) {
-    let patch_len = comptime!(SIDE * PATCH_LINE);
-    let patches_len = comptime!(tile.units() / PLANE * patch_len);
+    let instruction = comptime!(tile.instruction);
+    let side = comptime!(instruction.side);
+    let planes = comptime!(tile.planes_m * tile.planes_n);
+    let patch_line = comptime!(instruction.patch_line());
+    let patch_len = comptime!(side * patch_line);
+    let patches_len = comptime!(planes * patch_len);
     let mut patches = SharedMemory::<f32>::new_aligned(patches_len, ALIGNMENT);
     let unit = UNIT_POS as usize;
-    let (plane, lane) = (unit / PLANE, unit % PLANE);
+    let (plane, lane) = (unit / instruction.plane, unit % instruction.plane);
     let patch = plane * patch_len;
     let row_of_plane = first_row + plane / tile.planes_n * comptime!(tile.m / tile.planes_m);
     let column_of_plane = first_column + plane % tile.planes_n * comptime!(tile.n / tile.planes_n);
@@ -589,17 +627,17 @@ fn write(
             cmma::store(
                 &mut patches.slice_mut(patch, patches_len),
                 sums.index(comptime!(i * tile.fragments_n() + j)),
-                comptime!(PATCH_LINE as u32),
+                comptime!(patch_line as u32),
                 MatrixLayout::RowMajor,
             );
             sync_plane();
-            for part in 0..comptime!(SIDE * SIDE / PLANE) {
-                let at = part * PLANE + lane;
-                let row = row_of_plane + comptime!(i * SIDE) + at / SIDE;
-                let column = column_of_plane + comptime!(j * SIDE) + at % SIDE;
+            for part in 0..comptime!(side * side / instruction.plane) {
+                let at = part * instruction.plane + lane;
+                let row = row_of_plane + comptime!(i * side) + at / side;
+                let column = column_of_plane + comptime!(j * side) + at % side;
                 if row < end_row && column < columns {
                     let place = base + row * columns + column;
-                    let mut value = patches[patch + at / SIDE * PATCH_LINE + at % SIDE];
+                    let mut value = patches[patch + at / side * patch_line + at % side];
                     if add {
                         value += out[place];
                     }
@@ -607,6 +645,167 @@ fn write(
                 }
             }
             sync_plane();
+        }
+    }
+}
+
+/// On a driver in software that has cooperative matrices, which is Vulkan's name for tensor cores: squares of 8 in f16.
+#[cfg(all(test, feature = "vulkan"))]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use burn::{
+        backend::Autodiff,
+        tensor::{Int, Tensor, TensorData, TensorPrimitive},
+    };
+    use burn_flex::Flex;
+    use burn_wgpu::Vulkan;
+    use rand::{Rng, SeedableRng, rngs::StdRng};
+
+    use super::*;
+    use crate::{
+        ExpertWeights, Precision,
+        cubecl::{expert_ffn, grouped::Core},
+        proof::{Proof, largest_error},
+        reference,
+        traced::primitive,
+    };
+
+    type Cpu = Autodiff<Flex>;
+
+    /// Random arguments of experts, and the gradient of their output.
+    struct Case {
+        x_td: TensorData,
+        gate_edf: TensorData,
+        up_edf: TensorData,
+        down_efd: TensorData,
+        experts_tk: TensorData,
+        gates_tk: TensorData,
+        dy_td: TensorData,
+    }
+
+    impl Case {
+        /// Two experts a token, of all but the last one.
+        fn new([tokens, model, hidden, experts]: [usize; 4]) -> Self {
+            let mut random = StdRng::seed_from_u64(3);
+            let routes: Vec<i32> = (0..tokens)
+                .flat_map(|_| {
+                    let first = random.random_range(0..experts - 1);
+                    [first, (first + 1) % (experts - 1)].map(|expert| expert as i32)
+                })
+                .collect();
+            let mut floats = |shape: &[usize], scale: f32| {
+                let len = shape.iter().product::<usize>();
+                let values: Vec<f32> = (0..len)
+                    .map(|_| random.random_range(-scale..scale))
+                    .collect();
+                TensorData::new(values, shape.to_vec())
+            };
+            let scale = |inner: usize| (inner as f32).powf(-0.5);
+            Self {
+                x_td: floats(&[tokens, model], 2.0),
+                gate_edf: floats(&[experts, model, hidden], scale(model)),
+                up_edf: floats(&[experts, model, hidden], scale(model)),
+                down_efd: floats(&[experts, hidden, model], scale(hidden)),
+                experts_tk: TensorData::new(routes, [tokens, 2]),
+                gates_tk: floats(&[tokens, 2], 1.0),
+                dy_td: floats(&[tokens, model], 1.0),
+            }
+        }
+
+        /// Output and gradients in f32.
+        fn expected(&self) -> Vec<Vec<f32>> {
+            fn leaf<const D: usize>(data: &TensorData) -> Tensor<Cpu, D> {
+                Tensor::from_data(data.clone(), &Default::default()).require_grad()
+            }
+            let x_td = leaf(&self.x_td);
+            let weights = ExpertWeights {
+                gate_edf: leaf(&self.gate_edf),
+                up_edf: leaf(&self.up_edf),
+                down_efd: leaf(&self.down_efd),
+            };
+            let gates_tk = leaf(&self.gates_tk);
+            let y_td = reference::expert_ffn(
+                x_td.clone(),
+                weights.clone(),
+                Tensor::from_data(self.experts_tk.clone(), &Default::default()),
+                gates_tk.clone(),
+                Precision::F32,
+            );
+            let dy_td = Tensor::from_data(self.dy_td.clone(), &Default::default());
+            let gradients = (y_td.clone() * dy_td).sum().backward();
+            let [gate, up, down] = [weights.gate_edf, weights.up_edf, weights.down_efd]
+                .map(|weight| weight.grad(&gradients).unwrap().into_data());
+            [
+                y_td.inner().into_data(),
+                x_td.grad(&gradients).unwrap().into_data(),
+                gate,
+                up,
+                down,
+                gates_tk.grad(&gradients).unwrap().into_data(),
+            ]
+            .iter()
+            .map(|data| data.to_vec().unwrap())
+            .collect()
+        }
+
+        /// The same from the kernels, with operands in f16.
+        fn found(&self) -> Vec<Vec<f32>> {
+            fn on_device<const D: usize>(data: &TensorData) -> CubeTensor<burn_wgpu::WgpuRuntime> {
+                primitive(Tensor::<Vulkan, D>::from_data(
+                    data.clone(),
+                    &Default::default(),
+                ))
+            }
+            let floats = [
+                on_device::<2>(&self.x_td),
+                on_device::<3>(&self.gate_edf),
+                on_device::<3>(&self.up_edf),
+                on_device::<3>(&self.down_efd),
+            ];
+            let experts_tk =
+                Tensor::<Vulkan, 2, Int>::from_data(self.experts_tk.clone(), &Default::default());
+            let instruction = Instruction::find(&floats[0], DType::F16)
+                .expect("the Vulkan driver should have cooperative matrices of f16");
+            let inputs = expert_ffn::Inputs::new(
+                floats,
+                experts_tk.into_primitive(),
+                on_device::<2>(&self.gates_tk),
+                DType::F16,
+                Core::Tensor(instruction),
+            );
+            let (output, backward) = expert_ffn::traced(inputs);
+            let gradients = backward(on_device::<2>(&self.dy_td), [true; 5]);
+            [Some(output)]
+                .into_iter()
+                .chain(gradients)
+                .map(|found| {
+                    let found = TensorPrimitive::Float(found.unwrap());
+                    // The data of a primitive do not ask for its rank.
+                    let data = Tensor::<Vulkan, 1>::from_primitive(found).into_data();
+                    data.to_vec().unwrap()
+                })
+                .collect()
+        }
+    }
+
+    #[test]
+    #[ignore = "needs a Vulkan driver with square cooperative matrices of f16, as Mesa 26 has in software: scripts/vulkan_check.sh"]
+    fn experts_on_tensor_cores_match_the_reference() {
+        for (what, sizes) in [
+            ("tiles of 16 rows", [24, 64, 48, 9]),
+            ("tiles of 32 rows", [64, 64, 48, 5]),
+            ("tiles of 64 rows", [300, 64, 96, 5]),
+            ("tiles of 128 rows", [600, 264, 520, 3]),
+            ("lines of four", [300, 60, 44, 5]),
+            ("lines of two", [300, 62, 42, 5]),
+            ("odd lines", [37, 21, 33, 6]),
+            ("lines shorter than a fragment", [90, 7, 5, 4]),
+        ] {
+            let case = Case::new(sizes);
+            let error = largest_error(&case.expected(), &case.found());
+            println!("{what}: {error:.1e}");
+            assert!(error <= Proof::BOUND, "{what}: {error}");
         }
     }
 }
