@@ -154,8 +154,13 @@ pub fn matmul_parallel(a: View, b: View, out: ViewMut) {
                     let out = out.block(0..m, block.clone());
                     matmul(a, b.cols(block), out);
                 } else {
+                    // The right factor stays in the caches from block to block, the result was never there.
                     let out = out.block(block.clone(), 0..n);
-                    matmul(a.rows(block), b, out);
+                    let how = Product {
+                        fetch: Fetch::Out,
+                        ..Product::default()
+                    };
+                    multiply(a.rows(block), b, out, how);
                 }
             }
         },
