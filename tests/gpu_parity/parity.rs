@@ -14,7 +14,7 @@ use burn_flex::Flex;
 use upcycle_data::{DataConfig, Dataset};
 use upcycle_experiments::{BackendKind, engine};
 use upcycle_kernels::{
-    ExpertWeights, MoeBackend, Precision, RotaryAngles, adamw::Update, reference,
+    ExpertWeights, MoeBackend, Precision, RotaryAngles, SoftTargets, adamw::Update, reference,
 };
 use upcycle_lm::LmConfig;
 use upcycle_train::{
@@ -422,6 +422,70 @@ fn rotary<B: AutodiffBackend>(
 fn rotary_matches_the_reference() {
     let expected = rotary::<Cpu>(reference::rotary);
     assert_close("rotary", &expected, &rotary::<Gpu>(Gpu::rotary));
+}
+
+/// Losses of a head and gradients, with some targets a token, of which a third counts nothing.
+fn head<B: AutodiffBackend>(
+    [tokens, width, vocabulary, targets]: [usize; 4],
+    loss: impl Fn(Tensor<B, 2>, Tensor<B, 2>, SoftTargets<B>, Precision) -> Tensor<B, 1>,
+) -> Vec<Vec<f32>> {
+    let mut random = Values(13);
+    let x = leaf::<B, 2>(&random.floats([tokens, width]));
+    let head = leaf::<B, 2>(&random.floats([vocabulary, width]));
+    let weights: Vec<f32> = (0..tokens * targets).map(|i| (i % 3) as f32).collect();
+    let found = loss(
+        x.clone(),
+        head.clone(),
+        SoftTargets {
+            ids_tj: int(&random.ids([tokens, targets], vocabulary)),
+            weights_tj: float(&TensorData::new(weights, [tokens, targets])),
+        },
+        Precision::F32,
+    );
+    let dloss = float(&random.floats([tokens]));
+    let gradients = (found.clone() * dloss).sum().backward();
+    vec![
+        values(found.inner()),
+        values(x.grad(&gradients).unwrap()),
+        values(head.grad(&gradients).unwrap()),
+    ]
+}
+
+#[test]
+fn heads_match_the_reference() {
+    for shape in [[37, 20, 144, 1], [5, 8, 9001, 3], [300, 4, 4096, 1]] {
+        let expected = head::<Cpu>(shape, reference::linear_cross_entropy);
+        let found = head::<Gpu>(shape, Gpu::linear_cross_entropy);
+        assert_close("head", &expected, &found);
+    }
+}
+
+/// Output and gradients of attention.
+fn attention<B: AutodiffBackend>(
+    [b, s, h, g, c]: [usize; 5],
+    attend: impl Fn(Tensor<B, 4>, Tensor<B, 4>, Tensor<B, 4>, Precision) -> Tensor<B, 4>,
+) -> Vec<Vec<f32>> {
+    let mut random = Values(15);
+    let [q, k, v] = [h, g, g].map(|heads| leaf::<B, 4>(&random.floats([b, s, heads, c])));
+    let y = attend(q.clone(), k.clone(), v.clone(), Precision::F32);
+    let dy = float(&random.floats([b, s, h, c]));
+    let gradients = (y.clone() * dy).sum().backward();
+    vec![
+        values(y.inner()),
+        values(q.grad(&gradients).unwrap()),
+        values(k.grad(&gradients).unwrap()),
+        values(v.grad(&gradients).unwrap()),
+    ]
+}
+
+/// The last one has more scores than a block.
+#[test]
+fn attention_matches_the_reference() {
+    for shape in [[2, 13, 4, 2, 6], [1, 1, 2, 2, 4], [3, 150, 2, 1, 8], [1, 4200, 1, 1, 4]] {
+        let expected = attention::<Cpu>(shape, reference::causal_attention);
+        let found = attention::<Gpu>(shape, Gpu::causal_attention);
+        assert_close("attention", &expected, &found);
+    }
 }
 
 #[test]

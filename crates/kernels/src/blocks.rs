@@ -1,4 +1,4 @@
-//! Head and attention block by block, in tensor operations of any backend: what grows with tokens times vocabulary, or with the
+//! Head and attention block by block, on any backend: what grows with tokens times vocabulary, or with the
 //! square of a sequence, lives no longer than a block of [`BLOCK`] elements.
 //!
 //! The backward passes compute a block's logits or scores anew in place of keeping them. Sums go block by block in order, without
@@ -7,7 +7,8 @@
 use std::{ops::Range, sync::Arc};
 
 use burn::tensor::{
-    BasicOps, IndexingUpdateOp, Int, Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor,
+    BasicOps, DType, IndexingUpdateOp, Int, Tensor, TensorPrimitive, backend::Backend,
+    ops::FloatTensor,
 };
 
 use crate::{Precision, SoftTargets, Traced, traced::primitive};
@@ -15,12 +16,145 @@ use crate::{Precision, SoftTargets, Traced, traced::primitive};
 /// Elements of a block. Some three matrices of this size are alive at a time, 256 MB at most, whatever the model.
 pub const BLOCK: usize = 1 << 24;
 
+/// What is done to a block between its products. Logits, scores and their gradients are in the type of the operands of products,
+/// all else in f32.
+pub(crate) trait Softmax<B: Backend> {
+    /// Losses of logits `[N, V]` with targets `[N, J]`, `[N]`, and the logarithms of the sums of exponentials, `[N, 1]`.
+    fn cross_entropy(
+        logits_nv: Tensor<B, 2>,
+        ids_nj: Tensor<B, 2, Int>,
+        weights_nj: Tensor<B, 2>,
+    ) -> (Tensor<B, 1>, Tensor<B, 2>);
+
+    /// Gradient of the logits, where that of the losses is in the weights.
+    fn cross_entropy_backward(
+        logits_nv: Tensor<B, 2>,
+        log_sum_n1: Tensor<B, 2>,
+        ids_nj: Tensor<B, 2, Int>,
+        weights_nj: Tensor<B, 2>,
+    ) -> Tensor<B, 2>;
+
+    /// Shares of keys in scores `[N, G, R * Q, U]`, zero for keys after the position of a query, and the logarithms of the sums
+    /// of exponentials, `[N, G, R * Q, 1]`. The `Q` queries are those at `positions`.
+    fn causal(scores: Tensor<B, 4>, positions: Range<usize>) -> (Tensor<B, 4>, Tensor<B, 4>);
+
+    /// The shares again, and the gradient of the scores, `shares * (dshares - delta)`.
+    fn causal_backward(
+        scores: Tensor<B, 4>,
+        log_sum: Tensor<B, 4>,
+        dshares: Tensor<B, 4>,
+        delta: Tensor<B, 4>,
+        positions: Range<usize>,
+    ) -> [Tensor<B, 4>; 2];
+}
+
+/// In tensor operations of any backend.
+pub(crate) struct InTensors;
+
+impl<B: Backend> Softmax<B> for InTensors {
+    fn cross_entropy(
+        logits_nv: Tensor<B, 2>,
+        ids_nj: Tensor<B, 2, Int>,
+        weights_nj: Tensor<B, 2>,
+    ) -> (Tensor<B, 1>, Tensor<B, 2>) {
+        let logits_nv = as_type(logits_nv, DType::F32);
+        let [n, _] = logits_nv.dims();
+        let chosen_nj = logits_nv.clone().gather(1, ids_nj);
+        let max_n1 = logits_nv.clone().max_dim(1);
+        let log_sum_n1 = (logits_nv - max_n1.clone()).exp().sum_dim(1).log() + max_n1;
+        let expected_n1 = (chosen_nj * weights_nj.clone()).sum_dim(1);
+        let loss_n1 = log_sum_n1.clone() * weights_nj.sum_dim(1) - expected_n1;
+        (loss_n1.reshape([n]), log_sum_n1)
+    }
+
+    fn cross_entropy_backward(
+        logits_nv: Tensor<B, 2>,
+        log_sum_n1: Tensor<B, 2>,
+        ids_nj: Tensor<B, 2, Int>,
+        weights_nj: Tensor<B, 2>,
+    ) -> Tensor<B, 2> {
+        let operand = logits_nv.dtype();
+        let share_nv = (as_type(logits_nv, DType::F32) - log_sum_n1).exp();
+        let dlogits_nv = (share_nv * weights_nj.clone().sum_dim(1)).scatter(
+            1,
+            ids_nj,
+            weights_nj.neg(),
+            IndexingUpdateOp::Add,
+        );
+        as_type(dlogits_nv, operand)
+    }
+
+    fn causal(scores: Tensor<B, 4>, positions: Range<usize>) -> (Tensor<B, 4>, Tensor<B, 4>) {
+        let operand = scores.dtype();
+        let scores = without_later(as_type(scores, DType::F32), positions);
+        let max = scores.clone().max_dim(3);
+        let shares = (scores - max.clone()).exp();
+        let sum = shares.clone().sum_dim(3);
+        let log_sum = sum.clone().log() + max;
+        (as_type(shares / sum, operand), log_sum)
+    }
+
+    fn causal_backward(
+        scores: Tensor<B, 4>,
+        log_sum: Tensor<B, 4>,
+        dshares: Tensor<B, 4>,
+        delta: Tensor<B, 4>,
+        positions: Range<usize>,
+    ) -> [Tensor<B, 4>; 2] {
+        let operand = scores.dtype();
+        let scores = without_later(as_type(scores, DType::F32), positions);
+        let shares = (scores - log_sum).exp();
+        let dscores = shares.clone() * (as_type(dshares, DType::F32) - delta);
+        [shares, dscores].map(|it| as_type(it, operand))
+    }
+}
+
+/// Scores `[N, G, R * Q, U]` of the queries at `positions`, `-inf` for later keys.
+fn without_later<B: Backend>(scores: Tensor<B, 4>, positions: Range<usize>) -> Tensor<B, 4> {
+    let [_, _, rows, keys] = scores.dims();
+    let queries = positions.len();
+    if queries == 1 {
+        return scores;
+    }
+    let device = scores.device();
+    let range = |positions: Range<usize>| {
+        Tensor::<B, 1, Int>::arange(positions.start as i64..positions.end as i64, &device).float()
+    };
+    let later_qu = range(0..keys)
+        .reshape([1, keys])
+        .repeat_dim(0, queries)
+        .greater(range(positions).reshape([queries, 1]).repeat_dim(1, keys));
+    let mask = Tensor::<B, 2>::zeros([queries, keys], &device)
+        .mask_fill(later_qu, f32::NEG_INFINITY)
+        .repeat_dim(0, rows / queries)
+        .reshape([1, 1, rows, keys]);
+    scores + mask
+}
+
+fn as_type<B: Backend, const D: usize>(x: Tensor<B, D>, dtype: DType) -> Tensor<B, D> {
+    match x.dtype() == dtype {
+        true => x,
+        false => x.cast(dtype),
+    }
+}
+
 /// [`MoeBackend::linear_cross_entropy`](crate::MoeBackend::linear_cross_entropy) in blocks of at most `limit` logits, with the gradients of
 /// `x` and the head.
 ///
 /// # Shapes
 /// `x_td: [T, D]`, `head_vd: [V, D]`, targets `[T, J]`; the output is `[T]`.
 pub fn linear_cross_entropy<B: Backend>(
+    x_td: Tensor<B, 2>,
+    head_vd: Tensor<B, 2>,
+    targets: SoftTargets<B>,
+    precision: Precision,
+    limit: usize,
+) -> Traced<B, 2> {
+    linear_cross_entropy_with::<B, InTensors>(x_td, head_vd, targets, precision, limit)
+}
+
+/// [`linear_cross_entropy`] with a softmax of the backend's own.
+pub(crate) fn linear_cross_entropy_with<B: Backend, S: Softmax<B>>(
     x_td: Tensor<B, 2>,
     head_vd: Tensor<B, 2>,
     targets: SoftTargets<B>,
@@ -35,16 +169,10 @@ pub fn linear_cross_entropy<B: Backend>(
     let mut losses = Vec::with_capacity(blocks.len());
     let mut log_sums = Vec::with_capacity(blocks.len());
     for rows in blocks {
-        let n = rows.len();
-        let logits_nv = precision.product(of(&x_td, &rows), head_vd.clone().transpose());
-        let ids_nj = of(&targets.ids_tj, &rows);
-        let weights_nj = of(&targets.weights_tj, &rows);
-        let chosen_nj = logits_nv.clone().gather(1, ids_nj);
-        let max_n1 = logits_nv.clone().max_dim(1);
-        let log_sum_n1 = (logits_nv - max_n1.clone()).exp().sum_dim(1).log() + max_n1;
-        let expected_n1 = (chosen_nj * weights_nj.clone()).sum_dim(1);
-        let loss_n1 = log_sum_n1.clone() * weights_nj.sum_dim(1) - expected_n1;
-        losses.push(loss_n1.reshape([n]));
+        let logits_nv = of(&x_td, &rows).matmul(head_vd.clone().transpose());
+        let (ids_nj, weights_nj) = (of(&targets.ids_tj, &rows), of(&targets.weights_tj, &rows));
+        let (loss_n, log_sum_n1) = S::cross_entropy(logits_nv, ids_nj, weights_nj);
+        losses.push(loss_n);
         log_sums.push((rows, log_sum_n1));
     }
 
@@ -55,16 +183,11 @@ pub fn linear_cross_entropy<B: Backend>(
         let mut dhead_vd: Option<Tensor<B, 2>> = None;
         for (rows, log_sum_n1) in &log_sums {
             let x_nd = of(&x_td, rows);
-            let logits_nv = precision.product(x_nd.clone(), head_vd.clone().transpose());
+            let logits_nv = x_nd.clone().matmul(head_vd.clone().transpose());
+            let ids_nj = of(&targets.ids_tj, rows);
             let weights_nj = of(&targets.weights_tj, rows) * of(&dloss_t1, rows);
-            let share_nv = (logits_nv - log_sum_n1.clone()).exp();
-            let dlogits_nv = (share_nv * weights_nj.clone().sum_dim(1)).scatter(
-                1,
-                of(&targets.ids_tj, rows),
-                weights_nj.neg(),
-                IndexingUpdateOp::Add,
-            );
-            let dlogits_nv = precision.operand(dlogits_nv);
+            let dlogits_nv =
+                S::cross_entropy_backward(logits_nv, log_sum_n1.clone(), ids_nj, weights_nj);
             if head {
                 let sum = precision.product(dlogits_nv.clone().transpose(), x_nd);
                 dhead_vd = Some(match dhead_vd.take() {
@@ -100,6 +223,17 @@ pub fn causal_attention<B: Backend>(
     precision: Precision,
     limit: usize,
 ) -> Traced<B, 3> {
+    causal_attention_with::<B, InTensors>(q_bshc, k_bsgc, v_bsgc, precision, limit)
+}
+
+/// [`causal_attention`] with a softmax of the backend's own.
+pub(crate) fn causal_attention_with<B: Backend, S: Softmax<B>>(
+    q_bshc: Tensor<B, 4>,
+    k_bsgc: Tensor<B, 4>,
+    v_bsgc: Tensor<B, 4>,
+    precision: Precision,
+    limit: usize,
+) -> Traced<B, 3> {
     let heads = Heads::of(&q_bshc, &k_bsgc);
     let Heads { b, s, g, c, .. } = heads;
     let q_bshc = precision.operand(q_bshc * (c as f32).powf(-0.5));
@@ -108,13 +242,11 @@ pub fn causal_attention<B: Backend>(
     let mut outputs = Vec::with_capacity(blocks.len());
     let mut log_sums = Vec::with_capacity(blocks.len());
     for block in blocks {
-        let scores = block.scores(&heads, &q_bshc, &k_bgsc, precision);
-        let max = scores.clone().max_dim(3);
-        let shares = (scores - max.clone()).exp();
-        let sum = shares.clone().sum_dim(3);
-        let y = precision.product(precision.operand(shares), block.seen(&v_bgsc));
-        outputs.push((block.clone(), heads.unfold(y / sum.clone())));
-        log_sums.push((block, sum.log() + max));
+        let scores = block.scores(&heads, &q_bshc, &k_bgsc);
+        let (shares, log_sum) = S::causal(scores, block.positions.clone());
+        let y = precision.product(shares, block.seen(&v_bgsc));
+        outputs.push((block.clone(), heads.unfold(y)));
+        log_sums.push((block, log_sum));
     }
     let output = gather_blocks(outputs);
 
@@ -128,19 +260,17 @@ pub fn causal_attention<B: Backend>(
         let zeros = |wanted: bool| wanted.then(|| Tensor::<B, 4>::zeros([b, g, s, c], &device));
         let (mut dk_bgsc, mut dv_bgsc) = (zeros(k), zeros(v));
         for (block, log_sum) in &log_sums {
-            let scores = block.scores(&heads, &q_bshc, &k_bgsc, precision);
-            let shares = (scores - log_sum.clone()).exp();
             let dy = heads.fold(block.own(&dy_bshc));
+            let [shares, dscores] = S::causal_backward(
+                block.scores(&heads, &q_bshc, &k_bgsc),
+                log_sum.clone(),
+                dy.clone().matmul(block.seen(&v_bgsc).transpose()),
+                heads.fold(block.own(&delta_bsh1)),
+                block.positions.clone(),
+            );
             if let Some(dv) = dv_bgsc.take() {
-                let shares = precision.operand(shares.clone());
-                dv_bgsc = Some(block.add(dv, precision.product(shares.transpose(), dy.clone())));
+                dv_bgsc = Some(block.add(dv, precision.product(shares.transpose(), dy)));
             }
-            if !(q || k) {
-                continue;
-            }
-            let delta = heads.fold(block.own(&delta_bsh1));
-            let dshares = precision.product(dy, block.seen(&v_bgsc).transpose());
-            let dscores = precision.operand(shares * (dshares - delta));
             if let Some(dk) = dk_bgsc.take() {
                 let q = heads.fold(block.own(&q_bshc));
                 dk_bgsc = Some(block.add(dk, precision.product(dscores.clone().transpose(), q)));
@@ -255,34 +385,15 @@ impl Block {
         sum.slice_assign(place, before + more)
     }
 
-    /// Scaled scores, `-inf` for later keys, `[N, G, H / G * Q, U]`.
+    /// Scaled scores of its queries and all that one of them sees, `[N, G, H / G * Q, U]`, in the type of the operands.
     fn scores<B: Backend>(
         &self,
         heads: &Heads,
         q_bshc: &Tensor<B, 4>,
         k_bgsc: &Tensor<B, 4>,
-        precision: Precision,
     ) -> Tensor<B, 4> {
         let q = heads.fold(self.own(q_bshc));
-        let scores = precision.product(q, self.seen(k_bgsc).transpose());
-        let Range { start, end } = self.positions;
-        let rows = end - start;
-        if rows == 1 {
-            return scores;
-        }
-        let device = scores.device();
-        let range = |from: usize, to: usize| {
-            Tensor::<B, 1, Int>::arange(from as i64..to as i64, &device).float()
-        };
-        let later_qu = range(0, end)
-            .reshape([1, end])
-            .repeat_dim(0, rows)
-            .greater(range(start, end).reshape([rows, 1]).repeat_dim(1, end));
-        let mask = Tensor::<B, 2>::zeros([rows, end], &device)
-            .mask_fill(later_qu, f32::NEG_INFINITY)
-            .repeat_dim(0, heads.h / heads.g)
-            .reshape([1, 1, rows * (heads.h / heads.g), end]);
-        scores + mask
+        q.matmul(self.seen(k_bgsc).transpose())
     }
 }
 

@@ -323,7 +323,16 @@ pub trait MoeBackend: Backend {
         targets: SoftTargets<Self>,
         precision: Precision,
     ) -> Tensor<Self, 1> {
-        reference::linear_cross_entropy(x_td, head_vd, targets, precision)
+        let inputs = (x_td, head_vd, targets);
+        match Self::linear_cross_entropy_traced(
+            inputs.0.clone(),
+            inputs.1.clone(),
+            inputs.2.clone(),
+            precision,
+        ) {
+            Some(traced) => Tensor::from_primitive(TensorPrimitive::Float(traced.output)),
+            None => reference::linear_cross_entropy(inputs.0, inputs.1, inputs.2, precision),
+        }
     }
 
     /// [`linear_cross_entropy`](Self::linear_cross_entropy) with the gradients of `x` and the head.

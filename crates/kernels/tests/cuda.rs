@@ -9,7 +9,7 @@ use burn::{
 };
 use burn_cuda::CudaDevice;
 use upcycle_kernels::{
-    ExpertWeights, MoeBackend, Precision, RotaryAngles, TensorCores, adamw::Update,
+    ExpertWeights, MoeBackend, Precision, RotaryAngles, SoftTargets, TensorCores, adamw::Update,
 };
 
 type Cuda = burn_cuda::Cuda;
@@ -60,6 +60,18 @@ fn every_kernel_is_launched() {
     // It computes nothing here, so all is right.
     let proof = Cuda::prove(&device).unwrap();
     assert!(proof.is_right(), "{proof:?}");
+
+    for precision in [Precision::F32, Precision::Bf16] {
+        let targets = SoftTargets {
+            ids_tj: Tensor::zeros([32, 1], &device),
+            weights_tj: zeros([32, 1]).detach(),
+        };
+        let loss_t = B::linear_cross_entropy(zeros([32, 64]), zeros([500, 64]), targets, precision);
+        loss_t.sum().backward();
+        let heads = |count| zeros([2, 16, count, 16]);
+        let y_bshc = B::causal_attention(heads(4), heads(2), heads(2), precision);
+        y_bshc.sum().backward();
+    }
 
     let table_vd = zeros([100, 64]);
     let ids_t = Tensor::<B, 1, Int>::zeros([32], &device);

@@ -13,6 +13,7 @@ mod rms_norm;
 mod rotary;
 mod routing;
 mod scan;
+mod softmax;
 mod sort;
 mod swiglu;
 mod tensor_core;
@@ -28,10 +29,10 @@ use burn_cubecl::{
     tensor::CubeTensor,
 };
 
-use self::{grouped::Core, rotary::Turn, tensor_core::Instruction};
+use self::{grouped::Core, rotary::Turn, softmax::OnCubes, tensor_core::Instruction};
 use crate::{
     Bodies, DeviceMemory, ExpertWeights, Kernels, MoeBackend, Precision, Proof, RotaryAngles,
-    TensorCores, Traced, adamw::Update, proof, reference, traced::primitive,
+    SoftTargets, TensorCores, Traced, adamw::Update, blocks, proof, reference, traced::primitive,
 };
 
 /// The backward pass of an operation on device tensors.
@@ -107,6 +108,29 @@ where
         let inputs = expert_inputs(&x_td, &weights, &experts_tk, &gates_tk, precision)?;
         let (output, backward) = expert_ffn::traced(inputs);
         Some(Traced { output, backward })
+    }
+
+    fn causal_attention_traced(
+        q_bshc: Tensor<Self, 4>,
+        k_bsgc: Tensor<Self, 4>,
+        v_bsgc: Tensor<Self, 4>,
+        precision: Precision,
+    ) -> Option<Traced<Self, 3>> {
+        let applies = specialised(&q_bshc) && specialised(&k_bsgc) && specialised(&v_bsgc);
+        let attention = blocks::causal_attention_with::<Self, OnCubes>;
+        applies.then(|| attention(q_bshc, k_bsgc, v_bsgc, precision, blocks::BLOCK))
+    }
+
+    fn linear_cross_entropy_traced(
+        x_td: Tensor<Self, 2>,
+        head_vd: Tensor<Self, 2>,
+        targets: SoftTargets<Self>,
+        precision: Precision,
+    ) -> Option<Traced<Self, 2>> {
+        let applies =
+            specialised(&x_td) && specialised(&head_vd) && specialised(&targets.weights_tj);
+        let head = blocks::linear_cross_entropy_with::<Self, OnCubes>;
+        applies.then(|| head(x_td, head_vd, targets, precision, blocks::BLOCK))
     }
 
     fn rms_norm(x_td: Tensor<Self, 2>, scale_d: Tensor<Self, 1>, eps: f32) -> Tensor<Self, 2> {

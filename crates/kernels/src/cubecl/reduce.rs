@@ -1,4 +1,4 @@
-//! Sums in an order that does not vary.
+//! Sums in an order that does not vary, and maxima.
 
 use burn::tensor::DType;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
@@ -25,6 +25,23 @@ pub fn cube_sum(value: f32, unit: usize, #[comptime] units: usize) -> f32 {
         sync_cube();
     }
     sums[0]
+}
+
+/// Largest of one value a unit, to every unit; all units of the cube must call it.
+#[cube]
+pub fn cube_max(value: f32, unit: usize, #[comptime] units: usize) -> f32 {
+    let mut largest = SharedMemory::<f32>::new(units);
+    largest[unit] = value;
+    sync_cube();
+    #[unroll]
+    for level in 0..comptime!(units.ilog2()) {
+        let half = comptime!(units >> (level + 1));
+        if unit < half {
+            largest[unit] = max(largest[unit], largest[unit + half]);
+        }
+        sync_cube();
+    }
+    largest[0]
 }
 
 /// Sums over the rows of a contiguous f32 matrix, `[T, D] -> [D]`.
