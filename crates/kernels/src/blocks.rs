@@ -13,7 +13,7 @@ use burn::tensor::{
 
 use crate::{Precision, SoftTargets, Traced, traced::primitive};
 
-/// Elements of a block. Some three matrices of this size are alive at a time, 256 MB at most, whatever the model.
+/// Elements of a block. Up to four matrices of this size are alive at a time, 256 MB at most, whatever the model.
 pub const BLOCK: usize = 1 << 24;
 
 /// What is done to a block between its products. Logits, scores and their gradients are in the type of the operands of products,
