@@ -7,8 +7,7 @@
 use std::{ops::Range, sync::Arc};
 
 use burn::tensor::{
-    BasicOps, DType, IndexingUpdateOp, Int, Tensor, TensorPrimitive, backend::Backend,
-    ops::FloatTensor,
+    BasicOps, IndexingUpdateOp, Int, Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor,
 };
 
 use crate::{Precision, SoftTargets, Traced, traced::primitive};
@@ -24,6 +23,7 @@ pub(crate) trait Softmax<B: Backend> {
         logits_nv: Tensor<B, 2>,
         ids_nj: Tensor<B, 2, Int>,
         weights_nj: Tensor<B, 2>,
+        precision: Precision,
     ) -> (Tensor<B, 1>, Tensor<B, 2>);
 
     /// Gradient of the logits, where that of the losses is in the weights.
@@ -32,11 +32,16 @@ pub(crate) trait Softmax<B: Backend> {
         log_sum_n1: Tensor<B, 2>,
         ids_nj: Tensor<B, 2, Int>,
         weights_nj: Tensor<B, 2>,
+        precision: Precision,
     ) -> Tensor<B, 2>;
 
     /// Shares of keys in scores `[N, G, R * Q, U]`, zero for keys after the position of a query, and the logarithms of the sums
     /// of exponentials, `[N, G, R * Q, 1]`. The `Q` queries are those at `positions`.
-    fn causal(scores: Tensor<B, 4>, positions: Range<usize>) -> (Tensor<B, 4>, Tensor<B, 4>);
+    fn causal(
+        scores: Tensor<B, 4>,
+        positions: Range<usize>,
+        precision: Precision,
+    ) -> (Tensor<B, 4>, Tensor<B, 4>);
 
     /// The shares again, and the gradient of the scores, `shares * (dshares - delta)`.
     fn causal_backward(
@@ -45,6 +50,7 @@ pub(crate) trait Softmax<B: Backend> {
         dshares: Tensor<B, 4>,
         delta: Tensor<B, 4>,
         positions: Range<usize>,
+        precision: Precision,
     ) -> [Tensor<B, 4>; 2];
 }
 
@@ -56,8 +62,9 @@ impl<B: Backend> Softmax<B> for InTensors {
         logits_nv: Tensor<B, 2>,
         ids_nj: Tensor<B, 2, Int>,
         weights_nj: Tensor<B, 2>,
+        precision: Precision,
     ) -> (Tensor<B, 1>, Tensor<B, 2>) {
-        let logits_nv = as_type(logits_nv, DType::F32);
+        let logits_nv = precision.result(logits_nv);
         let [n, _] = logits_nv.dims();
         let chosen_nj = logits_nv.clone().gather(1, ids_nj);
         let max_n1 = logits_nv.clone().max_dim(1);
@@ -72,26 +79,29 @@ impl<B: Backend> Softmax<B> for InTensors {
         log_sum_n1: Tensor<B, 2>,
         ids_nj: Tensor<B, 2, Int>,
         weights_nj: Tensor<B, 2>,
+        precision: Precision,
     ) -> Tensor<B, 2> {
-        let operand = logits_nv.dtype();
-        let share_nv = (as_type(logits_nv, DType::F32) - log_sum_n1).exp();
+        let share_nv = (precision.result(logits_nv) - log_sum_n1).exp();
         let dlogits_nv = (share_nv * weights_nj.clone().sum_dim(1)).scatter(
             1,
             ids_nj,
             weights_nj.neg(),
             IndexingUpdateOp::Add,
         );
-        as_type(dlogits_nv, operand)
+        precision.operand(dlogits_nv)
     }
 
-    fn causal(scores: Tensor<B, 4>, positions: Range<usize>) -> (Tensor<B, 4>, Tensor<B, 4>) {
-        let operand = scores.dtype();
-        let scores = without_later(as_type(scores, DType::F32), positions);
+    fn causal(
+        scores: Tensor<B, 4>,
+        positions: Range<usize>,
+        precision: Precision,
+    ) -> (Tensor<B, 4>, Tensor<B, 4>) {
+        let scores = without_later(precision.result(scores), positions);
         let max = scores.clone().max_dim(3);
         let shares = (scores - max.clone()).exp();
         let sum = shares.clone().sum_dim(3);
         let log_sum = sum.clone().log() + max;
-        (as_type(shares / sum, operand), log_sum)
+        (precision.operand(shares / sum), log_sum)
     }
 
     fn causal_backward(
@@ -100,12 +110,12 @@ impl<B: Backend> Softmax<B> for InTensors {
         dshares: Tensor<B, 4>,
         delta: Tensor<B, 4>,
         positions: Range<usize>,
+        precision: Precision,
     ) -> [Tensor<B, 4>; 2] {
-        let operand = scores.dtype();
-        let scores = without_later(as_type(scores, DType::F32), positions);
+        let scores = without_later(precision.result(scores), positions);
         let shares = (scores - log_sum).exp();
-        let dscores = shares.clone() * (as_type(dshares, DType::F32) - delta);
-        [shares, dscores].map(|it| as_type(it, operand))
+        let dscores = shares.clone() * (precision.result(dshares) - delta);
+        [shares, dscores].map(|it| precision.operand(it))
     }
 }
 
@@ -129,13 +139,6 @@ fn without_later<B: Backend>(scores: Tensor<B, 4>, positions: Range<usize>) -> T
         .repeat_dim(0, rows / queries)
         .reshape([1, 1, rows, keys]);
     scores + mask
-}
-
-fn as_type<B: Backend, const D: usize>(x: Tensor<B, D>, dtype: DType) -> Tensor<B, D> {
-    match x.dtype() == dtype {
-        true => x,
-        false => x.cast(dtype),
-    }
 }
 
 /// [`MoeBackend::linear_cross_entropy`](crate::MoeBackend::linear_cross_entropy) in blocks of at most `limit` logits, with the gradients of
@@ -171,7 +174,7 @@ pub(crate) fn linear_cross_entropy_with<B: Backend, S: Softmax<B>>(
     for rows in blocks {
         let logits_nv = of(&x_td, &rows).matmul(head_vd.clone().transpose());
         let (ids_nj, weights_nj) = (of(&targets.ids_tj, &rows), of(&targets.weights_tj, &rows));
-        let (loss_n, log_sum_n1) = S::cross_entropy(logits_nv, ids_nj, weights_nj);
+        let (loss_n, log_sum_n1) = S::cross_entropy(logits_nv, ids_nj, weights_nj, precision);
         losses.push(loss_n);
         log_sums.push((rows, log_sum_n1));
     }
@@ -186,8 +189,13 @@ pub(crate) fn linear_cross_entropy_with<B: Backend, S: Softmax<B>>(
             let logits_nv = x_nd.clone().matmul(head_vd.clone().transpose());
             let ids_nj = of(&targets.ids_tj, rows);
             let weights_nj = of(&targets.weights_tj, rows) * of(&dloss_t1, rows);
-            let dlogits_nv =
-                S::cross_entropy_backward(logits_nv, log_sum_n1.clone(), ids_nj, weights_nj);
+            let dlogits_nv = S::cross_entropy_backward(
+                logits_nv,
+                log_sum_n1.clone(),
+                ids_nj,
+                weights_nj,
+                precision,
+            );
             if head {
                 let sum = precision.product(dlogits_nv.clone().transpose(), x_nd);
                 dhead_vd = Some(match dhead_vd.take() {
@@ -243,7 +251,7 @@ pub(crate) fn causal_attention_with<B: Backend, S: Softmax<B>>(
     let mut log_sums = Vec::with_capacity(blocks.len());
     for block in blocks {
         let scores = block.scores(&heads, &q_bshc, &k_bgsc);
-        let (shares, log_sum) = S::causal(scores, block.positions.clone());
+        let (shares, log_sum) = S::causal(scores, block.positions.clone(), precision);
         let y = precision.product(shares, block.seen(&v_bgsc));
         outputs.push((block.clone(), heads.unfold(y)));
         log_sums.push((block, log_sum));
@@ -267,6 +275,7 @@ pub(crate) fn causal_attention_with<B: Backend, S: Softmax<B>>(
                 dy.clone().matmul(block.seen(&v_bgsc).transpose()),
                 heads.fold(block.own(&delta_bsh1)),
                 block.positions.clone(),
+                precision,
             );
             if let Some(dv) = dv_bgsc.take() {
                 dv_bgsc = Some(block.add(dv, precision.product(shares.transpose(), dy)));

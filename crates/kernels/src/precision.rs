@@ -38,9 +38,14 @@ impl Precision {
         lhs: Tensor<B, D>,
         rhs: Tensor<B, D>,
     ) -> Tensor<B, D> {
+        self.result(lhs.matmul(rhs))
+    }
+
+    /// A product of [operands](Self::operand), in f32.
+    pub(crate) fn result<B: Backend, const D: usize>(self, x: Tensor<B, D>) -> Tensor<B, D> {
         match self {
-            Self::F32 => lhs.matmul(rhs),
-            Self::Bf16 => lhs.matmul(rhs).cast(DType::F32),
+            Self::F32 => x,
+            Self::Bf16 => x.cast(DType::F32),
         }
     }
 }

@@ -117,8 +117,12 @@ where
         precision: Precision,
     ) -> Option<Traced<Self, 3>> {
         let applies = specialised(&q_bshc) && specialised(&k_bsgc) && specialised(&v_bsgc);
-        let attention = blocks::causal_attention_with::<Self, OnCubes>;
-        applies.then(|| attention(q_bshc, k_bsgc, v_bsgc, precision, blocks::BLOCK))
+        let attention = match applies {
+            true => blocks::causal_attention_with::<Self, OnCubes>,
+            false => blocks::causal_attention::<Self>,
+        };
+        Bodies::are_specialised()
+            .then(|| attention(q_bshc, k_bsgc, v_bsgc, precision, blocks::BLOCK))
     }
 
     fn linear_cross_entropy_traced(
@@ -129,8 +133,11 @@ where
     ) -> Option<Traced<Self, 2>> {
         let applies =
             specialised(&x_td) && specialised(&head_vd) && specialised(&targets.weights_tj);
-        let head = blocks::linear_cross_entropy_with::<Self, OnCubes>;
-        applies.then(|| head(x_td, head_vd, targets, precision, blocks::BLOCK))
+        let head = match applies {
+            true => blocks::linear_cross_entropy_with::<Self, OnCubes>,
+            false => blocks::linear_cross_entropy::<Self>,
+        };
+        Bodies::are_specialised().then(|| head(x_td, head_vd, targets, precision, blocks::BLOCK))
     }
 
     fn rms_norm(x_td: Tensor<Self, 2>, scale_d: Tensor<Self, 1>, eps: f32) -> Tensor<Self, 2> {

@@ -18,7 +18,7 @@ use super::{
     reduce::{cube_max, cube_sum},
     tensor,
 };
-use crate::blocks::Softmax;
+use crate::{Precision, blocks::Softmax};
 
 /// Token ids, `[N, J]`.
 type Ids<B> = Tensor<B, 2, tensor::Int>;
@@ -44,6 +44,7 @@ where
         logits_nv: Tensor<CubeBackend<R, F, I, BT>, 2>,
         ids_nj: Ids<CubeBackend<R, F, I, BT>>,
         weights_nj: Tensor<CubeBackend<R, F, I, BT>, 2>,
+        _precision: Precision,
     ) -> (
         Tensor<CubeBackend<R, F, I, BT>, 1>,
         Tensor<CubeBackend<R, F, I, BT>, 2>,
@@ -58,6 +59,7 @@ where
         log_sum_n1: Tensor<CubeBackend<R, F, I, BT>, 2>,
         ids_nj: Ids<CubeBackend<R, F, I, BT>>,
         weights_nj: Tensor<CubeBackend<R, F, I, BT>, 2>,
+        _precision: Precision,
     ) -> Tensor<CubeBackend<R, F, I, BT>, 2> {
         let targets = Targets::new(ids_nj, weights_nj);
         let log_sum_n1 = contiguous(log_sum_n1);
@@ -68,6 +70,7 @@ where
     fn causal(
         scores: Tensor<CubeBackend<R, F, I, BT>, 4>,
         positions: Range<usize>,
+        _precision: Precision,
     ) -> (
         Tensor<CubeBackend<R, F, I, BT>, 4>,
         Tensor<CubeBackend<R, F, I, BT>, 4>,
@@ -82,6 +85,7 @@ where
         dshares: Tensor<CubeBackend<R, F, I, BT>, 4>,
         delta: Tensor<CubeBackend<R, F, I, BT>, 4>,
         positions: Range<usize>,
+        _precision: Precision,
     ) -> [Tensor<CubeBackend<R, F, I, BT>, 4>; 2] {
         let inputs = [scores, log_sum, dshares, delta].map(contiguous);
         causal_backward(inputs.each_ref(), positions).map(tensor)
