@@ -1,7 +1,7 @@
 //! Matrix products for x86-64 processors with AVX2 or AVX-512.
 //!
-//! The right factor is cut into panels of some columns. Each is laid out for the processor right before its use, also when it
-//! is given transposed, and while one is computed with, the next one is fetched into the cache. That is what they are for:
+//! The right factor is cut into panels of some columns. Each is laid out for the processor during its first use, or before it where
+//! it is given transposed, and while one is computed with, the next one is fetched into the cache. That is what they are for:
 //! where a right factor is read once or twice, such as the weights of an expert for its few rows, reading it takes as long as
 //! computing, and the [`gemm`] crate does one after the other. A result that is larger than the caches can be written past them.
 
@@ -68,6 +68,8 @@ struct Tile {
     a_strides: [usize; 2],
     panel: *const f32,
     panel_stride: usize,
+    /// Where a tile lays out its panel, if it does.
+    copy: *mut f32,
     out: *mut f32,
     out_stride: usize,
     add: bool,
@@ -115,9 +117,10 @@ macro_rules! products {
             /// # Safety
             /// The processor must have the instructions, and the tile must lie within its matrices.
             #[target_feature(enable = $features)]
-            unsafe fn tile<const V: usize, const R: usize>(tile: &Tile) {
+            unsafe fn tile<const V: usize, const R: usize, const COPY: bool>(tile: &Tile) {
                 let mut sums = [[$zero(); V]; R];
                 let (mut a, mut panel, mut fetch) = (tile.a, tile.panel, tile.fetch);
+                let mut copy = tile.copy;
                 let [row, next] = tile.a_strides;
                 let rows: [usize; R] = std::array::from_fn(|r| r * row);
                 // Not a closure, which would stay a function of its own in builds for development.
@@ -128,6 +131,9 @@ macro_rules! products {
                             let mut b = [$zero(); V];
                             for v in 0..V {
                                 b[v] = $load(panel.add(v * $lanes));
+                                if COPY {
+                                    $store(copy.add(v * $lanes), b[v]);
+                                }
                             }
                             for r in 0..R {
                                 let a = $splat(*a.add(rows[r]));
@@ -137,6 +143,9 @@ macro_rules! products {
                             }
                         }
                         (a, panel) = (a.wrapping_add(next), panel.wrapping_add(tile.panel_stride));
+                        if COPY {
+                            copy = copy.wrapping_add(PANEL);
+                        }
                     };
                 }
                 for _ in 0..tile.depth / 4 {
@@ -171,9 +180,12 @@ macro_rules! products {
 
             /// Tiles by the vectors and the rows that they have.
             const TILES: [[unsafe fn(&Tile); ROWS]; $vectors] = [$([
-                tile::<$count, 1>, tile::<$count, 2>, tile::<$count, 3>, tile::<$count, 4>, tile::<$count, 5>,
-                tile::<$count, 6>,
+                tile::<$count, 1, false>, tile::<$count, 2, false>, tile::<$count, 3, false>,
+                tile::<$count, 4, false>, tile::<$count, 5, false>, tile::<$count, 6, false>,
             ]),*];
+
+            /// Tiles that lay out their panel, by the vectors that they have.
+            const COPYING: [unsafe fn(&Tile); $vectors] = [$(tile::<$count, ROWS, true>),*];
 
             /// # Safety
             /// The processor must have the instructions, the shapes must match, and what is added to must be initialised.
@@ -200,8 +212,10 @@ macro_rules! products {
                     for first in (0..cols).step_by(PANEL) {
                         let width = PANEL.min(cols - first);
                         let panel = b.cols(first..first + width);
-                        let full = width.is_multiple_of($lanes);
-                        let in_place = panel.strides[1] == 1 && full && rows < COPY_ROWS;
+                        let (vectors, full) = (width.div_ceil($lanes), width.is_multiple_of($lanes));
+                        let in_place = panel.strides[1] == 1 && full;
+                        // The first tile lays out the panel for the others, which then costs it next to nothing.
+                        let first_copies = in_place && rows >= COPY_ROWS;
                         let (start, stride) = if in_place {
                             (panel.data.as_ptr(), panel.strides[0])
                         } else {
@@ -219,13 +233,14 @@ macro_rules! products {
                             },
                             _ => Ahead { at: start, step: 0, rows: 0 },
                         };
-                        let tiles = &TILES[width.div_ceil($lanes) - 1];
+                        let tiles = &TILES[vectors - 1];
                         let mut tile = Tile {
                             depth,
                             a: a.data.as_ptr(),
                             a_strides: a.strides,
                             panel: start,
                             panel_stride: stride,
+                            copy: copy.as_mut_ptr(),
                             out: edge.as_mut_ptr(),
                             out_stride: if full { out.row_stride } else { PANEL },
                             add: add && full,
@@ -243,7 +258,12 @@ macro_rules! products {
                             }
                             // SAFETY: the tile lies within the views, or within the copy of a panel and `edge`.
                             unsafe {
-                                tiles[height - 1](&tile);
+                                if first_copies && row == 0 {
+                                    COPYING[vectors - 1](&tile);
+                                    (tile.panel, tile.panel_stride) = (copy.as_ptr(), PANEL);
+                                } else {
+                                    tiles[height - 1](&tile);
+                                }
                                 if !full {
                                     let rows = edge.chunks_exact(PANEL).take(height).map(|row| &row[..width]);
                                     write_part(rows, target, out.row_stride, add);
