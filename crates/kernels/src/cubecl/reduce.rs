@@ -12,36 +12,35 @@ pub const COLUMN_CHUNK: usize = 64;
 /// Sum of one value a unit, to every unit; all units of the cube must call it.
 #[cube]
 pub fn cube_sum(value: f32, unit: usize, #[comptime] units: usize) -> f32 {
-    let mut sums = SharedMemory::<f32>::new(units);
-    sums[unit] = value;
-    sync_cube();
-    #[unroll]
-    for level in 0..comptime!(units.ilog2()) {
-        let half = comptime!(units >> (level + 1));
-        if unit < half {
-            let other = sums[unit + half];
-            sums[unit] += other;
-        }
-        sync_cube();
-    }
-    sums[0]
+    cube_fold(value, unit, units, false)
 }
 
 /// Largest of one value a unit, to every unit; all units of the cube must call it.
 #[cube]
 pub fn cube_max(value: f32, unit: usize, #[comptime] units: usize) -> f32 {
-    let mut largest = SharedMemory::<f32>::new(units);
-    largest[unit] = value;
+    cube_fold(value, unit, units, true)
+}
+
+/// The sum of the values of all units, or the largest of them.
+#[cube]
+fn cube_fold(value: f32, unit: usize, #[comptime] units: usize, #[comptime] largest: bool) -> f32 {
+    let mut values = SharedMemory::<f32>::new(units);
+    values[unit] = value;
     sync_cube();
     #[unroll]
     for level in 0..comptime!(units.ilog2()) {
         let half = comptime!(units >> (level + 1));
         if unit < half {
-            largest[unit] = max(largest[unit], largest[unit + half]);
+            let other = values[unit + half];
+            if comptime!(largest) {
+                values[unit] = max(values[unit], other);
+            } else {
+                values[unit] += other;
+            }
         }
         sync_cube();
     }
-    largest[0]
+    values[0]
 }
 
 /// Sums over the rows of a contiguous f32 matrix, `[T, D] -> [D]`.
