@@ -62,13 +62,15 @@ vectorised! {
 /// rate.
 #[inline(always)]
 fn fetch_ahead(block: &[f32]) {
-    #[cfg(target_arch = "x86_64")]
     for line in 0..BLOCK / LINE {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         let at = block.as_ptr().wrapping_add(AHEAD + line * LINE);
-        // SAFETY: every x86-64 processor has the instruction, and the address need not exist.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: every x86-64 processor has the instruction, and the address need not exist.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = at;
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = block;
 }
